@@ -1,0 +1,1 @@
+"""The results wing: records to rows to tables. Never imports torch."""

@@ -1,0 +1,1 @@
+"""The login-node wing: plan, render, submit, watch. Never imports torch, deepspeed, xgboost, dask or pandas."""

@@ -1,0 +1,163 @@
+"""What became of a run: one decision, used by status and collect alike.
+
+It merges what the run wrote about itself (record, events) with what the scheduler said (kept in submission.jsonl, because
+the scheduler forgets), and with what the scheduler says right now, where somebody asked. The run's own words come first:
+accounting lags, is off, or is purged.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hpcpar.records import Cause, Event, RunRecord
+from hpcpar.runs import RunFolder
+from hpcpar.spec import Submission
+
+SCHEDULER_CAUSES = {
+    "TIMEOUT": Cause.TIMEOUT,
+    "DEADLINE": Cause.TIMEOUT,
+    "OUT_OF_MEMORY": Cause.OOM_HOST,
+    "NODE_FAIL": Cause.NODE_FAIL,
+    "BOOT_FAIL": Cause.NODE_FAIL,
+    "PREEMPTED": Cause.PREEMPTED,
+    "CANCELLED": Cause.CANCELLED,
+    "REVOKED": Cause.CANCELLED,
+}
+"""Slurm's final states that name a cause; COMPLETED and FAILED do not."""
+_SPECIFIC = frozenset({Cause.PYTHON_ERROR, Cause.DATA, Cause.OOM_DEVICE, Cause.OOM_HOST})
+"""What a rank says of itself with certainty. A lost connection or a signal is a consequence; the scheduler knows of what."""
+
+LOCAL_TIMEOUT_CODE = 124
+"""Exit code of the local launcher when it ended the ranks at the time limit (the same as timeout(1))."""
+
+
+class Outcome(NamedTuple):
+    """The state of a run for a person."""
+
+    state: str
+    """planned, submitted, queued, running, done, failed."""
+    cause: Cause | None
+    message: str
+    attempt: str
+    num_attempts: int
+    started: float | None
+    ended: float | None
+    rejected: int
+    """Lines of the run's own files that could not be read."""
+
+
+class Live(NamedTuple):
+    """What the scheduler says of a job right now."""
+
+    state: str
+    """"queued", "running", or "gone" when it does not know the job any more."""
+    reason: str = ""
+    elapsed_s: float | None = None
+    nodes: str = ""
+
+
+def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
+    """Say what became of a run.
+
+    Args:
+        folder: the run's folder.
+        live: the scheduler's present word on its latest job, or None where nobody asked (or nobody could).
+    """
+    submissions = folder.submissions()
+    attempts = folder.attempts()
+    attempt = attempts[-1] if attempts else ""
+    reading = folder.events(attempt) if attempt else None
+    events: list[Event] = reading.records if reading else []
+    rejected = reading.rejected if reading else 0
+    record = folder.record()
+    started = events[0].time if events else None
+    base = Outcome("", None, "", attempt, len(attempts), started, None, rejected)
+    if record is not None:
+        return _done(base, record)
+    ended = _last(submissions, "ended")
+    submitted = _last(submissions, "submitted")
+    resubmitted = submitted is not None and not _belongs(attempt, submitted.job_id)
+    if resubmitted:  # a later job is on its way; what the earlier attempt left is history
+        base = base._replace(started=None)
+        events = []
+    if ended is not None and submitted is not None and ended.job_id != submitted.job_id:
+        ended = None
+    if live is not None and live.state in ("queued", "running"):
+        return base._replace(state=live.state, message=live.reason)
+    return _closed(base, events, ended) or _open(base, events, submitted, live)
+
+
+def _done(base: Outcome, record: RunRecord) -> Outcome:
+    state = "done" if record.cause == Cause.OK else "failed"
+    return base._replace(
+        state=state, cause=record.cause, attempt=record.attempt, started=record.started, ended=record.ended
+    )
+
+
+def _closed(base: Outcome, events: list[Event], ended: Submission | None) -> Outcome | None:
+    """Return the outcome when somebody said that it is over."""
+    errors = [event for event in events if event.kind == "error"]
+    exits = [event for event in events if event.kind in ("exit", "script_exit")]
+    if not exits and ended is None:
+        return None
+    own = _first_error(errors)
+    by_scheduler = SCHEDULER_CAUSES.get(ended.state) if ended else None
+    when = exits[-1].time if exits else (ended.time if ended else None)
+    base = base._replace(state="failed", ended=when)
+    if own is not None and (_cause(own) in _SPECIFIC or by_scheduler is None):
+        return base._replace(cause=_cause(own), message=_words(own))
+    if by_scheduler is not None and ended is not None:
+        return base._replace(cause=by_scheduler, message=f"the scheduler says {ended.state}")
+    code = next((event.data.get("code") for event in reversed(exits) if event.kind == "script_exit"), None)
+    return base._replace(**_from_code(code, events, ended))
+
+
+def _from_code(code: object, events: list[Event], ended: Submission | None) -> dict[str, object]:
+    if code == LOCAL_TIMEOUT_CODE:
+        return {"cause": Cause.TIMEOUT, "message": "it reached its time limit"}
+    started = any(event.kind == "start" for event in events)
+    if isinstance(code, int) and code > 128:
+        return {"cause": Cause.KILLED, "message": f"a rank was ended by signal {code - 128}"}
+    if not started:
+        state = f", the scheduler says {ended.state} {ended.exit_code}".rstrip() if ended else ""
+        return {"cause": Cause.LAUNCH, "message": f"it ended before any rank began (exit code {code}{state}); see its logs"}
+    return {"cause": Cause.VANISHED, "message": f"it ended without a result (exit code {code})"}
+
+
+def _open(base: Outcome, events: list[Event], submitted: Submission | None, live: Live | None) -> Outcome:
+    """Return the outcome when nobody said that it is over."""
+    if submitted is None and not events:
+        return base._replace(state="planned", message="not submitted")
+    if live is None:
+        return base._replace(state="running" if events else "submitted", message="the scheduler was not asked")
+    message = live.reason or "nothing more was heard of it, and the scheduler does not know it any more"
+    return base._replace(state="failed", cause=Cause.VANISHED, message=message)
+
+
+def _first_error(errors: list[Event]) -> Event | None:
+    """Return the error that came first, but one with a cause of its own before a lost connection: that is the echo."""
+    for specific in (True, False):
+        for event in errors:
+            if (_cause(event) in _SPECIFIC) is specific:
+                return event
+    return None
+
+
+def _cause(event: Event) -> Cause:
+    try:
+        return Cause(str(event.data.get("cause")))
+    except ValueError:
+        return Cause.PYTHON_ERROR
+
+
+def _words(event: Event) -> str:
+    message = str(event.data.get("message", "")).strip() or "no message"
+    return f"rank {event.rank} on {event.host or 'an unknown host'}: {message}"
+
+
+def _last(submissions: list[Submission], kind: str) -> Submission | None:
+    return next((line for line in reversed(submissions) if line.kind == kind), None)
+
+
+def _belongs(attempt: str, job_id: str) -> bool:
+    return attempt.rpartition(".")[0] == job_id

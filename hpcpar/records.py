@@ -1,0 +1,186 @@
+"""What a job writes about itself: events, steps and a result, as JSON Lines; and a reader that survives damage.
+
+Records accept fields that they do not know (a newer version wrote them); configuration does not.
+"""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from hpcpar.spec import SCHEMA
+from hpcpar.storage import append_line
+
+R = TypeVar("R", bound=Struct)
+
+
+class Cause(enum.StrEnum):
+    """Why a run ended; `ok` is the only good one."""
+
+    OK = "ok"
+    OOM_HOST = "oom_host"
+    OOM_DEVICE = "oom_device"
+    TIMEOUT = "timeout"
+    PREEMPTED = "preempted"
+    NODE_FAIL = "node_fail"
+    NETWORK = "network"
+    DATA = "data"
+    PYTHON_ERROR = "python_error"
+    KILLED = "killed"
+    """A signal from outside ended a rank: kill -9, or the system's out-of-memory killer without a trace of it."""
+    CANCELLED = "cancelled"
+    LAUNCH = "launch"
+    """The job ended before any rank began."""
+    VANISHED = "vanished"
+    """It began, then nothing more was heard of it, neither from the run nor from the scheduler."""
+
+
+class Event(Struct, kw_only=True, omit_defaults=True):
+    """One line of events.ATTEMPT.jsonl.
+
+    kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat (data.step),
+    error (data.cause, data.message, data.traceback), exit (data.cause; the worker's own last word),
+    script_exit (data.code; the job script's last word, written even when every rank was killed).
+    """
+
+    schema: int = SCHEMA
+    time: float
+    """Seconds since the epoch."""
+    kind: str
+    rank: int = 0
+    host: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Step(Struct, kw_only=True, omit_defaults=True):
+    """One line of steps.ATTEMPT.jsonl: one optimizer update, over all ranks. Times in seconds."""
+
+    schema: int = SCHEMA
+    step: int
+    time_s: float
+    """The slowest rank's time for this update."""
+    time_min_s: float
+    time_mean_s: float
+    slowest: int
+    """The rank that was slowest."""
+    data_s: float = 0.0
+    """The longest time that a rank waited for its samples before this step (not part of `time_s`)."""
+    loss: float | None = None
+    """Sum of the losses over the global batch divided by its weight; None where it was not finite."""
+    weight: float = 0.0
+    """What the loss was summed over: samples or tokens."""
+    applied: bool = True
+    """False: the update was skipped."""
+
+
+class RankFacts(Struct, kw_only=True):
+    """What a rank found where it ran."""
+
+    rank: int
+    host: str
+    boot_id: str
+    """The same word for ranks on the same physical machine, whatever the host's name."""
+    usable_cpus: int
+    """CPUs that the rank may really use: its affinity mask and its cgroup."""
+    cpus_asked: int
+    threads: int
+    device: str
+    peak_memory_bytes: int = 0
+    """The process's largest resident set."""
+    peak_device_bytes: int = 0
+
+
+class RunRecord(Struct, kw_only=True):
+    """record.json: the result of a run that reached its end."""
+
+    schema: int = SCHEMA
+    key: str
+    study: str
+    attempt: str
+    job_id: str
+    cause: Cause
+    started: float
+    ended: float
+    steps: int
+    phases: dict[str, float]
+    """Seconds by phase: start, build, train, finish."""
+    loss_first: float | None
+    loss_last: float | None
+    ranks: list[RankFacts]
+    oversubscribed: bool
+    """Ranks x threads exceeded the usable CPUs of a physical machine: times are no evidence of scaling."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What was trained on: name, number of samples, digest, synthetic or not."""
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Reading(NamedTuple):
+    """What a reader got out of a file: good records, and how many lines were not."""
+
+    records: list[Any]
+    rejected: int
+
+
+def append(path: Path, record: Struct, *, durable: bool = False) -> None:
+    """Append one record as one line.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    append_line(path, msgspec.json.encode(record), durable=durable)
+
+
+def read_lines(path: Path, kind: type[R]) -> Reading:
+    """Read a JSON Lines file of one kind of record; a missing file is an empty one.
+
+    Torn lines, NUL tails, stray text and records of the wrong shape are counted, never an exception.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return Reading([], 0)
+    return parse_lines(content, kind)
+
+
+def parse_lines(content: bytes, kind: type[R]) -> Reading:
+    """Parse the bytes of a JSON Lines file; see `read_lines`."""
+    decoder = msgspec.json.Decoder(kind)
+    records: list[Any] = []
+    rejected = 0
+    for line in content.split(b"\n"):
+        line = line.strip(b"\0\r\t ")
+        if not line:
+            continue
+        try:
+            records.append(decoder.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            rejected += 1
+    return Reading(records, rejected)
+
+
+def read_one(path: Path, kind: type[R]) -> R | None:
+    """Read a file that holds one record; None where it is missing or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def tail_lines(path: Path, kind: type[R], num_bytes: int = 8192) -> list[Any]:
+    """Read the records in the last bytes of a file: enough for a look at its end, whatever its size."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            size = file.tell()
+            file.seek(max(0, size - num_bytes))
+            content = file.read(num_bytes)
+    except OSError:
+        return []
+    if size > num_bytes:  # the first line is cut
+        content = content.partition(b"\n")[2]
+    return parse_lines(content, kind).records

@@ -1,0 +1,169 @@
+"""Names of strategies and workloads to code, loaded on demand; and what the code behind a name must offer.
+
+The control wing reads a strategy's layout and a workload's declaration on the login node, the worker builds them in the
+job: both come through here, so that the wings need not import each other. What is loaded is light: torch, xgboost and the
+like are imported inside `build` and `load` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from hpcpar.errors import InputError, Problem, nearest
+from hpcpar.spec import Mesh
+
+STRATEGIES = {
+    "single": "hpcpar.worker.strategies.single:STRATEGY",
+    "ddp": "hpcpar.worker.strategies.ddp:STRATEGY",
+    "pp": "hpcpar.worker.strategies.pp:STRATEGY",
+    "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
+}
+WORKLOADS = {
+    "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
+    "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
+}
+WORKER_ENTRY = "hpcpar.worker.main:run"
+"""What every rank runs; the payload of a batch refers to it by name."""
+
+Kind = Literal["strategy", "workload"]
+_TABLES: dict[Kind, dict[str, str]] = {"strategy": STRATEGIES, "workload": WORKLOADS}
+_ENTRY_POINTS: dict[Kind, str] = {"strategy": "hpcpar.strategies", "workload": "hpcpar.workloads"}
+
+
+class World(NamedTuple):
+    """The ranks of a run as the scheduler lays them out."""
+
+    nodes: int
+    ranks_per_node: int
+
+    @property
+    def size(self) -> int:
+        """Ranks in all."""
+        return self.nodes * self.ranks_per_node
+
+
+class Declaration(Struct, frozen=True, kw_only=True):
+    """What a workload says of itself, given its options, without computing anything."""
+
+    kind: str
+    """"neural", "boosting", "estimator": strategies say which kinds they accept."""
+    sample_unit: str = "samples"
+    tokens_per_sample: int | None = None
+    num_units: int = 1
+    """Into how many consecutive units the model can be cut; a pipeline cannot be deeper."""
+    global_batch: int = 64
+    steps: int = 100
+    uses_cpu: bool = True
+
+
+class Workload(Protocol):
+    """What is computed. `load` returns what the strategies of its kind work with (worker/workloads says what)."""
+
+    name: str
+    summary: str
+    extras: tuple[str, ...]
+    Options: type[Struct]
+
+    def declare(self, options: Any) -> Declaration:
+        """Describe the work; pure and light (login node)."""
+
+    def check(self, options: Any) -> list[Problem]:
+        """List what is wrong with the options as far as the login node can see, e.g. data that is not there."""
+
+    def load(self, options: Any, seed: int) -> Any:
+        """Build it (job)."""
+
+
+class StepResult(NamedTuple):
+    """What a rank knows after one update. The loss may still be on the device; nobody waits for it here."""
+
+    loss_sum: Any
+    """Sum of the losses of this rank's share, or None on a rank that has none (an early pipeline stage)."""
+    weight: float
+    """What it was summed over; 0 where there is no loss. The loss of the step is sum(loss_sum) / sum(weight) over ranks."""
+    applied: bool
+
+
+class Trainer(Protocol):
+    """A workload under a strategy, ready to train."""
+
+    def batch(self, step: int) -> Any:
+        """Fetch this rank's share of the global batch of `step` (1, 2, ...)."""
+
+    def step(self, batch: Any) -> StepResult:
+        """Do one update without waiting for the device."""
+
+    def close(self) -> None:
+        """Give back what the strategy holds."""
+
+
+class Strategy(Protocol):
+    """How work is spread."""
+
+    name: str
+    summary: str
+    kinds: frozenset[str]
+    extras: tuple[str, ...]
+    Options: type[Struct]
+
+    def layout(self, world: World, options: Any) -> Mesh:
+        """Lay the ranks out; pure and light (login node).
+
+        Raises:
+            ValueError: this world cannot be laid out so; the sentence says why.
+        """
+
+    def build(self, context: Any, workload: Any, options: Any) -> Trainer:
+        """Build the trainer (job); `context` is the worker's JobContext, `workload` what Workload.load returned."""
+
+
+def load(reference: str) -> Any:
+    """Import what "module:object" names."""
+    module, _, attribute = reference.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def names(kind: Kind) -> list[str]:
+    """Return all known names of a kind, those of other packages' entry points included."""
+    return sorted({*_TABLES[kind], *_plugins(kind)})
+
+
+def get_strategy(name: str) -> Strategy:
+    """Return the strategy of that name.
+
+    Raises:
+        InputError: unknown; with the nearest name.
+    """
+    strategy: Strategy = _get("strategy", name)
+    return strategy
+
+
+def get_workload(name: str) -> Workload:
+    """Return the workload of that name.
+
+    Raises:
+        InputError: unknown; with the nearest name.
+    """
+    workload: Workload = _get("workload", name)
+    return workload
+
+
+def _get(kind: Kind, name: str) -> Any:
+    builtin = _TABLES[kind].get(name)
+    if builtin:
+        return load(builtin)
+    plugin = _plugins(kind).get(name)
+    if plugin is None:
+        raise InputError(Problem(f"{kind} '{name}'", "is not known", nearest(name, names(kind))))
+    return plugin()
+
+
+def _plugins(kind: Kind) -> dict[str, Callable[[], Any]]:
+    # 20 ms: only for names that are not built in, and for listings.
+    from importlib.metadata import entry_points
+
+    return {point.name: point.load for point in entry_points(group=_ENTRY_POINTS[kind])}

@@ -1,0 +1,326 @@
+"""The runs folder: the only module that knows its file names.
+
+    RUNS/STUDY/KEY-rREPEAT/     a run:   spec.json submission.jsonl events.A.jsonl steps.A.jsonl record.json logs/
+    RUNS/STUDY/batches/KEY/     a batch: job.sh payload.pkl manifest.jsonl
+
+A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth; folder names are opaque. Everything is private
+to the user, and everything but the batches can be copied elsewhere and collected there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from hpcpar import records
+from hpcpar.errors import InputError, Problem
+from hpcpar.records import Event, RunRecord, Step
+from hpcpar.spec import RunSpec, Submission
+from hpcpar.storage import append_line, make_folder, write_file
+
+_BATCHES = "batches"
+
+
+class RunFolder:
+    """One run's folder. Made by submit, filled by the worker, read by status and collect."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def spec_path(self) -> Path:
+        """spec.json: what was planned."""
+        return self.path / "spec.json"
+
+    @property
+    def record_path(self) -> Path:
+        """record.json: the result."""
+        return self.path / "record.json"
+
+    @property
+    def submission_path(self) -> Path:
+        """submission.jsonl: what the scheduler said."""
+        return self.path / "submission.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """What the ranks printed; for people."""
+        return self.path / "logs"
+
+    def events_path(self, attempt: str) -> Path:
+        """Rank 0's events, and the job script's last word."""
+        return self.path / f"events.{attempt}.jsonl"
+
+    def rank_events_path(self, attempt: str, rank: int) -> Path:
+        """The events of another rank; made only when that rank fails."""
+        return self.path / f"failed-rank.{attempt}.{rank}.jsonl"
+
+    def steps_path(self, attempt: str) -> Path:
+        """One line a step."""
+        return self.path / f"steps.{attempt}.jsonl"
+
+    def rendezvous_path(self, attempt: str) -> Path:
+        """Where rank 0 listens, for the other ranks of the same attempt."""
+        return self.path / f"rendezvous.{attempt}.json"
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Make the folder and write spec.json."""
+        make_folder(self.path)
+        write_file(self.spec_path, msgspec.json.format(msgspec.json.encode(spec), indent=1))
+
+    def spec(self) -> RunSpec | None:
+        """Read spec.json; None where it is missing or damaged."""
+        return records.read_one(self.spec_path, RunSpec)
+
+    def record(self) -> RunRecord | None:
+        """Read record.json; None where there is no result yet."""
+        return records.read_one(self.record_path, RunRecord)
+
+    def submissions(self) -> list[Submission]:
+        """Read what the scheduler said, oldest first."""
+        return records.read_lines(self.submission_path, Submission).records
+
+    def attempts(self) -> list[str]:
+        """List the attempts that wrote events, oldest first."""
+        found = []
+        for path in self.path.glob("events.*.jsonl"):
+            try:
+                found.append((path.stat().st_mtime, path.name.removeprefix("events.").removesuffix(".jsonl")))
+            except OSError:
+                continue
+        first_seen = {name: self._first_time(name, mtime) for mtime, name in found}
+        return sorted(first_seen, key=lambda name: (first_seen[name], name))
+
+    def _first_time(self, attempt: str, otherwise: float) -> float:
+        try:
+            with self.events_path(attempt).open("rb") as file:
+                head = records.parse_lines(file.readline(65536), Event).records
+        except OSError:
+            return otherwise
+        return head[0].time if head else otherwise
+
+    def events(self, attempt: str) -> records.Reading:
+        """Read the events of an attempt, those of its failed ranks included, in order of time."""
+        rank0 = records.read_lines(self.events_path(attempt), Event)
+        gathered, rejected = list(rank0.records), rank0.rejected
+        for path in sorted(self.path.glob(f"failed-rank.{attempt}.*.jsonl")):
+            more = records.read_lines(path, Event)
+            gathered += more.records
+            rejected += more.rejected
+        return records.Reading(sorted(gathered, key=lambda event: event.time), rejected)
+
+    def steps(self, attempt: str) -> records.Reading:
+        """Read the steps of an attempt."""
+        return records.read_lines(self.steps_path(attempt), Step)
+
+    def last_step(self, attempt: str) -> int:
+        """Return the number of the last recorded step, 0 where there is none."""
+        tail = records.tail_lines(self.steps_path(attempt), Step)
+        return max((step.step for step in tail), default=0)
+
+
+class BatchLine(Struct, kw_only=True, omit_defaults=True):
+    """One line of a batch's manifest.jsonl.
+
+    run: the run of an array index. intent: the scheduler is about to be asked. accepted: it gave a job id.
+    refused: it said no. Reading "intent" without an answer means: look the tag up at the scheduler.
+    """
+
+    kind: Literal["run", "intent", "accepted", "refused"]
+    index: int | None = None
+    run: str = ""
+    time: float = 0.0
+    tag: str = ""
+    scheduler: str = ""
+    job_id: str = ""
+    script_sha256: str = ""
+    error: str = ""
+    host: str = ""
+    pid: int = 0
+
+
+class Batch(NamedTuple):
+    """What a manifest says."""
+
+    runs: dict[int, str]
+    intent: BatchLine | None
+    accepted: BatchLine | None
+    refused: BatchLine | None
+
+
+class BatchFolder:
+    """One submitted array: a script, a payload, a manifest. Three files, however many runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def key(self) -> str:
+        """The batch's key: the tag under which the scheduler knows it ends in this."""
+        return self.path.name
+
+    @property
+    def study(self) -> StudyFolder:
+        """The study it belongs to."""
+        return StudyFolder(self.path.parent.parent)
+
+    @property
+    def script_path(self) -> Path:
+        """job.sh, exactly as it was handed to the scheduler."""
+        return self.path / "job.sh"
+
+    @property
+    def payload_path(self) -> Path:
+        """payload.pkl: a reference to the worker's entry; unpickled in the job only."""
+        return self.path / "payload.pkl"
+
+    @property
+    def manifest_path(self) -> Path:
+        """manifest.jsonl: index to run, and the journal of the submission."""
+        return self.path / "manifest.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """What the job scripts printed before and after the ranks."""
+        return self.path / "logs"
+
+    def create(self, script: str, run_names: Iterable[str]) -> None:
+        """Make the folder with script and manifest; fails if the batch is there already (somebody else submits it).
+
+        Raises:
+            InputError: another process made this batch.
+            StorageError: the disk says no.
+        """
+        try:
+            make_folder(self.path, exist_ok=False)
+        except FileExistsError as error:
+            raise InputError(
+                Problem(str(self.path), "these runs are being submitted by another process", "look at `hpcpar status`")
+            ) from error
+        make_folder(self.logs)
+        lines = [BatchLine(kind="run", index=i, run=name) for i, name in enumerate(run_names)]
+        write_file(self.manifest_path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        write_file(self.script_path, script.encode(), mode=0o700)
+
+    def journal(self, line: BatchLine) -> None:
+        """Add a line to the manifest and wait until it is on the disk."""
+        append_line(self.manifest_path, msgspec.json.encode(line), durable=True)
+
+    def read(self) -> Batch:
+        """Read the manifest."""
+        runs: dict[int, str] = {}
+        last: dict[str, BatchLine] = {}
+        for line in records.read_lines(self.manifest_path, BatchLine).records:
+            if line.kind == "run" and line.index is not None:
+                runs[line.index] = line.run
+            else:
+                last[line.kind] = line
+        return Batch(runs, last.get("intent"), last.get("accepted"), last.get("refused"))
+
+
+class StudyFolder:
+    """All runs of a study, and the batches in which they were submitted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.path.name
+
+    def run(self, name: str) -> RunFolder:
+        """Return the folder of a run, whether it exists or not."""
+        return RunFolder(self.path / name)
+
+    def batch(self, key: str) -> BatchFolder:
+        """Return the folder of a batch, whether it exists or not."""
+        return BatchFolder(self.path / _BATCHES / key)
+
+    def runs(self) -> list[RunFolder]:
+        """List the runs: every folder that holds a spec.json."""
+        return [RunFolder(p) for p in _subfolders(self.path) if p.name != _BATCHES and (p / "spec.json").is_file()]
+
+    def batches(self) -> list[BatchFolder]:
+        """List the batches, oldest first."""
+        found = [BatchFolder(p) for p in _subfolders(self.path / _BATCHES)]
+        return sorted(found, key=lambda batch: (_mtime(batch.script_path), batch.key))
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _subfolders(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            # Links are not followed: a link could lead out of the tree.
+            return sorted(
+                Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")
+            )
+    except OSError:
+        return []
+
+
+def find_studies(path: Path) -> list[StudyFolder]:
+    """Find the studies at `path`: a runs folder, a study's folder, or the folder of one run.
+
+    Raises:
+        InputError: there is no such folder, or nothing of hpcpar in it.
+    """
+    if not path.is_dir():
+        raise InputError(Problem(str(path), "is not a folder", "name a runs folder or a study's folder"))
+    if (path / "spec.json").is_file():
+        path = path.parent
+    if _is_study(path):
+        return [StudyFolder(path)]
+    return [StudyFolder(p) for p in _subfolders(path) if _is_study(p)]
+
+
+def _is_study(path: Path) -> bool:
+    return (path / _BATCHES).is_dir() or any((p / "spec.json").is_file() for p in _subfolders(path))
+
+
+def runs_root(explicit: str, profile_root: str = "") -> Path:
+    """Return where runs are kept: the flag, HPCPAR_RUNS, the profile's own place, ./runs."""
+    chosen = explicit or os.environ.get("HPCPAR_RUNS", "") or profile_root or "runs"
+    return Path(os.path.expandvars(chosen)).expanduser().absolute()
+
+
+def state_folder() -> Path:
+    """Return the user's state folder: HPCPAR_STATE, else under XDG_STATE_HOME (~/.local/state)."""
+    own = os.environ.get("HPCPAR_STATE")
+    if own:
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser().absolute() / "hpcpar"
+
+
+class _IndexLine(Struct, kw_only=True):
+    path: str
+    time: float
+
+
+def remember_study(study: StudyFolder) -> None:
+    """Note a study in the user's index, so that status and collect find it from any folder."""
+    folder = state_folder()
+    make_folder(folder)
+    append_line(folder / "studies.jsonl", msgspec.json.encode(_IndexLine(path=str(study.path), time=time.time())))
+
+
+def remembered_studies() -> Iterator[StudyFolder]:
+    """Yield the studies of the index that still exist, the most recently submitted first."""
+    seen = set()
+    for line in reversed(records.read_lines(state_folder() / "studies.jsonl", _IndexLine).records):
+        if line.path not in seen and Path(line.path).is_dir():
+            seen.add(line.path)
+            yield StudyFolder(Path(line.path))

@@ -1,0 +1,93 @@
+"""The three ways in which hpcpar touches a disk: make a private folder, write a whole file, append a whole line.
+
+Everything that must survive a kill goes through here, so that a test can kill the process at each of these boundaries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpcpar.errors import StorageError
+
+
+@contextlib.contextmanager
+def _as_storage_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(path, error) from error
+
+
+def make_folder(path: Path, *, exist_ok: bool = True) -> None:
+    """Make a folder and its parents; what is made is private to the user (mode 700).
+
+    Raises:
+        StorageError: it cannot be made.
+        FileExistsError: it is there already and `exist_ok` is False.
+    """
+    with _as_storage_error(path):
+        missing = [path, *path.parents]
+        for parent in reversed([p for p in missing[1:] if not p.is_dir()]):
+            parent.mkdir(mode=0o700, exist_ok=True)
+    if not exist_ok:
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StorageError(path, error) from error
+        return
+    with _as_storage_error(path):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a whole file under a temporary name in its own folder, then rename it: readers see all of it or nothing.
+
+    Raises:
+        StorageError: the folder is read-only, full, or gone.
+    """
+    with _as_storage_error(path):
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            try:
+                _write_all(descriptor, content)
+                os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:
+    """Append one line in a single write; `durable` waits until it is on the disk.
+
+    A torn line that a killed writer left behind is closed first, so that at most that line is lost.
+
+    Raises:
+        StorageError: the file cannot be written, or the disk filled up in the middle of the line.
+    """
+    with _as_storage_error(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            _write_all(descriptor, (b"\n" if torn else b"") + line.rstrip(b"\n") + b"\n")
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,1 @@
+"""The compute-node wing: one entry, strategies, workloads, measurement. Never imports jinja2 or pandas."""

@@ -1,0 +1,1 @@
+"""How work is spread: one file a strategy. Light at import; torch is imported inside `build`."""
