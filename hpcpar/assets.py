@@ -17,7 +17,7 @@ _SUFFIX = {"clusters": ".toml", "jobs": ".toml", "templates": ".j2"}
 
 
 def builtin_folder(kind: Kind) -> Path:
-    """Return the folder that hpcpar ships: inside the package in a wheel, beside it in a checkout or editable install."""
+    """Return the folder that hpcpar ships: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "_data" / kind
     return inside if inside.is_dir() else package.parent / kind

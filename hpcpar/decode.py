@@ -5,10 +5,13 @@ msgspec stops at the first mistake; a person who corrects a file wants all of th
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import date, time
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -24,12 +27,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, is not UTF-8, or is not TOML; with the line of the mistake.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte-order mark
     except OSError as error:
         raise InputError(Problem(str(path), f"cannot read: {error.strerror}")) from error
     except UnicodeDecodeError as error:
         raise InputError(Problem(str(path), f"is not UTF-8 (byte {error.start})")) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # tomllib's own error, a number of 5000 digits, 2000 open brackets
         raise InputError(Problem(str(path), f"is not TOML: {error}")) from error
 
 
@@ -42,80 +45,124 @@ def decode(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     problems = list(find_problems(cls, data, where))
     if problems:
         raise InputError(problems)
-    return _convert(cls, data)
+    return _convert(cls, data)  # type: ignore[no-any-return]
 
 
-def _convert(cls: Any, value: Any) -> Any:
+def _convert(kind: Any, value: Any) -> Any:
     # strict=False would turn "4" into 4 and 1 into True; a file must say what it means.
-    return msgspec.convert(value, cls, strict=True)
+    return msgspec.convert(value, kind, strict=True)
 
 
 def find_problems(cls: Any, data: Any, where: str, prefix: str = "") -> list[Problem]:
     """List every problem of `data` as a `cls`, without building it."""
     if not isinstance(data, Mapping):
-        return [Problem(_at(where, prefix), f"expected a table, got {_kind(data)}")]
+        return [Problem(_at(where, prefix.rstrip(".")), f"must be a table, not {_kind(data)}")]
     fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
-    problems = [
+    unknown = [
         Problem(_at(where, prefix + str(key)), "unknown key", nearest(str(key), fields))
         for key in data
         if key not in fields
     ]
-    before = len(problems)
+    problems = []
     for name, field in fields.items():
         if name in data:
-            problems += _field_problems(field.type, data[name], where, prefix + name)
+            problems += _value_problems(field.type, data[name], where, prefix + name)
         elif field.required:
             problems.append(Problem(_at(where, prefix + name), "is missing"))
-    if len(problems) == before == 0:  # what is left are the checks of the struct itself (__post_init__)
-        try:
-            _convert(cls, data)
-        except msgspec.ValidationError as error:
-            problems.append(Problem(_at(where, prefix.rstrip(".")), _message(error)))
-    return problems
+    if not problems:  # the fields are right one by one; what is left is how they fit together (__post_init__)
+        known = {key: value for key, value in data.items() if key in fields}
+        problems = _plain_problem(cls, known, where, prefix.rstrip("."))
+    return unknown + problems
 
 
-def _field_problems(kind: Any, value: Any, where: str, key: str) -> list[Problem]:
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, Mapping):
-        return find_problems(kind, value, where, key + ".")
-    inner = _struct_inside(kind)
-    if inner is not None and isinstance(value, Mapping) and get_origin(kind) is dict:
-        return [p for name, item in value.items() for p in find_problems(inner, item, where, f"{key}.{name}.")]
-    if inner is not None and isinstance(value, list):
-        return [
-            p
-            for i, item in enumerate(value)
-            if isinstance(item, Mapping)
-            for p in find_problems(inner, item, where, f"{key}[{i}].")
-        ] or _plain_problem(kind, value, where, key)
-    return _plain_problem(kind, value, where, key)
+def _value_problems(kind: Any, value: Any, where: str, key: str) -> list[Problem]:
+    """List the problems inside tables and lists one by one, then what is wrong with the value as a whole."""
+    problems: list[Problem] = []
+    for option in _options(kind):
+        if isinstance(value, Mapping) and _is_struct(option):
+            return find_problems(option, value, where, key + ".")
+        arguments = get_args(option)
+        if isinstance(value, Mapping) and get_origin(option) is dict:
+            for name, item in value.items():
+                problems += _value_problems(arguments[1], item, where, f"{key}.{name}")
+        elif isinstance(value, list | tuple) and get_origin(option) in (list, tuple) and arguments[1:] in ((), (...,)):
+            for i, item in enumerate(value):
+                problems += _value_problems(arguments[0], item, where, f"{key}[{i}]")
+    return problems or _plain_problem(kind, value, where, key)
+
+
+def _options(kind: Any) -> Iterator[Any]:
+    """Yield the types that `kind` stands for: the members of a union, without Annotated around them."""
+    if get_origin(kind) is Annotated:
+        yield from _options(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for member in get_args(kind):
+            yield from _options(member)
+    else:
+        yield kind
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _plain_problem(kind: Any, value: Any, where: str, key: str) -> list[Problem]:
     try:
         _convert(kind, value)
     except msgspec.ValidationError as error:
-        return [Problem(_at(where, key), _message(error))]
+        return [Problem(_at(where, key), *_explain(error, kind, value))]
+    except UnicodeEncodeError:
+        return [Problem(_at(where, key), "holds a character that is not Unicode text (a lone surrogate)")]
     return []
 
 
-def _struct_inside(kind: Any) -> Any:
-    for argument in get_args(kind):
-        if isinstance(argument, type) and issubclass(argument, msgspec.Struct):
-            return argument
-    return None
+def _explain(error: msgspec.ValidationError, kind: Any, value: Any) -> tuple[str, str]:
+    """Return what is wrong and what would be right."""
+    options = list(_options(kind))
+    allowed = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if allowed and isinstance(value, str) and all(isinstance(choice, str) for choice in allowed):
+        return f"'{value}' is not allowed", nearest(value, allowed)
+    if allowed:
+        return f"{_shown(value)} is not allowed", "one of: " + ", ".join(str(choice) for choice in allowed)
+    if str in options and isinstance(value, date | time):
+        return f"must be text, not {_kind(value)}", f'write it in quotes: "{value}"'
+    return _message(error), ""
 
 
 def _message(error: msgspec.ValidationError) -> str:
     text, _, path = str(error).partition(" - at ")
-    text = text.replace("`", "").replace("null", "nothing")
+    for pattern, words in _PLAIN_WORDS:
+        text = pattern.sub(words, text)
     inside = path.strip().strip("`").removeprefix("$")
     return f"{text} (at {inside})" if inside else text
 
 
+_PLAIN_WORDS = [
+    (re.compile(pattern), words)
+    for pattern, words in [
+        (r"^Expected ", "must be "),
+        (r", got ", ", not "),
+        (r"`int`", "a whole number"),
+        (r"`float`", "a number"),
+        (r"`str`", "text"),
+        (r"`bool`", "true or false"),
+        (r"`array`", "a list"),
+        (r"`object`", "a table"),
+        (r"`null`", "nothing"),
+        (r"`(datetime|date|time)`", r"a \1"),
+        (r" \| ", " or "),
+        (r"`", ""),
+    ]
+]
+
+
 def _kind(value: Any) -> str:
-    return {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list"}.get(
-        type(value), type(value).__name__
-    )
+    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
+    return names.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, int | float) else _kind(value)
 
 
 def _at(where: str, key: str) -> str:
@@ -126,19 +173,33 @@ def nested(pairs: Mapping[str, str]) -> dict[str, Any]:
     """Turn {"data.path": "x", "lr": "0.1"} into {"data": {"path": "x"}, "lr": 0.1}: what `--set` and `--option` mean.
 
     A value is read as TOML where it is TOML (numbers, true, lists), else as plain text.
+
+    Raises:
+        InputError: a key has an empty part, or is given as a value and as a table.
     """
     tree: dict[str, Any] = {}
+    problems = []
     for dotted, text in pairs.items():
         *parents, leaf = dotted.split(".")
-        branch = tree
+        if not all([*parents, leaf]):
+            problems.append(Problem(dotted or "''", "is not a key", "write KEY=VALUE or TABLE.KEY=VALUE"))
+            continue
+        branch: Any = tree
         for parent in parents:
-            branch = branch.setdefault(parent, {})
+            branch = branch.setdefault(parent, {}) if isinstance(branch, dict) else None
+        if not isinstance(branch, dict) or leaf in branch:
+            problems.append(Problem(dotted, "is given as a value and as a table"))
+            continue
         branch[leaf] = _scalar(text)
+    if problems:
+        raise InputError(problems)
     return tree
 
 
 def _scalar(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
-    except (tomllib.TOMLDecodeError, KeyError):
+        value = tomllib.loads(f"value = {text}")["value"] if "\n" not in text and "#" not in text else text
+    except (ValueError, RecursionError):
         return text
+    # No option is a date; what looks like one is a name.
+    return text if isinstance(value, date | time) else value

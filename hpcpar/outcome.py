@@ -50,7 +50,7 @@ class Live(NamedTuple):
     """What the scheduler says of a job right now."""
 
     state: str
-    """"queued", "running", or "gone" when it does not know the job any more."""
+    """"queued", "running", "ending" (over, the nodes are being cleaned), or "gone" when the job is not known any more."""
     reason: str = ""
     elapsed_s: float | None = None
     nodes: str = ""
@@ -109,19 +109,20 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None) -> Out
     if by_scheduler is not None and ended is not None:
         return base._replace(cause=by_scheduler, message=f"the scheduler says {ended.state}")
     code = next((event.data.get("code") for event in reversed(exits) if event.kind == "script_exit"), None)
-    return base._replace(**_from_code(code, events, ended))
+    cause, message = _from_code(code, events, ended)
+    return base._replace(cause=cause, message=message)
 
 
-def _from_code(code: object, events: list[Event], ended: Submission | None) -> dict[str, object]:
+def _from_code(code: object, events: list[Event], ended: Submission | None) -> tuple[Cause, str]:
     if code == LOCAL_TIMEOUT_CODE:
-        return {"cause": Cause.TIMEOUT, "message": "it reached its time limit"}
+        return Cause.TIMEOUT, "it reached its time limit"
     started = any(event.kind == "start" for event in events)
     if isinstance(code, int) and code > 128:
-        return {"cause": Cause.KILLED, "message": f"a rank was ended by signal {code - 128}"}
+        return Cause.KILLED, f"a rank was ended by signal {code - 128}"
     if not started:
         state = f", the scheduler says {ended.state} {ended.exit_code}".rstrip() if ended else ""
-        return {"cause": Cause.LAUNCH, "message": f"it ended before any rank began (exit code {code}{state}); see its logs"}
-    return {"cause": Cause.VANISHED, "message": f"it ended without a result (exit code {code})"}
+        return Cause.LAUNCH, f"it ended before any rank began (exit code {code}{state}); see its logs"
+    return Cause.VANISHED, f"it ended without a result (exit code {code})"
 
 
 def _open(base: Outcome, events: list[Event], submitted: Submission | None, live: Live | None) -> Outcome:
@@ -130,6 +131,8 @@ def _open(base: Outcome, events: list[Event], submitted: Submission | None, live
         return base._replace(state="planned", message="not submitted")
     if live is None:
         return base._replace(state="running" if events else "submitted", message="the scheduler was not asked")
+    if live.state == "ending":
+        return base._replace(state="running", message="ending")
     message = live.reason or "nothing more was heard of it, and the scheduler does not know it any more"
     return base._replace(state="failed", cause=Cause.VANISHED, message=message)
 

@@ -136,7 +136,8 @@ class BatchLine(Struct, kw_only=True, omit_defaults=True):
     index: int | None = None
     run: str = ""
     time: float = 0.0
-    tag: str = ""
+    begun: float = 0.0
+    """When the submit began that this batch is part of: runs of one submit keep the study's order on this machine."""
     scheduler: str = ""
     job_id: str = ""
     script_sha256: str = ""

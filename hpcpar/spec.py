@@ -246,45 +246,13 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"directives {taken} are set by hpcpar itself")
 
 
-MANAGED_DIRECTIVES = frozenset(
-    [
-        "-J",
-        "--job-name",
-        "--comment",
-        "-N",
-        "--nodes",
-        "--ntasks",
-        "-n",
-        "--ntasks-per-node",
-        "-c",
-        "--cpus-per-task",
-        "-t",
-        "--time",
-        "-a",
-        "--array",
-        "-A",
-        "--account",
-        "-q",
-        "--qos",
-        "-p",
-        "--partition",
-        "-C",
-        "--constraint",
-        "-o",
-        "--output",
-        "-e",
-        "--error",
-        "--open-mode",
-        "--requeue",
-        "--no-requeue",
-        "--mem",
-        "--export",
-        "--gpus-per-node",
-        "--gres",
-        "--gpus-per-task",
-        "--exclusive",
-    ]
-)
+_MANAGED = """
+-J --job-name --comment -N --nodes -n --ntasks --ntasks-per-node -c --cpus-per-task -t --time -a --array -A --account
+-q --qos -p --partition -C --constraint -o --output -e --error --open-mode --requeue --no-requeue --mem --export
+--gpus-per-node --gres --gpus-per-task
+"""
+MANAGED_DIRECTIVES = frozenset(_MANAGED.split())
+"""Options of sbatch that the plan owns; a profile says them with keys of its own."""
 
 
 # ---------------------------------------------------------------- the scientist's words
@@ -296,6 +264,8 @@ class StrategyChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
     mesh: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    nodes: tuple[Positive, ...] = ()
+    """Node counts of this strategy alone, where it cannot do all of the study's (`single`)."""
 
 
 class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

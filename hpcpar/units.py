@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 
-_DURATION_PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)", re.ASCII)
-_SECONDS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d{2})(?::(\d{2}))?", re.ASCII)
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(i?)B?", re.ASCII | re.IGNORECASE)
-_MEMORY_EXPONENT = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+# The number of digits is bounded so that no input is too long to be a number.
+_NUMBER = r"\d{1,15}(?:\.\d{1,15})?"
+_DURATION = re.compile(rf"(?:{_NUMBER} *(?:ms|s|min|m|h|d) *)+", re.ASCII)
+_DURATION_PARTS = re.compile(rf"({_NUMBER}) *(ms|s|min|m|h|d)", re.ASCII)
+_SECONDS: dict[str, Fraction | int] = {"ms": Fraction(1, 1000), "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+_CLOCK = re.compile(r"(?:(\d{1,9})-)?(\d{1,9}):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
+_MEMORY = re.compile(rf"({_NUMBER}) *([KMGTP])i?B?", re.ASCII | re.IGNORECASE)
+_MEMORY_EXPONENT = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _MAX_NODES = 1_000_000
+_RANGE = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
+_NO_NODE_NAME = re.compile(r"[\s,\[\]]")
 
 
 def parse_duration(text: str) -> float:
@@ -19,17 +27,18 @@ def parse_duration(text: str) -> float:
     A bare number is refused: Slurm reads it as minutes, people mean seconds.
 
     Raises:
-        ValueError: the text is none of these forms.
+        ValueError: the text is none of these forms, or names a unit twice.
     """
-    text = text.strip()
-    clock = _CLOCK.fullmatch(text)
+    stripped = text.strip()
+    clock = _CLOCK.fullmatch(stripped)
     if clock:
         return _clock_seconds(clock)
-    compact = text.replace(" ", "")
-    parts = _DURATION_PARTS.findall(compact)
-    if not parts or "".join(number + unit for number, unit in parts) != compact:
+    parts = _DURATION_PARTS.findall(stripped) if _DURATION.fullmatch(stripped) else []
+    if not parts:
         raise ValueError(f"'{text}' is not a duration: write 90s, 30m, 1h30m, 2d or 00:30:00")
-    return float(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    if len({_SECONDS[unit] for _, unit in parts}) < len(parts):
+        raise ValueError(f"'{text}' is not a duration: a unit is given twice")
+    return float(sum(Fraction(number) * _SECONDS[unit] for number, unit in parts))
 
 
 def _clock_seconds(clock: re.Match[str]) -> float:
@@ -42,8 +51,14 @@ def _clock_seconds(clock: re.Match[str]) -> float:
 
 
 def slurm_time(seconds: float) -> str:
-    """Print seconds as Slurm's [D-]HH:MM:SS, rounded up to a whole second."""
-    whole = int(-(-seconds // 1))
+    """Print seconds as Slurm's [D-]HH:MM:SS, rounded up to a whole second.
+
+    Raises:
+        ValueError: the seconds are negative or no finite number.
+    """
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{seconds} seconds cannot be a time limit")
+    whole = math.ceil(seconds)
     days, rest = divmod(whole, 86400)
     hours, rest = divmod(rest, 3600)
     clock = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
@@ -52,7 +67,7 @@ def slurm_time(seconds: float) -> str:
 
 def human_duration(seconds: float) -> str:
     """Print seconds for a person: "0.8s", "42s", "3m10s", "2h05m", "3d04h"."""
-    if seconds < 10:
+    if seconds < 9.95:  # from there on one decimal would print "10.0s"
         return f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < 60:
@@ -67,13 +82,18 @@ def human_duration(seconds: float) -> str:
 def parse_memory(text: str) -> int:
     """Parse "64GiB", "64G" or "512M" into bytes. As in Slurm, every prefix is binary, with or without the "i".
 
+    Nothing at all ("0G") is refused: to Slurm it means all of a node's memory.
+
     Raises:
-        ValueError: the text is not a size, or has no unit.
+        ValueError: the text is not a size, has no unit, or is less than a byte.
     """
     match = _MEMORY.fullmatch(text.strip())
-    if not match or not match.group(2):
+    if not match:
         raise ValueError(f"'{text}' is not a memory size: write 64GiB or 512M")
-    return int(float(match.group(1)) * 1024 ** _MEMORY_EXPONENT[match.group(2).upper()])
+    size = int(Fraction(match.group(1)) * 1024 ** _MEMORY_EXPONENT[match.group(2).upper()])
+    if not size:
+        raise ValueError(f"'{text}' is no memory at all: write 64GiB or 512M")
+    return size
 
 
 def slurm_memory(num_bytes: int) -> str:
@@ -84,7 +104,8 @@ def slurm_memory(num_bytes: int) -> str:
 def human_memory(num_bytes: float) -> str:
     """Print bytes for a person, in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(num_bytes) < 1024:
+        # 1023.95 would print as "1024.0"; bytes have no decimals
+        if abs(num_bytes) < (1023.5 if unit == "B" else 1023.95):
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1024
     return f"{num_bytes:.1f} TiB"
@@ -94,9 +115,13 @@ def expand_nodes(text: str) -> list[str]:
     """Expand a Slurm node list: "n[1-3,07],login" gives n1 n2 n3 n07 login. Several brackets in a name are a product.
 
     Raises:
-        ValueError: brackets do not match, a range runs backwards, or the list is absurdly long.
+        ValueError: brackets do not match, a range is no range or runs backwards, or the list is absurdly long.
     """
-    return [name for item in _split_outside_brackets(text) for name in _expand_one(item)]
+    items = [_parts_of(item) for item in _split_outside_brackets(text)]
+    # Counted before anything is built: two ranges in one name multiply.
+    if sum(math.prod(len(choices) for choices in parts) for parts in items) > _MAX_NODES:
+        raise ValueError(f"node list '{_shortened(text)}': more than {_MAX_NODES} names")
+    return ["".join(pieces) for parts in items for pieces in itertools.product(*parts)]
 
 
 def _split_outside_brackets(text: str) -> list[str]:
@@ -104,53 +129,60 @@ def _split_outside_brackets(text: str) -> list[str]:
     for i, char in enumerate(text):
         depth += (char == "[") - (char == "]")
         if depth not in (0, 1):
-            raise ValueError(f"node list '{text}': brackets do not match")
+            raise ValueError(f"node list '{_shortened(text)}': brackets do not match")
         if char == "," and depth == 0:
             items.append(text[start:i])
             start = i + 1
     if depth:
-        raise ValueError(f"node list '{text}': brackets do not match")
-    return [item for item in [*items, text[start:]] if item]
+        raise ValueError(f"node list '{_shortened(text)}': brackets do not match")
+    return [item.strip() for item in [*items, text[start:]] if item.strip()]
 
 
-def _expand_one(item: str) -> list[str]:
-    head, bracket, tail = item.partition("[")
-    if not bracket:
-        return [item]
-    inside, _, rest = tail.partition("]")
-    suffixes = _expand_one(rest)
-    names = [head + number + suffix for number in _expand_ranges(inside) for suffix in suffixes]
-    if len(names) > _MAX_NODES:
-        raise ValueError(f"node list '{item}': more than {_MAX_NODES} names")
-    return names
+def _parts_of(item: str) -> list[list[str]]:
+    """Split "n[1-2]x[7,8]" into [["n"], ["1", "2"], ["x"], ["7", "8"], [""]]."""
+    parts: list[list[str]] = []
+    while item:
+        head, bracket, item = item.partition("[")
+        parts.append([head])
+        if bracket:
+            inside, _, item = item.partition("]")
+            parts.append(_expand_ranges(inside))
+    return parts
 
 
 def _expand_ranges(text: str) -> list[str]:
     numbers: list[str] = []
     for part in text.split(","):
-        low, dash, high = part.partition("-")
-        if not dash:
-            numbers.append(low)
-            continue
-        if not (low.isascii() and low.isdigit() and high.isascii() and high.isdigit()):
-            raise ValueError(f"node list: '{part}' is not a range")
-        if int(low) > int(high) or int(high) - int(low) > _MAX_NODES:
-            raise ValueError(f"node list: '{part}' is not a usable range")
+        match = _RANGE.fullmatch(part)
+        if not match:
+            raise ValueError(f"node list: '{_shortened(part)}' is not a range: write 1-4 or 7")
+        low, high = match.group(1), match.group(2) or match.group(1)
+        if not 0 <= int(high) - int(low) < _MAX_NODES - len(numbers):
+            raise ValueError(f"node list: '{part}' runs backwards or is longer than {_MAX_NODES} names")
         numbers.extend(str(number).zfill(len(low)) for number in range(int(low), int(high) + 1))
     return numbers
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def compress_nodes(names: Iterable[str]) -> str:
-    """Print node names as a Slurm node list: n1 n2 n3 n07 gives "n07,n[1-3]". `expand_nodes` gives the same set back."""
+    """Print node names as a Slurm node list: n1 n2 n3 n07 gives "n07,n[1-3]". `expand_nodes` gives the same set back.
+
+    Raises:
+        ValueError: a name is empty or holds a comma, a bracket or white space.
+    """
     groups: dict[tuple[str, int], list[int]] = {}
     plain: list[str] = []
     for name in sorted(set(names)):
-        match = re.fullmatch(r"(.*?)(\d+)", name, re.ASCII | re.DOTALL)
-        if match and "[" not in name:
-            digits = match.group(2)
+        if not name or _NO_NODE_NAME.search(name):
+            raise ValueError(f"'{_shortened(name)}' is not a node's name")
+        digits = name[len(name.rstrip("0123456789")) :][-18:]
+        if digits:
             # Width matters only for zero-padded numbers; n9 and n10 belong together.
             width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
-            groups.setdefault((match.group(1), width), []).append(int(digits))
+            groups.setdefault((name[: -len(digits)], width), []).append(int(digits))
         else:
             plain.append(name)
     return ",".join([*plain, *(_print_group(prefix, width, ns) for (prefix, width), ns in groups.items())])

@@ -1,0 +1,269 @@
+"""hpcpar submit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcpar import assets
+from hpcpar.cli.output import warn
+from hpcpar.cli.variadic import VariadicCommand
+from hpcpar.decode import decode, find_problems, nested, read_toml
+from hpcpar.errors import InputError, Problem
+from hpcpar.spec import ClusterProfile, Study
+
+_EPILOG = """
+\b
+Examples:
+  hpcpar submit --cluster local --strategy ddp --nodes 1 2 --repeats 3 --wait
+  hpcpar submit --cluster perlmutter --strategy hybrid --mesh pp=2,dp=-1 --nodes 4 --dry-run
+  hpcpar submit jobs/quickstart.toml --cluster local
+  hpcpar submit --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
+"""
+_STUDY_FLAGS = (
+    "cluster node_type workload scaling global_batch micro_batch steps warmup_steps repeats seed time memory account"
+    " qos partition constraint python ranks_per_node cpus_per_rank"
+).split()
+"""Flags that stand for a key of the study of the same name."""
+
+
+def _complete(kind: str) -> Any:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from hpcpar import registry
+
+        found = registry.names(kind) if kind in ("strategy", "workload") else assets.available(kind)  # type: ignore[arg-type]
+        return [name for name in found if name.startswith(incomplete)]
+
+    return complete
+
+
+@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": str.isidentifier}, epilog=_EPILOG)
+@click.argument("study_file", metavar="[STUDY]", required=False, shell_complete=_complete("jobs"))
+@click.option(
+    "--cluster",
+    help="Cluster profile: a name (see `hpcpar list clusters`) or a file.",
+    shell_complete=_complete("clusters"),
+)
+@click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="NAME...",
+    help="One or more strategies.",
+    shell_complete=_complete("strategy"),
+)
+@click.option("--nodes", multiple=True, type=click.IntRange(min=1), metavar="N...", help="One or more node counts.")
+@click.option("--workload", help="What to compute (default: llama-tiny).", shell_complete=_complete("workload"))
+@click.option("--repeats", type=click.IntRange(min=1), help="Repeats of every cell; intervals need 3 or more.")
+@click.option("--scaling", type=click.Choice(["strong", "weak"]), help="Keep the global batch, or the batch a rank.")
+@click.option("--global-batch", type=click.IntRange(min=1), help="Samples an update, at the smallest size.")
+@click.option("--micro-batch", type=click.IntRange(min=1), help="Samples a rank and forward pass.")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer updates of a run.")
+@click.option("--warmup-steps", type=click.IntRange(min=0), help="Updates that the collector leaves out (default: 10).")
+@click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Seed of weights and order of data.")
+@click.option("--mesh", help="Mesh of strategy hybrid, e.g. pp=2,dp=-1 (-1 fills).")
+@click.option(
+    "--set",
+    "workload_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the workload, e.g. data.path=x.txt.",
+)
+@click.option("--option", "strategy_options", multiple=True, metavar="KEY=VALUE", help="Option of the strategies.")
+@click.option("--node-type", help="Kind of node, where the cluster has several.")
+@click.option("--ranks-per-node", type=click.IntRange(min=1), help="Ranks a node.")
+@click.option("--cpus-per-rank", type=click.IntRange(min=1), help="CPUs a rank; constant over a study.")
+@click.option("--time", metavar="DURATION", help="Time limit of a job, e.g. 30m or 00:30:00.")
+@click.option("--memory", metavar="SIZE", help="Memory a node, e.g. 64GiB.")
+@click.option("--account", help="Account to charge.")
+@click.option("--qos", help="Quality of service.")
+@click.option("--partition", help="Partition.")
+@click.option("--constraint", help="Node features.")
+@click.option("--python", metavar="PATH", help="The interpreter on the nodes (default: this one).")
+@click.option("--name", help="Name of the study; runs of the same name are one study.")
+@click.option(
+    "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
+)
+@click.option("--again", is_flag=True, help="Run what is complete once more.")
+@click.option("--dry-run", is_flag=True, help="Print the exact scripts; submit nothing.")
+@click.option("--wait", is_flag=True, help="Stay until every run has ended, and show the progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def command(study_file: str | None, **flags: Any) -> int:
+    """Plan STUDY (a TOML file, see `hpcpar list jobs`, or the flags) and submit it.
+
+    Flags override the file. What is complete or under way is not submitted again, so a study can be extended: more
+    nodes, more repeats.
+    """
+    from hpcpar.control import submit
+    from hpcpar.control.plan import study_problems
+    from hpcpar.runs import runs_root
+
+    study, where = _study(study_file, flags)
+    try:
+        profile, profile_path = _profile(study, where)
+    except InputError as error:  # a person who mistyped two names wants to hear of both
+        raise InputError([*error.problems, *study_problems(study, where)]) from error
+    request = submit.Request(
+        study=study,
+        profile=profile,
+        where=where,
+        root=runs_root(flags["runs_dir"], profile.runs_root),
+        version=_version(),
+        again=flags["again"],
+    )
+    prepared = submit.prepare(request)
+    for problem in prepared.plan.warnings:
+        warn(str(problem))
+    for text in prepared.trouble:
+        warn(text)
+    if flags["dry_run"]:
+        return _show(prepared, profile_path, as_json=flags["as_json"])
+    job_ids = submit.submit(prepared)
+    return _answer(prepared, job_ids, flags)
+
+
+def _version() -> str:
+    import hpcpar
+
+    return str(hpcpar.__version__)
+
+
+def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
+    data: dict[str, Any] = {}
+    where = "flags"
+    if study_file is not None:
+        path = assets.find("jobs", study_file)
+        data, where = read_toml(path), _short(path)
+        data.setdefault("name", path.stem)
+    problems = find_problems(Study, data, where) if data else []
+    pairs = {key: _pairs(flags[key], f"--{key}", problems) for key in ("workload_options", "strategy_options")}
+    data = {**data, **{key: flags[key] for key in _STUDY_FLAGS if flags[key] is not None}}
+    if pairs["workload_options"]:
+        data["workload_options"] = _merged(data.get("workload_options", {}), nested(pairs["workload_options"]))
+    if flags["nodes"]:
+        data["nodes"] = list(flags["nodes"])
+    _apply_strategies(data, flags, nested(pairs["strategy_options"]))
+    if flags["name"]:
+        data["name"] = flags["name"]
+    data.setdefault("name", f"{data.get('workload', Study().workload)}-{data.get('scaling', 'strong')}")
+    problems += [p for p in find_problems(Study, data, where) if p not in problems]
+    if problems:
+        raise InputError(problems)
+    return decode(Study, data, where), where
+
+
+def _apply_strategies(data: dict[str, Any], flags: dict[str, Any], options: dict[str, Any]) -> None:
+    """Let --strategy, --mesh and --option override the file's strategies."""
+    names = [name for given in flags["strategies"] for name in given.split(",") if name]
+    if names:
+        data["strategies"] = names
+    if not flags["mesh"] and not options:
+        return
+    chosen = data.get("strategies", list(Study().strategies))
+    tables = [dict(one) if isinstance(one, dict) else {"name": one} for one in chosen]
+    for table in tables:
+        if flags["mesh"]:
+            table["mesh"] = flags["mesh"]
+        if options:
+            table["options"] = _merged(table.get("options", {}), options)
+    data["strategies"] = tables
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _pairs(given: tuple[str, ...], flag: str, problems: list[Problem]) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            problems.append(Problem(flag, f"'{text}' is not KEY=VALUE"))
+        else:
+            pairs[key] = value
+    return pairs
+
+
+def _profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
+    if not study.cluster:
+        known = ", ".join(assets.available("clusters"))
+        raise InputError(Problem(f"{where}: cluster", "is not given", f"--cluster NAME, one of: {known}"))
+    path = assets.find("clusters", study.cluster)
+    return decode(ClusterProfile, read_toml(path), str(path)), path
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def _show(prepared: Any, profile_path: Path, *, as_json: bool) -> int:
+    """Print what would be submitted: the scripts to stdout, which files won to stderr."""
+    if as_json:
+        from hpcpar.cli.output import print_json
+
+        print_json(
+            {
+                "profile": str(profile_path),
+                "study_folder": str(prepared.study.path),
+                "skipped": prepared.skipped,
+                "warnings": [str(problem) for problem in prepared.plan.warnings],
+                "batches": [
+                    {
+                        "script": batch.script.text,
+                        "template": batch.script.template,
+                        "runs": [run.spec for run in batch.runs],
+                    }
+                    for batch in prepared.batches
+                ],
+            }
+        )
+        return 0
+    click.echo(f"cluster profile: {profile_path}", err=True)
+    for template in dict.fromkeys(batch.script.template for batch in prepared.batches):
+        click.echo(f"job template:    {template}", err=True)
+    click.echo(f"runs folder:     {prepared.study.path}", err=True)
+    click.echo(_summary(prepared, "would be submitted"), err=True)
+    for i, batch in enumerate(prepared.batches, 1):
+        if len(prepared.batches) > 1:
+            click.echo(f"# ======== batch {i} of {len(prepared.batches)}: {batch.folder.script_path}")
+        click.echo(batch.script.text, nl=False)
+    return 0
+
+
+def _summary(prepared: Any, verb: str) -> str:
+    runs = sum(len(batch.runs) for batch in prepared.batches)
+    arrays = len(prepared.batches)
+    text = f"{runs} run{'s' * (runs != 1)} in {arrays} batch{'es' * (arrays != 1)} {verb}"
+    left_out = ", ".join(f"{count} {state}" for state, count in prepared.skipped.items())
+    hint = " (--again runs what is done once more)" if "done" in prepared.skipped else ""
+    return text + (f"; left out: {left_out}{hint}" if left_out else "")
+
+
+def _answer(prepared: Any, job_ids: list[str], flags: dict[str, Any]) -> int:
+    if flags["as_json"] and not flags["wait"]:
+        from hpcpar.cli.output import print_json
+
+        print_json({"study_folder": str(prepared.study.path), "jobs": job_ids, "skipped": prepared.skipped})
+        return 0
+    click.echo(_summary(prepared, "submitted"), err=True)
+    for job_id, batch in zip(job_ids, prepared.batches, strict=True):
+        click.echo(f"  {job_id}: {len(batch.runs)} x {_shape(batch.runs[0].resources)}", err=True)
+    if flags["wait"]:
+        from hpcpar.cli.status import wait_for
+
+        return wait_for([prepared.study], as_json=flags["as_json"])
+    click.echo(f"next: hpcpar status {_short(prepared.study.path)}", err=True)
+    return 0
+
+
+def _shape(resources: Any) -> str:
+    return f"{resources.nodes} node{'s' * (resources.nodes > 1)} x {resources.ranks_per_node} ranks"

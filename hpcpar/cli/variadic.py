@@ -1,0 +1,42 @@
+"""A click command whose options may take several words: `--nodes 1 2 4`. click itself wants the flag each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+
+class VariadicCommand(click.Command):
+    """`variadic` maps a flag to the test for the words that it may take after the first.
+
+    Words that fail the test end the list, so that a study's file may follow: `--strategy ddp pp jobs/study.toml`.
+    """
+
+    def __init__(self, *args: Any, variadic: Mapping[str, Callable[[str], bool]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._variadic = variadic
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the flag before each further word, then let click parse."""
+        return super().parse_args(ctx, self._spelled_out(args))
+
+    def _spelled_out(self, args: list[str]) -> list[str]:
+        spelled: list[str] = []
+        flag, taken = "", 0
+        for i, word in enumerate(args):
+            if word == "--":
+                return [*spelled, *args[i:]]
+            if word in self._variadic:
+                flag, taken = word, 0
+            elif flag and word.startswith("-"):
+                flag = ""
+            elif flag:
+                taken += 1
+                if taken > 1 and self._variadic[flag](word):
+                    spelled.append(flag)
+                elif taken > 1:
+                    flag = ""
+            spelled.append(word)
+        return spelled

@@ -1,0 +1,56 @@
+"""What a cluster allows, as its profile says it: nodes, CPUs, GPUs, memory, wall time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hpcpar.errors import Problem, nearest
+from hpcpar.spec import ClusterProfile, NodeType, Resources
+from hpcpar.units import parse_memory, slurm_time
+
+
+def limit_problems(resources: Resources, profile: ClusterProfile, node_type: NodeType, where: str) -> Iterator[Problem]:
+    """Yield every limit that these resources break."""
+    label = f"{where}: {resources.nodes} node{'s' * (resources.nodes > 1)} of {profile.name}"
+    if node_type.num_nodes and resources.nodes > node_type.num_nodes:
+        yield Problem(label, f"there are only {node_type.num_nodes} of this kind")
+    yield from _memory_problems(resources, node_type, label)
+    yield from _rank_problems(resources, node_type, label)
+    yield from _qos_problems(resources, profile, label)
+
+
+def _memory_problems(resources: Resources, node_type: NodeType, label: str) -> Iterator[Problem]:
+    if resources.memory in ("", "0"):
+        return
+    if node_type.request_memory == "never":
+        yield Problem(label, "memory must not be asked for on this cluster", "leave --memory out")
+    elif node_type.memory and parse_memory(resources.memory) > parse_memory(node_type.memory):
+        yield Problem(label, f"{resources.memory} of memory a node is more than the {node_type.memory} that it has")
+
+
+def _rank_problems(resources: Resources, node_type: NodeType, label: str) -> Iterator[Problem]:
+    cpus = resources.ranks_per_node * resources.cpus_per_rank
+    if node_type.usable_cpus and cpus > node_type.usable_cpus:
+        what = f"{resources.ranks_per_node} ranks x {resources.cpus_per_rank} CPUs is {cpus}, a node has"
+        yield Problem(label, f"{what} {node_type.usable_cpus} usable", "lower --ranks-per-node or --cpus-per-rank")
+    if node_type.gpus_per_node and resources.ranks_per_node > node_type.gpus_per_node:
+        what = f"{resources.ranks_per_node} ranks a node, but {node_type.gpus_per_node} GPUs"
+        yield Problem(label, what, f"one rank drives one GPU: --ranks-per-node {node_type.gpus_per_node} or less")
+
+
+def _qos_problems(resources: Resources, profile: ClusterProfile, label: str) -> Iterator[Problem]:
+    if not resources.qos or not profile.qos:
+        return
+    if resources.qos not in profile.qos:
+        yield Problem(label, f"unknown QOS '{resources.qos}'", nearest(resources.qos, profile.qos))
+        return
+    qos = profile.qos[resources.qos]
+    largest = qos.max_nodes()
+    if (largest is not None and resources.nodes > largest) or resources.nodes < qos.min_nodes:
+        what = f"QOS {resources.qos} takes jobs of {qos.min_nodes} to {largest or 'any number of'} nodes"
+        yield Problem(label, what, f"another --qos: one of {', '.join(sorted(profile.qos))}")
+        return
+    limit = qos.max_time_s(resources.nodes)
+    if limit is not None and resources.time_s > limit:
+        what = f"{slurm_time(resources.time_s)} is longer than QOS {resources.qos} allows ({slurm_time(limit)})"
+        yield Problem(label, what, f"--time {slurm_time(limit)} or less, or another --qos")

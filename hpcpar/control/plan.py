@@ -1,0 +1,308 @@
+"""Turn a study and a cluster profile into runs, or into the list of everything that is wrong with them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hpcpar import registry
+from hpcpar.control.batch_sizes import BatchSizes, split_batch
+from hpcpar.control.limits import limit_problems
+from hpcpar.decode import find_problems
+from hpcpar.errors import HpcparError, InputError, Problem, nearest
+from hpcpar.registry import Declaration, Strategy, Workload, World
+from hpcpar.spec import ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
+from hpcpar.units import parse_duration
+
+
+class PlannedRun(NamedTuple):
+    """A run and what it asks of the scheduler."""
+
+    spec: RunSpec
+    resources: Resources
+
+
+class Plan(NamedTuple):
+    """All runs of a study in their order of execution, and what the user should know."""
+
+    runs: tuple[PlannedRun, ...]
+    warnings: tuple[Problem, ...]
+
+
+class _Chosen(NamedTuple):
+    """A strategy of the study, found and its options decoded."""
+
+    choice: StrategyChoice
+    strategy: Strategy
+    options: Any
+
+
+class _Study(NamedTuple):
+    """The study with every name in it resolved."""
+
+    study: Study
+    where: str
+    workload: Workload
+    workload_options: Any
+    declared: Declaration
+    strategies: list[_Chosen]
+
+
+class _Place(NamedTuple):
+    """Where it runs."""
+
+    profile: ClusterProfile
+    node_type_name: str
+    node_type: NodeType
+
+
+class _Cell(NamedTuple):
+    """One point of the grid, without its repeats."""
+
+    chosen: _Chosen
+    mesh: Mesh
+    resources: Resources
+    sizes: BatchSizes
+
+
+def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Plan:
+    """Plan every run of `study` on `profile`.
+
+    Args:
+        study: what to run.
+        profile: where to run it.
+        where: the study's file, or "flags"; stands in messages.
+        version: the version of hpcpar, noted in each run.
+
+    Raises:
+        InputError: with every problem that was found; nothing is planned then.
+    """
+    problems: list[Problem] = []
+    place = _place(study, profile, where, problems)
+    resolved = _resolve(study, where, problems)
+    if place is None or resolved is None:
+        raise InputError(problems)
+    cells = [cell for cell in _cells(resolved, place, problems)]
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    return Plan(tuple(_runs(resolved, place, cells, version)), tuple(_warnings(study, profile)))
+
+
+def study_problems(study: Study, where: str) -> list[Problem]:
+    """List what is wrong with a study whatever the cluster: names and options of workload and strategies."""
+    problems: list[Problem] = []
+    _resolve(study, where, problems)
+    return problems
+
+
+# ---------------------------------------------------------------- names
+
+
+def _place(study: Study, profile: ClusterProfile, where: str, problems: list[Problem]) -> _Place | None:
+    if profile.scheduler == "pbs":
+        what = "is scheduled by PBS"
+        problems.append(Problem(f"cluster {profile.name}", what, "hpcpar submits to Slurm and to this machine only"))
+    name = study.node_type or profile.default_node_type
+    if name not in profile.node_types:
+        hint = nearest(name, profile.node_types)
+        problems.append(Problem(f"{where}: node_type '{name}'", f"cluster {profile.name} has no such nodes", hint))
+        return None
+    return _Place(profile, name, profile.node_types[name])
+
+
+def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None:
+    before = len(problems)
+    strategies = list(_strategies(study, where, problems))
+    workload, options = _workload(study, where, problems)
+    if workload is None or options is None:
+        return None
+    declared = workload.declare(options)
+    problems += workload.check(options)
+    problems += _kind_problems(strategies, study.workload, declared)
+    return None if len(problems) > before else _Study(study, where, workload, options, declared, strategies)
+
+
+def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Workload | None, Any]:
+    try:
+        workload = registry.get_workload(study.workload)
+    except InputError as error:
+        problems += error.problems
+        return None, None
+    found = find_problems(workload.Options, study.workload_options, f"{where}: workload {study.workload}")
+    problems += found
+    return workload, None if found else msgspec.convert(study.workload_options, workload.Options)
+
+
+def _strategies(study: Study, where: str, problems: list[Problem]) -> Iterator[_Chosen]:
+    for choice in study.choices():
+        try:
+            strategy = registry.get_strategy(choice.name)
+        except InputError as error:
+            problems += error.problems
+            continue
+        label = f"{where}: strategy {choice.name}"
+        given = dict(choice.options)
+        if choice.mesh:
+            if "mesh" not in strategy.Options.__struct_fields__:
+                problems.append(Problem(label, "takes no mesh", "use strategy 'hybrid' to choose the mesh"))
+                continue
+            given["mesh"] = choice.mesh
+        found = find_problems(strategy.Options, given, label)
+        problems += found
+        if not found:
+            yield _Chosen(choice, strategy, msgspec.convert(given, strategy.Options))
+
+
+def _kind_problems(strategies: list[_Chosen], workload: str, declared: Declaration) -> Iterator[Problem]:
+    for choice, strategy, _ in strategies:
+        if declared.kind not in strategy.kinds:
+            what = f"cannot run workload {workload} (it is of the kind '{declared.kind}')"
+            able = ", ".join(_strategies_for(declared.kind))
+            yield Problem(f"strategy {choice.name}", what, f"strategies that can: {able}")
+
+
+def _strategies_for(kind: str) -> list[str]:
+    able = []
+    for name in registry.names("strategy"):
+        try:
+            if kind in registry.get_strategy(name).kinds:
+                able.append(name)
+        except (HpcparError, ImportError):  # a plug-in that does not load is not an alternative
+            continue
+    return able
+
+
+# ---------------------------------------------------------------- the grid
+
+
+def _cells(resolved: _Study, place: _Place, problems: list[Problem]) -> Iterator[_Cell]:
+    """Yield every strategy at every size that can be laid out; say of the others why not."""
+    limits_checked: set[Resources] = set()
+    for chosen in resolved.strategies:
+        for nodes in chosen.choice.nodes or resolved.study.nodes:
+            resources = _resources(resolved.study, place, nodes)
+            if resources not in limits_checked:
+                limits_checked.add(resources)
+                problems += limit_problems(resources, place.profile, place.node_type, resolved.where)
+            found = _cell(resolved, chosen, resources)
+            if isinstance(found, Problem):
+                problems.append(found)
+            else:
+                yield found
+
+
+def _cell(resolved: _Study, chosen: _Chosen, resources: Resources) -> _Cell | Problem:
+    nodes, ranks = resources.nodes, resources.ranks_per_node
+    label = f"{resolved.where}: strategy {chosen.choice.name} on {nodes} node{'s' * (nodes > 1)} x {ranks} ranks"
+    try:
+        mesh = chosen.strategy.layout(World(nodes, ranks), chosen.options)
+    except ValueError as error:
+        return Problem(label, str(error))
+    units = resolved.declared.num_units
+    if mesh.pp > units:
+        what = f"a pipeline of {mesh.pp} stages is deeper than the model's {units} units"
+        return Problem(label, what, f"choose pp of {units} or less, or a deeper model")
+    global_batch = _global_batch(resolved, ranks, mesh.world_size, label)
+    if isinstance(global_batch, Problem):
+        return global_batch
+    sizes = split_batch(global_batch, resolved.study.micro_batch, mesh, label)
+    return sizes if isinstance(sizes, Problem) else _Cell(chosen, mesh, resources, sizes)
+
+
+def _global_batch(resolved: _Study, ranks_per_node: int, world_size: int, label: str) -> int | Problem:
+    """Return the global batch: fixed, or (weak scaling) fixed over the ranks of the study's smallest size."""
+    study = resolved.study
+    global_batch = study.global_batch or resolved.declared.global_batch
+    if study.scaling == "strong":
+        return global_batch
+    smallest = min(n for choice in study.choices() for n in choice.nodes or study.nodes) * ranks_per_node
+    if global_batch * world_size % smallest:
+        what = f"weak scaling: a batch of {global_batch} does not divide over the smallest size's {smallest} ranks"
+        return Problem(label, what, f"choose a global batch that is a multiple of {smallest}")
+    return global_batch * world_size // smallest
+
+
+def _resources(study: Study, place: _Place, nodes: int) -> Resources:
+    node_type = place.node_type
+    ranks_per_node = study.ranks_per_node or node_type.ranks_per_node
+    account = study.account or place.profile.account
+    if account and node_type.account_suffix and not account.endswith(node_type.account_suffix):
+        account += node_type.account_suffix
+    gpus = node_type.gpus_per_node if node_type.whole_nodes else min(ranks_per_node, node_type.gpus_per_node)
+    return Resources(
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        cpus_per_rank=study.cpus_per_rank or node_type.cpus_per_rank,
+        time_s=parse_duration(study.time or place.profile.default_time),
+        gpus_per_node=gpus,
+        memory="0" if node_type.request_memory == "whole-node" else study.memory,
+        account=account,
+        qos=study.qos or node_type.qos,
+        partition=study.partition or node_type.partition,
+        constraint=study.constraint or node_type.constraint,
+    )
+
+
+# ---------------------------------------------------------------- runs
+
+
+def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str) -> Iterator[PlannedRun]:
+    study, declared = resolved.study, resolved.declared
+    order = 0
+    # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
+    for repeat in range(1, study.repeats + 1):
+        for cell in cells:
+            identity = _identity(resolved, place, cell, repeat)
+            spec = RunSpec(
+                key=identity.key(),
+                study=study.name,
+                identity=identity,
+                scaling=study.scaling,
+                warmup_steps=min(study.warmup_steps, identity.steps // 2),
+                gpus_per_node=cell.resources.gpus_per_node,
+                device_order=place.node_type.device_order,
+                host_suffix=place.profile.host_suffix,
+                socket_interface=place.profile.socket_interface,
+                sample_unit=declared.sample_unit,
+                tokens_per_sample=declared.tokens_per_sample,
+                uses_cpu=declared.uses_cpu,
+                time_s=cell.resources.time_s,
+                code=version,
+                order=order,
+            )
+            order += 1
+            yield PlannedRun(spec, cell.resources)
+
+
+def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Identity:
+    study = resolved.study
+    return Identity(
+        cluster=place.profile.name,
+        node_type=place.node_type_name,
+        workload=study.workload,
+        workload_options=msgspec.to_builtins(resolved.workload_options),
+        strategy=cell.chosen.choice.name,
+        strategy_options=msgspec.to_builtins(cell.chosen.options),
+        mesh=cell.mesh,
+        nodes=cell.resources.nodes,
+        ranks_per_node=cell.resources.ranks_per_node,
+        cpus_per_rank=cell.resources.cpus_per_rank,
+        micro_batch=cell.sizes.micro_batch,
+        grad_accum=cell.sizes.grad_accum,
+        global_batch=cell.sizes.global_batch,
+        steps=study.steps or resolved.declared.steps,
+        seed=study.seed,
+        repeat=repeat,
+    )
+
+
+def _warnings(study: Study, profile: ClusterProfile) -> Iterator[Problem]:
+    if profile.account_required and not (study.account or profile.account):
+        what = "needs an account to charge, and none is given"
+        fix = "name it with --account, or put `account` into your own copy of the profile"
+        yield Problem(f"cluster {profile.name}", what, fix)
+    if study.repeats < 3:
+        what = f"{study.repeats} repeat{'s' * (study.repeats > 1)}: the interval of a result needs at least 3"
+        yield Problem("repeats", what)

@@ -1,0 +1,284 @@
+"""Bring what the run folders know and what the scheduler knows together, and keep what the scheduler will forget.
+
+Three things happen here, all of them safe to repeat and safe to be killed in:
+adopt   a submission whose answer was lost (submit was killed) is found again by its tag and noted in its runs;
+ask     one squeue for all jobs, one sacct for each 200 array ids that left the queue, none when every run has ended;
+settle  a final word of the scheduler is written into the run's submission.jsonl.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from hpcpar import records
+from hpcpar.control import local_queue, slurm
+from hpcpar.control.pending import in_words
+from hpcpar.control.render import job_name
+from hpcpar.errors import NoSchedulerError, SchedulerError
+from hpcpar.outcome import Live
+from hpcpar.runs import Batch, BatchFolder, BatchLine, RunFolder, StudyFolder
+from hpcpar.spec import Submission
+
+IN_FLIGHT_S = 60.0
+"""So long a submission without an answer may still be on its way to the scheduler."""
+ACCOUNTING_LAG_S = 30.0
+"""So long sacct may know nothing of a job that has left the queue."""
+_ENDING = frozenset({"COMPLETING", "STAGE_OUT"})
+_WAITING = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+)
+_UNFINISHED = frozenset({"", "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING"})
+
+
+class Knowledge(NamedTuple):
+    """What was learnt: the present state of runs that have not ended, and what stood in the way of learning more."""
+
+    live: dict[Path, Live]
+    trouble: list[str]
+
+
+class _Open(NamedTuple):
+    """A run that has not ended, and its latest submission."""
+
+    run: RunFolder
+    submission: Submission
+
+    @property
+    def job(self) -> str:
+        return self.submission.job_id.partition("_")[0]
+
+    @property
+    def task(self) -> int | None:
+        task = self.submission.job_id.partition("_")[2]
+        return int(task) if task.isdigit() else None
+
+
+def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
+    """Adopt, ask and settle for all runs of these studies; see the module."""
+    studies = list(studies)
+    lost = [batch for study in studies for batch in _note_accepted(study)]
+    open_runs = [found for study in studies for run in study.runs() if (found := _open(run)) is not None]
+    live: dict[Path, Live] = {}
+    trouble: list[str] = []
+    _local(open_runs, lost, live)
+    on_slurm = [one for one in open_runs if one.submission.scheduler == "slurm"]
+    lost_slurm = [batch for batch in lost if _intent(batch).scheduler == "slurm"]
+    if on_slurm or lost_slurm:
+        try:
+            _slurm(on_slurm, lost_slurm, live, trouble)
+        except (SchedulerError, NoSchedulerError) as error:
+            trouble.append(f"the scheduler could not be asked: {error}")
+    return Knowledge(live, trouble)
+
+
+def _open(run: RunFolder) -> _Open | None:
+    if run.record_path.is_file():
+        return None
+    submissions = run.submissions()
+    submitted = next((line for line in reversed(submissions) if line.kind == "submitted"), None)
+    if submitted is None or any(s.kind == "ended" and s.job_id == submitted.job_id for s in submissions):
+        return None
+    return _Open(run, submitted)
+
+
+# ---------------------------------------------------------------- adopt
+
+
+def _note_accepted(study: StudyFolder) -> list[BatchFolder]:
+    """Give every run of an accepted batch its submission line; return the batches whose answer is missing."""
+    lost = []
+    for folder in study.batches():
+        batch = folder.read()
+        if batch.accepted is not None:
+            note_submission(folder, batch)
+        elif batch.intent is not None and batch.refused is None:
+            lost.append(folder)
+    return lost
+
+
+def note_submission(folder: BatchFolder, batch: Batch) -> None:
+    """Write the submission line of every run of an accepted batch that has none yet."""
+    accepted = batch.accepted
+    assert accepted is not None
+    for index, name in batch.runs.items():
+        run = folder.study.run(name)
+        if not run.path.is_dir() or any(line.batch == folder.key for line in run.submissions()):
+            continue
+        if accepted.scheduler == "local":
+            job_id = local_queue.job_id_of(folder.key, index, len(batch.runs))
+        else:
+            job_id = f"{accepted.job_id}_{index}" if len(batch.runs) > 1 else accepted.job_id
+        line = Submission(
+            time=accepted.time,
+            batch=folder.key,
+            scheduler=accepted.scheduler,
+            job_id=job_id,
+            script_sha256=accepted.script_sha256,
+        )
+        records.append(run.submission_path, line)
+
+
+def _intent(folder: BatchFolder) -> BatchLine:
+    intent = folder.read().intent
+    assert intent is not None
+    return intent
+
+
+def _adopt(folder: BatchFolder, job_id: str) -> None:
+    intent = _intent(folder)
+    folder.journal(
+        BatchLine(
+            kind="accepted",
+            time=intent.time,
+            scheduler=intent.scheduler,
+            job_id=job_id,
+            script_sha256=intent.script_sha256,
+        )
+    )
+    note_submission(folder, folder.read())
+
+
+def _give_up(folder: BatchFolder) -> None:
+    """Say of a submission that it never reached the scheduler, once it cannot be on its way any more."""
+    intent = _intent(folder)
+    alive = intent.host == socket.gethostname() and Path(f"/proc/{intent.pid}").exists() and intent.pid != os.getpid()
+    if not alive and (time.time() - intent.time > IN_FLIGHT_S or intent.scheduler == "local"):
+        folder.journal(BatchLine(kind="refused", time=time.time(), error="it never reached the scheduler"))
+
+
+# ---------------------------------------------------------------- local
+
+
+def _local(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Live]) -> None:
+    for folder in lost:
+        if _intent(folder).scheduler != "local":
+            continue
+        if local_queue.holds(folder) or _attempt_of(folder, {local_queue.job_id_of(folder.key, 0, 2)}):
+            _adopt(folder, local_queue.job_id_of(folder.key, 0, 1))
+        else:
+            _give_up(folder)
+    mine = [one for one in open_runs if one.submission.scheduler == "local"]
+    if mine:
+        states = local_queue.live_states()
+        live.update({one.run.path: states.get(one.submission.job_id, Live("gone")) for one in mine})
+
+
+def _attempt_of(folder: BatchFolder, job_ids: set[str]) -> bool:
+    runs = folder.read().runs.values()
+    return any(a.rpartition(".")[0] in job_ids for name in runs for a in folder.study.run(name).attempts())
+
+
+# ---------------------------------------------------------------- slurm
+
+
+def _slurm(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Live], trouble: list[str]) -> None:
+    queue = slurm.squeue()
+    _find_lost(lost, queue, trouble)
+    by_task = {(row.job, task): row for row in queue for task in (row.tasks or {None})}
+    left = []
+    for one in open_runs:
+        row = by_task.get((one.job, one.task))
+        if row is None:
+            left.append(one)
+        else:
+            live[one.run.path] = _from_queue(row)
+    if left:
+        _ask_accounting(left, live, trouble)
+
+
+def _find_lost(lost: list[BatchFolder], queue: list[slurm.QueueRow], trouble: list[str]) -> None:
+    """Find submissions without an answer by their tag: in the queue, in their own runs' events, in the accounting."""
+    names = {job_name(folder.study.name, folder.key): folder for folder in lost}
+    for row in queue:
+        if row.name in names:
+            _adopt(names.pop(row.name), row.job)
+    for name, folder in list(names.items()):
+        job_id = _job_that_ran(folder)
+        if job_id:
+            _adopt(names.pop(name), job_id)
+    if not names:
+        return
+    oldest = min(_intent(folder).time for folder in names.values())
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(oldest - 120))
+    try:
+        for row in slurm.sacct_by_name(sorted(names), since):
+            if row.name in names:
+                _adopt(names.pop(row.name), row.job)
+    except SchedulerError as error:
+        trouble.append(f"accounting does not answer: {error.stderr or error}")
+    for folder in names.values():
+        _give_up(folder)
+
+
+def _job_that_ran(folder: BatchFolder) -> str:
+    """Return the job id under which a run of this batch wrote events, where no known submission explains them."""
+    for name in folder.read().runs.values():
+        run = folder.study.run(name)
+        known = {line.job_id for line in run.submissions()}
+        for attempt in run.attempts():
+            job_id = attempt.rpartition(".")[0]
+            if job_id not in known and not job_id.startswith(local_queue.JOB_PREFIX):
+                return job_id.partition("_")[0]
+    return ""
+
+
+def _from_queue(row: slurm.QueueRow) -> Live:
+    if row.state in _ENDING:
+        return Live("ending", nodes=row.nodes)
+    if row.state in _WAITING:
+        return Live("queued", reason=in_words(row.reason))
+    return Live("running", elapsed_s=slurm.elapsed_s(row.elapsed), nodes=row.nodes)
+
+
+def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str]) -> None:
+    """Ask sacct for what has left the queue; write down what is final."""
+    accounting = True
+    rows: list[slurm.AccountingRow] = []
+    try:
+        rows = slurm.sacct([one.job for one in left])
+    except (SchedulerError, NoSchedulerError) as error:
+        accounting = False
+        trouble.append(f"accounting does not answer, the runs' own records speak for them: {error}")
+    by_task = {(found.job, task): found for found in rows for task in (found.tasks or {None})}
+    for one in left:
+        row = by_task.get((one.job, one.task))
+        if row is not None and row.state not in _UNFINISHED:
+            _settle(one, row.state, row.exit_code, row.reason)
+        elif _last_sign(one) + ACCOUNTING_LAG_S < time.time():
+            if row is None:
+                reason = "" if accounting else "accounting is off"
+                _settle(one, "", "", reason)
+            live[one.run.path] = Live("gone")
+        else:
+            live[one.run.path] = Live("ending")
+
+
+def _last_sign(one: _Open) -> float:
+    """Return when the run or its submission last showed a sign of life."""
+    newest = one.submission.time
+    for attempt in one.run.attempts():
+        for path in (one.run.events_path(attempt), one.run.steps_path(attempt)):
+            try:
+                newest = max(newest, path.stat().st_mtime)
+            except OSError:
+                continue
+    return newest
+
+
+def _settle(one: _Open, state: str, exit_code: str, reason: str) -> None:
+    line = Submission(
+        kind="ended",
+        time=time.time(),
+        batch=one.submission.batch,
+        scheduler="slurm",
+        job_id=one.submission.job_id,
+        state=state,
+        exit_code=exit_code,
+        reason=reason,
+    )
+    records.append(one.run.submission_path, line)

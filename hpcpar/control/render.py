@@ -1,0 +1,248 @@
+"""RunSpecs, profile and template to the text of a job script. Pure: reads templates, writes nothing, asks nobody.
+
+Safe by construction: an expression of a template that did not pass a quoting filter is an error, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+from msgspec import Struct
+
+from hpcpar.assets import builtin_folder, search_path
+from hpcpar.control.safe import control_character, path_problems, value_problems, variable_problems, word_problems
+from hpcpar.errors import InputError, Problem
+from hpcpar.spec import ClusterProfile, NodeType, Resources
+from hpcpar.units import parse_memory, slurm_memory, slurm_time
+
+_PLAIN_DIRECTIVE = re.compile(r"[A-Za-z0-9._@+:,/=&|*!()\[\]%~^-]+", re.ASCII)
+
+
+class JobText(Struct, frozen=True, kw_only=True):
+    """What a template sees as `job`; as `cluster` it sees the ClusterProfile."""
+
+    batch: str
+    directives: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    run_names: tuple[str, ...]
+    study_folder: str
+    payload: str
+    python: str
+    srun_options: tuple[str, ...]
+    nodes: int
+    ranks_per_node: int
+    time_s: float
+
+
+class Script(NamedTuple):
+    """A rendered script and the template file that won."""
+
+    text: str
+    template: str
+
+
+def job_text(
+    *,
+    batch: str,
+    study: str,
+    run_names: tuple[str, ...],
+    batch_folder: Path,
+    payload: Path,
+    python: str,
+    resources: Resources,
+    profile: ClusterProfile,
+    node_type: NodeType,
+) -> JobText:
+    """Decide everything that a template prints."""
+    return JobText(
+        batch=batch,
+        directives=_directives(batch, study, len(run_names), batch_folder, resources, profile, node_type),
+        environment=_environment(resources, profile),
+        run_names=run_names,
+        study_folder=str(batch_folder.parent.parent),
+        payload=str(payload),
+        python=python,
+        srun_options=_srun_options(resources, profile, node_type),
+        nodes=resources.nodes,
+        ranks_per_node=resources.ranks_per_node,
+        time_s=resources.time_s,
+    )
+
+
+def job_name(study: str, batch: str) -> str:
+    """Return the tag under which the scheduler knows a batch; status finds lost jobs by it."""
+    return f"hpcpar-{study[:40]}-{batch}"
+
+
+def _directives(
+    batch: str,
+    study: str,
+    num_runs: int,
+    batch_folder: Path,
+    resources: Resources,
+    profile: ClusterProfile,
+    node_type: NodeType,
+) -> tuple[str, ...]:
+    array = num_runs > 1
+    log = str(batch_folder / "logs").replace("%", "%%") + ("/%A_%a.log" if array else "/%j.log")
+    options = {
+        "--job-name": job_name(study, batch),
+        "--comment": f"hpcpar:{batch}",
+        "--nodes": resources.nodes,
+        "--ntasks-per-node": resources.ranks_per_node,
+        "--cpus-per-task": resources.cpus_per_rank,
+        "--time": slurm_time(resources.time_s),
+        "--array": f"0-{num_runs - 1}" if array else "",
+        "--account": resources.account,
+        "--qos": resources.qos,
+        "--partition": resources.partition,
+        "--constraint": resources.constraint,
+        **_gpu_request(resources, node_type),
+        "--mem": _memory(resources.memory),
+        "--open-mode": "append",
+        "--output": log,
+    }
+    given = tuple(f"{option}={value}" for option, value in options.items() if value != "")
+    return (*given, "--requeue" if profile.requeue else "--no-requeue", *profile.directives)
+
+
+def _gpu_request(resources: Resources, node_type: NodeType) -> dict[str, Any]:
+    if not resources.gpus_per_node:
+        return {}
+    requests: dict[str, dict[str, Any]] = {
+        "gpus-per-node": {"--gpus-per-node": resources.gpus_per_node},
+        "gres": {"--gres": f"gpu:{resources.gpus_per_node}"},
+        "gpus-per-task": {"--gpus-per-task": 1},
+    }
+    return requests.get(node_type.gpu_request, {})
+
+
+def _memory(memory: str) -> str:
+    return memory if memory in ("", "0") else slurm_memory(parse_memory(memory))
+
+
+def _environment(resources: Resources, profile: ClusterProfile) -> tuple[tuple[str, str], ...]:
+    variables = {
+        "OMP_NUM_THREADS": str(resources.cpus_per_rank),
+        "HPCPAR_CPUS_PER_RANK": str(resources.cpus_per_rank),
+        # A rank that is killed must not take what it printed with it.
+        "PYTHONUNBUFFERED": "1",
+        **profile.environment.set,
+    }
+    if resources.nodes > 1:
+        variables.update(profile.environment.multi_node)
+    return tuple(variables.items())
+
+
+def _srun_options(resources: Resources, profile: ClusterProfile, node_type: NodeType) -> tuple[str, ...]:
+    options = [
+        f"--nodes={resources.nodes}",
+        f"--ntasks={resources.nodes * resources.ranks_per_node}",
+        f"--ntasks-per-node={resources.ranks_per_node}",
+        f"--cpus-per-task={resources.cpus_per_rank}",
+        f"--kill-on-bad-exit={int(profile.kill_on_bad_exit)}",
+    ]
+    options += [f"--cpu-bind={profile.srun.cpu_bind}"] * bool(profile.srun.cpu_bind)
+    options += [f"--gpu-bind={node_type.gpu_bind}"] * bool(node_type.gpu_bind and resources.gpus_per_node)
+    options += [f"--network={profile.srun.network}"] * bool(profile.srun.network)
+    return (*options, *profile.srun.args)
+
+
+def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -> list[Problem]:
+    """List, by name, every value that must not reach a script."""
+    words = {name: getattr(resources, name) for name in ("account", "qos", "partition", "constraint")}
+    return [
+        *value_problems(profile, f"cluster {profile.name}"),
+        *value_problems(resources, "resources"),
+        *value_problems(job, "job"),
+        *word_problems(words),
+        *variable_problems(profile.environment.set, f"cluster {profile.name}: environment.set"),
+        *variable_problems(profile.environment.multi_node, f"cluster {profile.name}: environment.multi_node"),
+        *path_problems({"runs folder": job.study_folder, "python": job.python}),
+    ]
+
+
+def render(job: JobText, profile: ClusterProfile) -> Script:
+    """Print the script.
+
+    Raises:
+        InputError: the template is missing, does not parse, names something that there is not, or leaves a value unquoted.
+    """
+    environment = _environment_of_templates()
+    try:
+        template = environment.get_template(profile.template)
+        text = template.render(job=job, cluster=profile)
+    except jinja2.TemplateNotFound as error:
+        raise InputError(Problem(f"template '{error.name}'", "is not known", "see `hpcpar list templates`")) from error
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(Problem(f"{error.filename or error.name}:{error.lineno}", str(error.message))) from error
+    except (jinja2.TemplateError, _UnquotedError) as error:
+        raise InputError(Problem(f"template {_where(error, profile.template)}", str(error))) from error
+    return Script(text.rstrip("\n") + "\n", template.filename or profile.template)
+
+
+def _where(error: BaseException, template: str) -> str:
+    """Return file and line of the template in which a rendering error arose (Jinja rewrites tracebacks to them)."""
+    trace, place = error.__traceback__, template
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith(".j2"):
+            place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+class _UnquotedError(Exception):
+    """An expression of a template reached the script without a quoting filter."""
+
+
+def _environment_of_templates() -> jinja2.Environment:
+    builtin = jinja2.FileSystemLoader(str(builtin_folder("templates")))
+    own = jinja2.FileSystemLoader([str(folder) for folder in search_path("templates")])
+    loader = jinja2.ChoiceLoader([jinja2.PrefixLoader({"builtin": builtin}), own])
+    environment = jinja2.Environment(
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        # Escaped text is marked as such by the two filters; anything that is not marked is refused by `finalize`.
+        autoescape=True,
+        finalize=_refuse_unquoted,
+        keep_trailing_newline=True,
+    )
+    environment.filters = {"q": shell_quote, "directive": directive_quote, "length": len}
+    return environment
+
+
+def _refuse_unquoted(value: object) -> object:
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # StrictUndefined raises and names the variable
+    if not isinstance(value, Markup):
+        raise _UnquotedError(f"the value {ascii(value)} reaches the script unquoted: add `| q` (or `| directive`)")
+    return value
+
+
+def shell_quote(value: object) -> Markup:
+    """Quote a value for the shell (filter `q`)."""
+    text = _checked(value)
+    return Markup(shlex.quote(text))  # noqa: S704 - this is the quoting
+
+
+def directive_quote(value: object) -> Markup:
+    """Quote an option for a #SBATCH line (filter `directive`): Slurm knows double quotes and the backslash."""
+    text = _checked(value)
+    if _PLAIN_DIRECTIVE.fullmatch(text):
+        return Markup(text)  # noqa: S704
+    option, equals, rest = text.partition("=")
+    escaped = rest.replace("\\", "\\\\").replace('"', '\\"')
+    return Markup(f'{option}{equals}"{escaped}"')  # noqa: S704
+
+
+def _checked(value: object) -> str:
+    text = str(value)
+    found = control_character(text)
+    if found:
+        raise _UnquotedError(f"a value holds {found}: {ascii(text)}")
+    return text

@@ -1,0 +1,191 @@
+"""The only module that starts Slurm's commands. Argument lists, never shell lines; every call has a time limit."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from hpcpar.errors import NoSchedulerError, SchedulerError
+from hpcpar.units import parse_duration
+
+TIMEOUT_S = 30.0
+"""A controller that is down makes a client hang about 9 s before it says so; a slow one gets three times that."""
+IDS_A_CALL = 200
+"""Array ids in one sacct call: sites limit the length of a command line and the load of a query."""
+_SQUEUE_FIELDS = "%F|%K|%T|%M|%R|%j|%N"
+_SACCT_FIELDS = "JobID,State,ExitCode,ElapsedRaw,NodeList,JobName,Reason"
+
+
+class QueueRow(NamedTuple):
+    """A line of squeue. `tasks` is None for a job that is no array; else the indices that the line stands for."""
+
+    job: str
+    tasks: frozenset[int] | None
+    state: str
+    elapsed: str
+    reason: str
+    name: str
+    nodes: str
+
+
+class AccountingRow(NamedTuple):
+    """A line of sacct for a whole job (not a step)."""
+
+    job: str
+    tasks: frozenset[int] | None
+    state: str
+    exit_code: str
+    elapsed_s: float
+    nodes: str
+    name: str
+    reason: str
+
+
+def have(command: str) -> bool:
+    """Say whether a command is on PATH."""
+    return shutil.which(command) is not None
+
+
+def sbatch(script: str) -> str:
+    """Submit a script; return the job id.
+
+    Raises:
+        NoSchedulerError: there is no sbatch here.
+        SchedulerError: Slurm refused it or did not answer; in the latter case the job may exist all the same.
+    """
+    answer = _call(["sbatch", "--parsable", script])
+    job_id = answer.strip().splitlines()[-1].split(";")[0] if answer.strip() else ""
+    if not job_id.isdigit():
+        raise SchedulerError("sbatch", f"no job id in its answer: {answer.strip()[:200]!r}")
+    return job_id
+
+
+def squeue() -> list[QueueRow]:
+    """List all jobs of this user that wait or run: one call, whatever their number.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    return parse_squeue(_call(["squeue", "--noheader", f"--user={getpass.getuser()}", f"--format={_SQUEUE_FIELDS}"]))
+
+
+def sacct(job_ids: Sequence[str]) -> list[AccountingRow]:
+    """Ask the accounting for these jobs (array ids, without the task): one call for each 200.
+
+    Raises:
+        NoSchedulerError, SchedulerError: also when accounting is off.
+    """
+    rows: list[AccountingRow] = []
+    for chunk in _chunks(sorted(set(job_ids)), IDS_A_CALL):
+        rows += parse_sacct(_call([*_SACCT, f"--jobs={','.join(chunk)}"]))
+    return rows
+
+
+def sacct_by_name(names: Sequence[str], since: str) -> list[AccountingRow]:
+    """Look jobs up by name since a time (YYYY-MM-DDTHH:MM:SS): for submissions whose answer was lost."""
+    return parse_sacct(_call([*_SACCT, f"--name={','.join(names)}", f"--starttime={since}"]))
+
+
+_SACCT = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={_SACCT_FIELDS}"]
+
+
+def parse_squeue(text: str) -> list[QueueRow]:
+    """Parse squeue's answer; lines that make no sense are left out."""
+    rows = []
+    for line in text.splitlines():
+        parts = line.split("|")
+        # A job's name is ours, but the user's other jobs may have bars in theirs: count from both ends.
+        if len(parts) < 7 or not parts[0].strip().isdigit():
+            continue
+        job, tasks, state, elapsed, reason = (part.strip() for part in parts[:5])
+        name, nodes = "|".join(parts[5:-1]).strip(), parts[-1].strip()
+        rows.append(QueueRow(job, parse_tasks(tasks), state, elapsed, reason, name, nodes))
+    return rows
+
+
+def parse_sacct(text: str) -> list[AccountingRow]:
+    """Parse sacct's answer; lines that make no sense are left out."""
+    rows = []
+    for line in text.splitlines():
+        parts = line.split("|")
+        if len(parts) < 7:
+            continue
+        job_id, state, exit_code, elapsed, nodes = (part.strip() for part in parts[:5])
+        name, reason = "|".join(parts[5:-1]).strip(), parts[-1].strip()
+        job, _, task = job_id.partition("_")
+        if job.isdigit() and "." not in job_id:
+            words = state.split()  # "CANCELLED by 1000"
+            seconds = float(elapsed) if elapsed.isdigit() else 0.0
+            rows.append(
+                AccountingRow(
+                    job, parse_tasks(task), words[0] if words else "", exit_code, seconds, nodes, name, reason
+                )
+            )
+    return rows
+
+
+def parse_tasks(text: str) -> frozenset[int] | None:
+    """Parse "3", "[0-7,9%2]" or "N/A" into task indices; None where the job is no array."""
+    inside = text.strip().strip("[]").partition("%")[0]
+    indices: set[int] = set()
+    for part in inside.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip(), re.ASCII)
+        if not match:
+            continue
+        low, high, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+        if high - low <= 10_000_000 and step > 0:
+            indices.update(range(low, high + 1, step))
+    return frozenset(indices) if indices else None
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what an outer job left: SBATCH_* would override the script's directives."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "SLURM_CONF" or not name.startswith(("SBATCH_", "SLURM_", "SRUN_"))
+    }
+
+
+def _call(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=TIMEOUT_S,
+            env=clean_environment(),
+            text=True,
+            errors="replace",
+            # Ctrl-C must not tear an sbatch apart whose answer we need.
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise NoSchedulerError(command[0]) from error
+    except subprocess.TimeoutExpired as error:
+        raise SchedulerError(command[0], f"no answer within {TIMEOUT_S:.0f} s") from error
+    except OSError as error:
+        raise SchedulerError(command[0], error.strerror or str(error)) from error
+    if done.returncode != 0:
+        raise SchedulerError(command[0], done.stderr or done.stdout)
+    return done.stdout
+
+
+def _chunks(items: Iterable[str], size: int) -> Iterable[list[str]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def elapsed_s(text: str) -> float | None:
+    """Parse squeue's elapsed time; None where it is not one ("INVALID")."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        return None

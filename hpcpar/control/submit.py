@@ -1,0 +1,225 @@
+"""Submit a study: plan, leave out what is done or under way, render, write, hand over. A dry run stops before writing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from hpcpar.control import gate, local_queue
+from hpcpar.control.plan import Plan, PlannedRun, make_plan
+from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
+from hpcpar.control.render import Script, job_text, refuse_unsafe, render
+from hpcpar.errors import HpcparError, InputError, Problem, StorageError
+from hpcpar.outcome import decide
+from hpcpar.runs import BatchFolder, RunFolder, StudyFolder, remember_study
+from hpcpar.spec import ClusterProfile, Resources, Study
+from hpcpar.storage import make_folder
+
+_UNDER_WAY = ("submitted", "queued", "running")
+
+
+class Request(NamedTuple):
+    """What the user asked for, files read and flags merged."""
+
+    study: Study
+    profile: ClusterProfile
+    where: str
+    """The study's file, or "flags"; stands in messages."""
+    root: Path
+    version: str
+    again: bool = False
+
+    @property
+    def python(self) -> str:
+        """The interpreter on the nodes."""
+        return self.study.python or self.profile.python or sys.executable
+
+
+class PreparedBatch(NamedTuple):
+    """A batch that is ready to be written: its folder, its runs, its script."""
+
+    folder: BatchFolder
+    runs: tuple[PlannedRun, ...]
+    script: Script
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the script."""
+        return hashlib.sha256(self.script.text.encode()).hexdigest()
+
+
+class Prepared(NamedTuple):
+    """All that submit would do."""
+
+    request: Request
+    plan: Plan
+    study: StudyFolder
+    batches: tuple[PreparedBatch, ...]
+    skipped: dict[str, int]
+    """Runs left out, by state: done, queued, running."""
+    trouble: tuple[str, ...]
+
+
+def prepare(request: Request) -> Prepared:
+    """Decide what to submit and render it; writes nothing of its own.
+
+    Raises:
+        InputError: with every problem of the input at once.
+    """
+    plan = make_plan(request.study, request.profile, request.where, version=request.version)
+    study = StudyFolder(request.root / request.study.name)
+    knowledge = reconcile([study]) if study.path.is_dir() else Knowledge({}, [])
+    todo, skipped = _select(plan, study, knowledge, again=request.again)
+    ordinal = len(study.batches())
+    batches = tuple(_prepare_batch(request, study, group, ordinal) for group in _arrays(todo, request.profile))
+    return Prepared(request, plan, study, batches, skipped, tuple(knowledge.trouble))
+
+
+def submit(prepared: Prepared) -> list[str]:
+    """Write the run folders and batches and hand them to the scheduler; return the job ids.
+
+    Everything is on disk before the scheduler is asked for the first time; if it cannot be written, what was begun is
+    taken back and nothing is submitted.
+
+    Raises:
+        InputError: the gate found problems, or the folder cannot be written, or another submit is at work.
+        SchedulerError: the scheduler refused a batch; batches before it stand, its own runs stay planned.
+    """
+    request = prepared.request
+    gate.check(prepared.plan, request.profile, request.python)
+    if not prepared.batches:
+        return []
+    with _only_submit_of(prepared.study):
+        _refuse_in_flight(prepared)
+        _write_all(prepared)
+        remember_study(prepared.study)
+        return _hand_over(prepared)
+
+
+def _select(
+    plan: Plan, study: StudyFolder, knowledge: Knowledge, *, again: bool
+) -> tuple[list[PlannedRun], dict[str, int]]:
+    todo, skipped = [], Counter[str]()
+    for run in plan.runs:
+        folder = study.run(run.spec.run_name)
+        state = decide(folder, knowledge.live.get(folder.path)).state if folder.spec_path.is_file() else "planned"
+        if state in _UNDER_WAY or (state == "done" and not again):
+            skipped[state] += 1
+        else:
+            todo.append(run)
+    return todo, dict(skipped)
+
+
+def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[PlannedRun, ...]]:
+    """Group runs of one shape, split where the site's MaxArraySize demands it."""
+    groups: dict[Resources, list[PlannedRun]] = {}
+    for run in todo:
+        groups.setdefault(run.resources, []).append(run)
+    # MaxArraySize bounds the index: 1001 allows 0-1000.
+    size = profile.max_array_size
+    for runs in groups.values():
+        for start in range(0, len(runs), size):
+            yield tuple(runs[start : start + size])
+
+
+def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int) -> PreparedBatch:
+    # The key follows from what is submitted and from what was submitted before: a dry run shows the bytes that are sent.
+    names = tuple(run.spec.run_name for run in runs)
+    key = hashlib.sha256("\n".join([str(study.path), str(ordinal), *names]).encode("utf-8", "replace")).hexdigest()[:10]
+    folder = study.batch(key)
+    identity = runs[0].spec.identity
+    job = job_text(
+        batch=key,
+        study=request.study.name,
+        run_names=names,
+        batch_folder=folder.path,
+        payload=folder.payload_path,
+        python=request.python,
+        resources=runs[0].resources,
+        profile=request.profile,
+        node_type=request.profile.node_types[identity.node_type],
+    )
+    problems = refuse_unsafe(job, request.profile, runs[0].resources)
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    return PreparedBatch(folder, runs, render(job, request.profile))
+
+
+@contextlib.contextmanager
+def _only_submit_of(study: StudyFolder) -> Iterator[None]:
+    """Keep two submits of one study apart; where the file system has no locks, the batch folders still do."""
+    make_folder(study.path / "batches")
+    lock_path = study.path / "batches" / ".lock"
+    try:
+        lock = lock_path.open("ab")
+    except OSError as error:
+        raise StorageError(lock_path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            what = "another `hpcpar submit` of this study is at work"
+            raise InputError(Problem(str(study.path), what, "wait for it, then look at `hpcpar status`")) from error
+        except OSError:  # no locks on this file system
+            pass
+        yield
+
+
+def _refuse_in_flight(prepared: Prepared) -> None:
+    wanted = {run.spec.run_name for batch in prepared.batches for run in batch.runs}
+    for folder in prepared.study.batches():
+        batch = folder.read()
+        answered = batch.accepted is not None or batch.refused is not None
+        if batch.intent is not None and not answered and wanted & set(batch.runs.values()):
+            age = time.time() - batch.intent.time
+            what = f"a submission of these runs was interrupted {age:.0f} s ago and may still reach the scheduler"
+            raise InputError(Problem(str(folder.path), what, "run `hpcpar status` in a minute: it finds out"))
+
+
+def _write_all(prepared: Prepared) -> None:
+    made: list[Path] = []
+    try:
+        for batch in prepared.batches:
+            for run in batch.runs:
+                folder = RunFolder(prepared.study.path / run.spec.run_name)
+                if not folder.spec_path.is_file():
+                    if not folder.path.exists():
+                        made.append(folder.path)
+                    folder.write_spec(run.spec)
+            made.append(batch.folder.path)
+            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs])
+    except HpcparError:
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
+        for parent in (prepared.study.path / "batches", prepared.study.path):
+            if not any(p for p in _entries(parent) if p.name != ".lock"):
+                shutil.rmtree(parent, ignore_errors=True)
+        raise
+
+
+def _entries(path: Path) -> list[Path]:
+    return list(path.iterdir()) if path.is_dir() else []
+
+
+def _hand_over(prepared: Prepared) -> list[str]:
+    from hpcpar.control.executors import EXECUTORS  # submitit: 0.1 s that a dry run need not pay
+
+    begun = time.time()
+    job_ids = []
+    try:
+        for batch in prepared.batches:
+            executor = EXECUTORS[prepared.request.profile.scheduler](batch.folder, batch.sha256, begun)  # type: ignore[call-arg]
+            job_ids.append(executor.submit_runs([prepared.study.path / run.spec.run_name for run in batch.runs]))
+            note_submission(batch.folder, batch.folder.read())
+    finally:
+        if prepared.request.profile.scheduler == "local" and job_ids:
+            local_queue.start()
+    return job_ids
