@@ -123,37 +123,33 @@ def _explain(error: msgspec.ValidationError, kind: Any, value: Any) -> tuple[str
     if allowed and isinstance(value, str) and all(isinstance(choice, str) for choice in allowed):
         return f"'{value}' is not allowed", nearest(value, allowed)
     if allowed:
-        return f"{_shown(value)} is not allowed", "one of: " + ", ".join(str(choice) for choice in allowed)
+        newer = "a file of a newer hpcpar? " if isinstance(value, int) and isinstance(allowed[0], int) else ""
+        return f"{_shown(value)} is not allowed", f"{newer}one of: {', '.join(str(choice) for choice in allowed)}"
     if str in options and isinstance(value, date | time):
         return f"must be text, not {_kind(value)}", f'write it in quotes: "{value}"'
-    return _message(error), ""
+    return _message(error, value), ""
 
 
-def _message(error: msgspec.ValidationError) -> str:
+def _message(error: msgspec.ValidationError, value: Any) -> str:
     text, _, path = str(error).partition(" - at ")
-    for pattern, words in _PLAIN_WORDS:
-        text = pattern.sub(words, text)
+    if text.startswith("Expected "):  # msgspec's words; the checks of our structs are sentences already
+        text = "must be " + _TYPE_NAME.sub(lambda match: _TYPE_WORDS[match.group()], text.removeprefix("Expected "))
+        text = text.replace(" | null", "").replace(" | ", " or ").replace("`", "").replace(", got ", ", not ")
+        if isinstance(value, int | float) and ", not " not in text:
+            text += f", not {value}"
     inside = path.strip().strip("`").removeprefix("$")
     return f"{text} (at {inside})" if inside else text
 
 
-_PLAIN_WORDS = [
-    (re.compile(pattern), words)
-    for pattern, words in [
-        (r"^Expected ", "must be "),
-        (r", got ", ", not "),
-        (r"`int`", "a whole number"),
-        (r"`float`", "a number"),
-        (r"`str`", "text"),
-        (r"`bool`", "true or false"),
-        (r"`array`", "a list"),
-        (r"`object`", "a table"),
-        (r"`null`", "nothing"),
-        (r"`(datetime|date|time)`", r"a \1"),
-        (r" \| ", " or "),
-        (r"`", ""),
-    ]
-]
+_TYPE_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+_TYPE_NAME = re.compile(rf"\b({'|'.join(_TYPE_WORDS)})\b")
 
 
 def _kind(value: Any) -> str:

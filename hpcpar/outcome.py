@@ -1,8 +1,8 @@
 """What became of a run: one decision, used by status and collect alike.
 
-It merges what the run wrote about itself (record, events) with what the scheduler said (kept in submission.jsonl, because
-the scheduler forgets), and with what the scheduler says right now, where somebody asked. The run's own words come first:
-accounting lags, is off, or is purged.
+It merges what the run wrote about itself (record, events) with what the scheduler said (kept in submission.jsonl,
+because the scheduler forgets), and with what the scheduler says right now, where somebody asked. The run's own words
+come first: accounting lags, is off, or is purged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ SCHEDULER_CAUSES = {
 }
 """Slurm's final states that name a cause; COMPLETED and FAILED do not."""
 _SPECIFIC = frozenset({Cause.PYTHON_ERROR, Cause.DATA, Cause.OOM_DEVICE, Cause.OOM_HOST})
-"""What a rank says of itself with certainty. A lost connection or a signal is a consequence; the scheduler knows of what."""
+"""What a rank says of itself with certainty.
+
+A lost connection or a signal is a consequence; the scheduler knows of what.
+"""
 
 LOCAL_TIMEOUT_CODE = 124
 """Exit code of the local launcher when it ended the ranks at the time limit (the same as timeout(1))."""
@@ -50,7 +53,7 @@ class Live(NamedTuple):
     """What the scheduler says of a job right now."""
 
     state: str
-    """"queued", "running", "ending" (over, the nodes are being cleaned), or "gone" when the job is not known any more."""
+    """"queued", "running", "ending" (over, its nodes are being cleaned), or "gone" (the job is not known any more)."""
     reason: str = ""
     elapsed_s: float | None = None
     nodes: str = ""

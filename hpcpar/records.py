@@ -42,8 +42,8 @@ class Cause(enum.StrEnum):
 class Event(Struct, kw_only=True, omit_defaults=True):
     """One line of events.ATTEMPT.jsonl.
 
-    kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat (data.step),
-    error (data.cause, data.message, data.traceback), exit (data.cause; the worker's own last word),
+    kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat
+    (data.step), error (data.cause, data.message, data.traceback), exit (data.cause; the worker's own last word),
     script_exit (data.code; the job script's last word, written even when every rank was killed).
     """
 
@@ -152,8 +152,8 @@ def parse_lines(content: bytes, kind: type[R]) -> Reading:
     decoder = msgspec.json.Decoder(kind)
     records: list[Any] = []
     rejected = 0
-    for line in content.split(b"\n"):
-        line = line.strip(b"\0\r\t ")
+    for raw in content.split(b"\n"):
+        line = raw.strip(b"\0\r\t ")
         if not line:
             continue
         try:

@@ -1,8 +1,8 @@
 """Names of strategies and workloads to code, loaded on demand; and what the code behind a name must offer.
 
-The control wing reads a strategy's layout and a workload's declaration on the login node, the worker builds them in the
-job: both come through here, so that the wings need not import each other. What is loaded is light: torch, xgboost and the
-like are imported inside `build` and `load` only.
+The control wing reads a strategy's layout and a workload's declaration on the login node, the worker builds them in
+the job: both come through here, so that the wings need not import each other. What is loaded is light: torch, xgboost
+and the like are imported inside `build` and `load` only.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ class StepResult(NamedTuple):
     loss_sum: Any
     """Sum of the losses of this rank's share, or None on a rank that has none (an early pipeline stage)."""
     weight: float
-    """What it was summed over; 0 where there is no loss. The loss of the step is sum(loss_sum) / sum(weight) over ranks."""
+    """What it was summed over; 0 where there is no loss.
+
+    The loss of the step is sum(loss_sum) / sum(weight) over ranks.
+    """
     applied: bool
 
 

@@ -320,7 +320,8 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Identity(Struct, frozen=True, kw_only=True):
     """What a run *is*: two runs with the same identity compute the same thing on the same kind of machine.
 
-    Time limit, memory, account, paths, code version and predictions stand outside: they change nothing that is computed.
+    Time limit, memory, account, paths, code version and predictions stand outside: they change nothing that is
+    computed.
     """
 
     cluster: str

@@ -60,7 +60,7 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            os.rename(temporary, path)
+            Path(temporary).rename(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

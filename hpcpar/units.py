@@ -35,9 +35,9 @@ def parse_duration(text: str) -> float:
         return _clock_seconds(clock)
     parts = _DURATION_PARTS.findall(stripped) if _DURATION.fullmatch(stripped) else []
     if not parts:
-        raise ValueError(f"'{text}' is not a duration: write 90s, 30m, 1h30m, 2d or 00:30:00")
+        raise ValueError(f"'{_shortened(text)}' is not a duration: write 90s, 30m, 1h30m, 2d or 00:30:00")
     if len({_SECONDS[unit] for _, unit in parts}) < len(parts):
-        raise ValueError(f"'{text}' is not a duration: a unit is given twice")
+        raise ValueError(f"'{_shortened(text)}' is not a duration: a unit is given twice")
     return float(sum(Fraction(number) * _SECONDS[unit] for number, unit in parts))
 
 
@@ -89,10 +89,10 @@ def parse_memory(text: str) -> int:
     """
     match = _MEMORY.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"'{text}' is not a memory size: write 64GiB or 512M")
+        raise ValueError(f"'{_shortened(text)}' is not a memory size: write 64GiB or 512M")
     size = int(Fraction(match.group(1)) * 1024 ** _MEMORY_EXPONENT[match.group(2).upper()])
     if not size:
-        raise ValueError(f"'{text}' is no memory at all: write 64GiB or 512M")
+        raise ValueError(f"'{_shortened(text)}' is no memory at all: write 64GiB or 512M")
     return size
 
 
@@ -170,16 +170,14 @@ def _shortened(text: str) -> str:
 def compress_nodes(names: Iterable[str]) -> str:
     """Print node names as a Slurm node list: n1 n2 n3 n07 gives "n07,n[1-3]". `expand_nodes` gives the same set back.
 
-    Raises:
-        ValueError: a name is empty or holds a comma, a bracket or white space.
+    What no node can be called (it holds a comma, a bracket or white space) stands as it is and does not read back:
+    names come from records, and a stray one must not cost the table its row.
     """
     groups: dict[tuple[str, int], list[int]] = {}
     plain: list[str] = []
-    for name in sorted(set(names)):
-        if not name or _NO_NODE_NAME.search(name):
-            raise ValueError(f"'{_shortened(name)}' is not a node's name")
+    for name in sorted(filter(None, set(names))):
         digits = name[len(name.rstrip("0123456789")) :][-18:]
-        if digits:
+        if digits and not _NO_NODE_NAME.search(name):
             # Width matters only for zero-padded numbers; n9 and n10 belong together.
             width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
             groups.setdefault((name[: -len(digits)], width), []).append(int(digits))

@@ -84,7 +84,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     resolved = _resolve(study, where, problems)
     if place is None or resolved is None:
         raise InputError(problems)
-    cells = [cell for cell in _cells(resolved, place, problems)]
+    cells = list(_cells(resolved, place, problems))
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return Plan(tuple(_runs(resolved, place, cells, version)), tuple(_warnings(study, profile)))

@@ -206,9 +206,9 @@ def _find_lost(lost: list[BatchFolder], queue: list[slurm.QueueRow], trouble: li
     oldest = min(_intent(folder).time for folder in names.values())
     since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(oldest - 120))
     try:
-        for row in slurm.sacct_by_name(sorted(names), since):
-            if row.name in names:
-                _adopt(names.pop(row.name), row.job)
+        for found in slurm.sacct_by_name(sorted(names), since):
+            if found.name in names:
+                _adopt(names.pop(found.name), found.job)
     except SchedulerError as error:
         trouble.append(f"accounting does not answer: {error.stderr or error}")
     for folder in names.values():
@@ -246,11 +246,11 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
         trouble.append(f"accounting does not answer, the runs' own records speak for them: {error}")
     by_task = {(found.job, task): found for found in rows for task in (found.tasks or {None})}
     for one in left:
-        row = by_task.get((one.job, one.task))
-        if row is not None and row.state not in _UNFINISHED:
-            _settle(one, row.state, row.exit_code, row.reason)
+        word = by_task.get((one.job, one.task))
+        if word is not None and word.state not in _UNFINISHED:
+            _settle(one, word.state, word.exit_code, word.reason)
         elif _last_sign(one) + ACCOUNTING_LAG_S < time.time():
-            if row is None:
+            if word is None:
                 reason = "" if accounting else "accounting is off"
                 _settle(one, "", "", reason)
             live[one.run.path] = Live("gone")

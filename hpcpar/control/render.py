@@ -46,31 +46,34 @@ class Script(NamedTuple):
     template: str
 
 
-def job_text(
-    *,
-    batch: str,
-    study: str,
-    run_names: tuple[str, ...],
-    batch_folder: Path,
-    payload: Path,
-    python: str,
-    resources: Resources,
-    profile: ClusterProfile,
-    node_type: NodeType,
-) -> JobText:
+class Shape(NamedTuple):
+    """A batch as far as its script depends on it."""
+
+    key: str
+    study: str
+    run_names: tuple[str, ...]
+    folder: Path
+    payload: Path
+    python: str
+    resources: Resources
+    profile: ClusterProfile
+    node_type: NodeType
+
+
+def job_text(shape: Shape) -> JobText:
     """Decide everything that a template prints."""
     return JobText(
-        batch=batch,
-        directives=_directives(batch, study, len(run_names), batch_folder, resources, profile, node_type),
-        environment=_environment(resources, profile),
-        run_names=run_names,
-        study_folder=str(batch_folder.parent.parent),
-        payload=str(payload),
-        python=python,
-        srun_options=_srun_options(resources, profile, node_type),
-        nodes=resources.nodes,
-        ranks_per_node=resources.ranks_per_node,
-        time_s=resources.time_s,
+        batch=shape.key,
+        directives=_directives(shape),
+        environment=_environment(shape.resources, shape.profile),
+        run_names=shape.run_names,
+        study_folder=str(shape.folder.parent.parent),
+        payload=str(shape.payload),
+        python=shape.python,
+        srun_options=_srun_options(shape.resources, shape.profile, shape.node_type),
+        nodes=shape.resources.nodes,
+        ranks_per_node=shape.resources.ranks_per_node,
+        time_s=shape.resources.time_s,
     )
 
 
@@ -79,36 +82,29 @@ def job_name(study: str, batch: str) -> str:
     return f"hpcpar-{study[:40]}-{batch}"
 
 
-def _directives(
-    batch: str,
-    study: str,
-    num_runs: int,
-    batch_folder: Path,
-    resources: Resources,
-    profile: ClusterProfile,
-    node_type: NodeType,
-) -> tuple[str, ...]:
-    array = num_runs > 1
-    log = str(batch_folder / "logs").replace("%", "%%") + ("/%A_%a.log" if array else "/%j.log")
+def _directives(shape: Shape) -> tuple[str, ...]:
+    resources, num_runs = shape.resources, len(shape.run_names)
+    log = str(shape.folder / "logs").replace("%", "%%") + ("/%A_%a.log" if num_runs > 1 else "/%j.log")
     options = {
-        "--job-name": job_name(study, batch),
-        "--comment": f"hpcpar:{batch}",
+        "--job-name": job_name(shape.study, shape.key),
+        "--comment": f"hpcpar:{shape.key}",
         "--nodes": resources.nodes,
         "--ntasks-per-node": resources.ranks_per_node,
         "--cpus-per-task": resources.cpus_per_rank,
         "--time": slurm_time(resources.time_s),
-        "--array": f"0-{num_runs - 1}" if array else "",
+        "--array": f"0-{num_runs - 1}" if num_runs > 1 else "",
         "--account": resources.account,
         "--qos": resources.qos,
         "--partition": resources.partition,
         "--constraint": resources.constraint,
-        **_gpu_request(resources, node_type),
+        **_gpu_request(resources, shape.node_type),
         "--mem": _memory(resources.memory),
         "--open-mode": "append",
         "--output": log,
     }
     given = tuple(f"{option}={value}" for option, value in options.items() if value != "")
-    return (*given, "--requeue" if profile.requeue else "--no-requeue", *profile.directives)
+    requeue = "--requeue" if shape.profile.requeue else "--no-requeue"
+    return (*given, requeue, *shape.profile.directives)
 
 
 def _gpu_request(resources: Resources, node_type: NodeType) -> dict[str, Any]:
@@ -171,7 +167,7 @@ def render(job: JobText, profile: ClusterProfile) -> Script:
     """Print the script.
 
     Raises:
-        InputError: the template is missing, does not parse, names something that there is not, or leaves a value unquoted.
+        InputError: the template is missing, does not parse, names what there is not, or leaves a value unquoted.
     """
     environment = _environment_of_templates()
     try:
@@ -220,29 +216,29 @@ def _refuse_unquoted(value: object) -> object:
     if isinstance(value, jinja2.Undefined):
         str(value)  # StrictUndefined raises and names the variable
     if not isinstance(value, Markup):
-        raise _UnquotedError(f"the value {ascii(value)} reaches the script unquoted: add `| q` (or `| directive`)")
+        raise _UnquotedError(f"the value {value!a} reaches the script unquoted: add `| q` (or `| directive`)")
     return value
 
 
 def shell_quote(value: object) -> Markup:
     """Quote a value for the shell (filter `q`)."""
     text = _checked(value)
-    return Markup(shlex.quote(text))  # noqa: S704 - this is the quoting
+    return Markup(shlex.quote(text))
 
 
 def directive_quote(value: object) -> Markup:
     """Quote an option for a #SBATCH line (filter `directive`): Slurm knows double quotes and the backslash."""
     text = _checked(value)
     if _PLAIN_DIRECTIVE.fullmatch(text):
-        return Markup(text)  # noqa: S704
+        return Markup(text)
     option, equals, rest = text.partition("=")
     escaped = rest.replace("\\", "\\\\").replace('"', '\\"')
-    return Markup(f'{option}{equals}"{escaped}"')  # noqa: S704
+    return Markup(f'{option}{equals}"{escaped}"')
 
 
 def _checked(value: object) -> str:
     text = str(value)
     found = control_character(text)
     if found:
-        raise _UnquotedError(f"a value holds {found}: {ascii(text)}")
+        raise _UnquotedError(f"a value holds {found}: {text!a}")
     return text

@@ -1,7 +1,8 @@
 """Refuse, by name, every value that could become something else in a script.
 
-Quoting is the templates' business (render.py); this is the gate before it: control characters have no place in any value,
-a directive's value is a word, and a path may hold anything printable that neither Slurm nor srun gives a meaning to.
+Quoting is the templates' business (render.py); this is the gate before it: control characters have no place in any
+value, a directive's value is a word, and a path may hold anything printable that neither Slurm nor srun gives a
+meaning to.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def value_problems(value: Any, where: str) -> Iterator[Problem]:
     if isinstance(value, str):
         found = control_character(value)
         if found:
-            yield Problem(where, f"holds {found}: {ascii(value)}", "such a value could become a command of the script")
+            yield Problem(where, f"holds {found}: {value!a}", "such a value could become a command of the script")
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from value_problems(str(key), f"{where}: a key")
@@ -55,7 +56,7 @@ def word_problems(words: Mapping[str, str]) -> Iterator[Problem]:
     """Yield a problem for every named value that must be a plain word (account, partition, ...) and is not."""
     for where, word in words.items():
         if not _WORD.fullmatch(word) or word.startswith("-"):
-            yield Problem(where, f"{ascii(word)} is not a word that Slurm takes", "letters, digits and ._@+:,/=&|-")
+            yield Problem(where, f"{word!a} is not a word that Slurm takes", "letters, digits and ._@+:,/=&|-")
 
 
 def path_problems(paths: Mapping[str, str]) -> Iterator[Problem]:
@@ -63,7 +64,7 @@ def path_problems(paths: Mapping[str, str]) -> Iterator[Problem]:
     for where, path in paths.items():
         found = control_character(path)
         if found:
-            yield Problem(where, f"the path holds {found}: {ascii(path)}", "choose another folder")
+            yield Problem(where, f"the path holds {found}: {path!a}", "choose another folder")
         elif "\\" in path:
             yield Problem(
                 where, f"the path holds a backslash: {path}", "srun reads it as a switch; choose another folder"
@@ -74,4 +75,4 @@ def variable_problems(variables: Mapping[str, str], where: str) -> Iterator[Prob
     """Yield a problem for every name that is not an environment variable's."""
     for name in variables:
         if not _VARIABLE.fullmatch(name):
-            yield Problem(f"{where}.{ascii(name)}", "is not the name of an environment variable")
+            yield Problem(f"{where}.{name!a}", "is not the name of an environment variable")

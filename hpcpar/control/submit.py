@@ -1,4 +1,7 @@
-"""Submit a study: plan, leave out what is done or under way, render, write, hand over. A dry run stops before writing."""
+"""Submit a study: plan, leave out what is done or under way, render, write, hand over.
+
+A dry run stops before writing.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from typing import NamedTuple
 from hpcpar.control import gate, local_queue
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
-from hpcpar.control.render import Script, job_text, refuse_unsafe, render
+from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
 from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
 from hpcpar.runs import BatchFolder, RunFolder, StudyFolder, remember_study
@@ -131,22 +134,24 @@ def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[P
 
 
 def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int) -> PreparedBatch:
-    # The key follows from what is submitted and from what was submitted before: a dry run shows the bytes that are sent.
+    # The key follows from what is submitted and from what was submitted before: a dry run shows the bytes that are
+    # sent.
     names = tuple(run.spec.run_name for run in runs)
     key = hashlib.sha256("\n".join([str(study.path), str(ordinal), *names]).encode("utf-8", "replace")).hexdigest()[:10]
     folder = study.batch(key)
     identity = runs[0].spec.identity
-    job = job_text(
-        batch=key,
+    shape = Shape(
+        key=key,
         study=request.study.name,
         run_names=names,
-        batch_folder=folder.path,
+        folder=folder.path,
         payload=folder.payload_path,
         python=request.python,
         resources=runs[0].resources,
         profile=request.profile,
         node_type=request.profile.node_types[identity.node_type],
     )
+    job = job_text(shape)
     problems = refuse_unsafe(job, request.profile, runs[0].resources)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))

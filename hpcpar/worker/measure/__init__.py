@@ -1,1 +1,1 @@
-"""The only owner of clocks, warm-up, windows and synchronisation, so that all strategies are timed alike."""
+"""The only owner of clocks: every strategy is timed by the same loop. Light at import."""

@@ -1,0 +1,58 @@
+# Everything sets itself up: `make demo` and `make test` work on a fresh machine.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
+# torch first and pinned: an open range would fetch gigabytes of GPU libraries on a machine without one.
+TORCH ?= torch==2.13.0
+DEMO := demo
+
+.PHONY: help env slurm demo test test-ci test-full check bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+env: $(VENV)/.ready  ## Make the virtual environment in .venv
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("hpcpar needs Python 3.11 or newer: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
+	$(PIP) '$(TORCH)'
+	$(PIP) --editable '.[torch,report]' --group dev
+	touch $@
+
+slurm: env  ## Install Slurm for the tests, where it is missing and may be installed
+	@$(BIN)/python examples/slurm-cluster check || $(BIN)/python examples/slurm-cluster install || echo "going on without Slurm: its tests will be skipped by name"
+
+demo: env  ## Run a real study on this machine and print its scaling table
+	@rm -rf $(DEMO)
+	$(BIN)/hpcpar submit jobs/quickstart.toml --cluster local --runs $(DEMO)/runs --wait
+	$(BIN)/hpcpar collect $(DEMO)/runs --out $(DEMO)/report
+
+check: env  ## Lint, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: env slurm  ## The tests, real Slurm included (under 10 minutes on two cores)
+	$(BIN)/python -m pytest -m 'not full'
+
+test-ci: check test  ## What CI runs: lint, types, layering, tests, the demo, a wheel
+	$(MAKE) --no-print-directory demo
+	$(BIN)/python -m pytest -m full tests/packaging
+
+test-full: env slurm  ## Everything, the long ones too
+	$(BIN)/python -m pytest
+
+bench: env  ## Measure start-up side by side (ratios of one run, not a test)
+	$(BIN)/python benchmarks/startup.py
+
+clean:  ## Remove what was made here, the environment too
+	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,269 @@
+"""A run folder to one row. Whatever is in the folder, there is a row: what is damaged is counted, never dropped."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hpcpar import records
+from hpcpar.analysis.window import Window, measure
+from hpcpar.outcome import Outcome, decide
+from hpcpar.records import Cause, RunRecord
+from hpcpar.runs import RunFolder
+from hpcpar.spec import SCHEMA, RunSpec, Submission
+from hpcpar.units import compress_nodes
+
+UNREADABLE = "unreadable"
+"""State of a run folder whose spec.json is missing, damaged or impossible."""
+MISSING = "missing"
+"""State of a run that a batch names and that has no folder."""
+_LARGEST = 10**12
+"""Sizes beyond this are damaged numbers; it also keeps every later product inside a float."""
+_ATTEMPT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+
+
+class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One run. Made by `reduce_run`, read by everything else of this wing; docs/metrics.md defines every field.
+
+    Sizes are 0 where spec.json could not be read. Optional numbers are None where there is no evidence for them.
+    """
+
+    study: str
+    run: str
+    key: str = ""
+    cluster: str = ""
+    node_type: str = ""
+    workload: str = ""
+    workload_options: str = "{}"
+    """Canonical JSON, so that equal options are equal text."""
+    strategy: str = ""
+    strategy_options: str = "{}"
+    mesh: str = ""
+    scaling: str = ""
+    nodes: int = 0
+    ranks: int = 0
+    ranks_per_node: int = 0
+    cpus_per_rank: int = 0
+    repeat: int = 0
+    seed: int = 0
+    global_batch: int = 0
+    micro_batch: int = 0
+    grad_accum: int = 0
+    sample_unit: str = "samples"
+    steps_planned: int = 0
+    warmup_steps: int = 0
+    uses_cpu: bool = True
+    state: str
+    cause: str = ""
+    message: str = ""
+    """Why it failed, or why it has no time, in words."""
+    attempts: int = 0
+    attempt: str = ""
+    """The attempt whose steps were read."""
+    steps_measured: int = 0
+    steps_used: int = 0
+    too_few_steps: bool = False
+    step_time_s: float | None = None
+    step_time_p50_s: float | None = None
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    data_wait_s: float | None = None
+    loss_last: float | None = None
+    loss_diverged: bool = False
+    """It had a loss, and at the end none that was finite."""
+    peak_memory_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    oversubscribed: bool = False
+    shared_with: int = 0
+    """Other runs that used one of its physical machines at the same time."""
+    started: float | None = None
+    ended: float | None = None
+    phases: dict[str, float] = msgspec.field(default_factory=dict)
+    hosts: str = ""
+    machines: tuple[str, ...] = ()
+    """Boot ids of the physical machines."""
+    usable_cpus: int | None = None
+    """The most CPUs that any rank might use."""
+    rejected_lines: int = 0
+    rejected_steps: int = 0
+    duplicate_steps: int = 0
+    skipped_updates: int = 0
+    versions: str = "{}"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """True where the run is evidence: it reached its end and has a time."""
+        return self.state == "done" and self.step_time_s is not None
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds from the first rank's start to the end."""
+        return None if self.started is None or self.ended is None else self.ended - self.started
+
+
+def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
+    """Reduce a run folder to its row; never raises for what is in the files.
+
+    Args:
+        folder: the run's folder.
+        warmup_steps: cut this many steps instead of what the run's spec says.
+    """
+    spec = folder.spec()
+    wrong = _what_is_wrong(folder, spec)
+    if spec is None or wrong:
+        return Row(study=folder.path.parent.name, run=folder.path.name, state=UNREADABLE, message=wrong)
+    outcome = decide(folder)
+    record, record_note = _own_record(folder, spec)
+    attempt = _attempt(record, outcome)
+    reading = folder.steps(attempt) if attempt else records.Reading([], 0)
+    identity = spec.identity
+    warmup = max(0, spec.warmup_steps if warmup_steps is None else warmup_steps)
+    reached = record.steps if record is not None and record.cause == Cause.OK else 0
+    window = measure(
+        reading.records, planned=identity.steps, warmup=warmup, reached=reached, rejected_lines=reading.rejected
+    )
+    damaged = int(record is None and folder.record_path.exists())
+    submission_lines = records.read_lines(folder.submission_path, Submission).rejected
+    return Row(
+        **_planned(spec, warmup),
+        **_ended(outcome, record, record_note, window),
+        **_timed(spec, window),
+        **_places(record),
+        attempt=attempt,
+        rejected_lines=outcome.rejected + reading.rejected + submission_lines + damaged,
+        loss_last=record.loss_last if record is not None else window.loss_last,
+        loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
+        notes=_notes(spec, record, window),
+    )
+
+
+def _what_is_wrong(folder: RunFolder, spec: RunSpec | None) -> str:
+    if spec is None:
+        return "spec.json is damaged" if folder.spec_path.exists() else "spec.json is missing"
+    identity = spec.identity
+    sizes = {
+        "nodes": identity.nodes,
+        "ranks_per_node": identity.ranks_per_node,
+        "global_batch": identity.global_batch,
+        "steps": identity.steps,
+        "repeat": identity.repeat,
+        "tokens_per_sample": 1 if spec.tokens_per_sample is None else spec.tokens_per_sample,
+    }
+    impossible = [f"{name} {size}" for name, size in sizes.items() if not 1 <= size <= _LARGEST]
+    return f"spec.json has impossible sizes: {', '.join(impossible)}" if impossible else ""
+
+
+def _own_record(folder: RunFolder, spec: RunSpec) -> tuple[RunRecord | None, str]:
+    record = folder.record()
+    if record is None:
+        return None, "record.json is damaged" if folder.record_path.exists() else ""
+    if record.key != spec.key:
+        return None, f"record.json belongs to another run ({record.key})"
+    return record, ""
+
+
+def _attempt(record: RunRecord | None, outcome: Outcome) -> str:
+    attempt = record.attempt if record is not None else outcome.attempt
+    return attempt if _ATTEMPT.fullmatch(attempt) else ""  # it becomes a part of a file name
+
+
+def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
+    identity = spec.identity
+    return {
+        "study": spec.study,
+        "run": spec.run_name,
+        "key": spec.key,
+        "cluster": identity.cluster,
+        "node_type": identity.node_type,
+        "workload": identity.workload,
+        "workload_options": _canonical(identity.workload_options),
+        "strategy": identity.strategy,
+        "strategy_options": _canonical(identity.strategy_options),
+        "mesh": identity.mesh.label(),
+        "scaling": spec.scaling,
+        "nodes": identity.nodes,
+        "ranks": identity.world_size,
+        "ranks_per_node": identity.ranks_per_node,
+        "cpus_per_rank": identity.cpus_per_rank,
+        "repeat": identity.repeat,
+        "seed": identity.seed,
+        "global_batch": identity.global_batch,
+        "micro_batch": identity.micro_batch,
+        "grad_accum": identity.grad_accum,
+        "sample_unit": spec.sample_unit,
+        "steps_planned": identity.steps,
+        "warmup_steps": warmup,
+        "uses_cpu": spec.uses_cpu,
+    }
+
+
+def _canonical(options: dict[str, Any]) -> str:
+    return msgspec.json.encode(options, order="deterministic").decode()
+
+
+def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window: Window) -> dict[str, Any]:
+    """Return state, cause and message; a foreign or damaged record never counts as a result."""
+    state, cause = outcome.state, outcome.cause.value if outcome.cause else ""
+    if state == "done" and record is None:
+        state, cause = "failed", ""
+    words = [outcome.message, record_note]
+    if record is not None and state == "failed" and not outcome.message:
+        words += record.notes
+    if state in ("done", "running"):
+        words.append(window.reason)
+    return {
+        "state": state,
+        "cause": cause,
+        "message": "; ".join(filter(None, words)),
+        "attempts": outcome.num_attempts,
+        "too_few_steps": bool(window.reason) and (outcome.num_attempts > 0 or state == "done"),
+        "started": outcome.started,
+        "ended": outcome.ended,
+    }
+
+
+def _timed(spec: RunSpec, window: Window) -> dict[str, Any]:
+    rate = spec.identity.global_batch / window.mean_s if window.mean_s is not None else None
+    tokens = spec.tokens_per_sample
+    return {
+        "steps_measured": window.steps_measured,
+        "steps_used": window.steps_used,
+        "step_time_s": window.mean_s,
+        "step_time_p50_s": window.p50_s,
+        "data_wait_s": window.data_wait_s,
+        "samples_per_s": rate,
+        "tokens_per_s": rate * tokens if rate is not None and tokens is not None else None,
+        "rejected_steps": window.rejected_steps,
+        "duplicate_steps": window.duplicate_steps,
+        "skipped_updates": window.skipped_updates,
+    }
+
+
+def _places(record: RunRecord | None) -> dict[str, Any]:
+    """Return where it ran and what it used there; peaks are the largest over ranks."""
+    if record is None:
+        return {}
+    ranks = record.ranks
+    return {
+        "oversubscribed": record.oversubscribed,
+        "phases": record.phases,
+        "hosts": compress_nodes(fact.host for fact in ranks),
+        "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
+        "usable_cpus": max((fact.usable_cpus for fact in ranks), default=None),
+        "peak_memory_bytes": max((fact.peak_memory_bytes for fact in ranks), default=None),
+        "peak_device_bytes": max((fact.peak_device_bytes for fact in ranks), default=None),
+        "versions": _canonical(record.versions),
+    }
+
+
+def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:
+    notes = [] if record is None else list(record.notes)
+    if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
+        notes.append("written by a newer hpcpar: fields unknown to this one were left out")
+    if window.skipped_updates:
+        notes.append(f"{window.skipped_updates} updates of the window were skipped")
+    return tuple(notes)

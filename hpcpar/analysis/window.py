@@ -1,0 +1,115 @@
+"""The steps of one attempt to one time: which steps count, and why there is no time where there is none."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from hpcpar.records import Step
+
+SHORTEST_S = 1e-9
+"""Nothing is shorter than a tick of a nanosecond clock: such a time is a damaged number."""
+LONGEST_S = 1e9
+"""No step lasts thirty years: such a time is a damaged number."""
+MAX_LOST_SHARE = 0.1
+"""A window that lost more than this to damage is no longer the window that was asked for."""
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """What the steps of one attempt say. Times are None where the window is not whole; `reason` says why."""
+
+    steps_measured: int = 0
+    """Distinct steps with a usable time, warm-up included."""
+    steps_used: int = 0
+    """Distinct steps with a usable time after the warm-up cut."""
+    mean_s: float | None = None
+    """Total time over number of steps, so that work / mean is total work over total time."""
+    p50_s: float | None = None
+    data_wait_s: float | None = None
+    """Mean over the window of the longest wait for samples, which is no part of the step time."""
+    loss_last: float | None = None
+    duplicate_steps: int = 0
+    """Lines that a later line of the same step replaced."""
+    rejected_steps: int = 0
+    """Lines with an impossible time or step number."""
+    skipped_updates: int = 0
+    """Steps of the window whose update was not applied."""
+    reason: str = ""
+
+
+class _Picked(NamedTuple):
+    by_number: dict[int, Step]
+    duplicates: int
+    rejected: int
+
+
+def measure(steps: Iterable[Step], *, planned: int, warmup: int, reached: int, rejected_lines: int) -> Window:
+    """Reduce the steps of one attempt to a window.
+
+    Args:
+        steps: in the order of the file; of two lines for one step the later one counts.
+        planned: steps that the run was asked for; steps are numbered 1 .. planned.
+        warmup: steps numbered 1 .. warmup are left out.
+        reached: steps that the run says it did (its record); 0 where it says nothing.
+        rejected_lines: lines of the file that could not be read. They may explain missing steps.
+    """
+    picked = _pick(steps, planned)
+    numbers = sorted(picked.by_number)
+    used = [picked.by_number[number] for number in numbers if number > warmup]
+    base = Window(
+        steps_measured=len(numbers),
+        steps_used=len(used),
+        loss_last=picked.by_number[numbers[-1]].loss if numbers else None,
+        duplicate_steps=picked.duplicates,
+        rejected_steps=picked.rejected,
+        skipped_updates=sum(not step.applied for step in used),
+    )
+    reason = _why_no_time(base, planned, warmup, reached, rejected_lines)
+    if reason:
+        return replace(base, reason=reason)
+    times = [step.time_s for step in used]
+    waits = [step.data_s for step in used]
+    return replace(
+        base,
+        mean_s=statistics.fmean(times),
+        p50_s=statistics.median(times),
+        data_wait_s=statistics.fmean(waits) if all(0 <= wait <= LONGEST_S for wait in waits) else None,
+    )
+
+
+def _pick(steps: Iterable[Step], planned: int) -> _Picked:
+    by_number: dict[int, Step] = {}
+    duplicates = rejected = 0
+    for step in steps:
+        if not (SHORTEST_S <= step.time_s <= LONGEST_S and 1 <= step.step <= planned):
+            rejected += 1
+            continue
+        duplicates += step.step in by_number
+        by_number[step.step] = step
+    return _Picked(by_number, duplicates, rejected)
+
+
+def _why_no_time(window: Window, planned: int, warmup: int, reached: int, rejected_lines: int) -> str:
+    """Say why the window gives no time; "" where it does.
+
+    A step that a damaged line swallowed costs that step and is counted. A gap that nothing explains costs the time:
+    the run did not do, or did not write, what it was asked for.
+    """
+    if warmup >= planned:
+        return f"the warm-up cut of {warmup} steps leaves nothing of {planned} planned steps"
+    lost = planned - window.steps_measured
+    explained = window.rejected_steps + rejected_lines if reached >= planned else 0
+    if lost > explained:
+        return (
+            f"{window.steps_measured} of {planned} steps were recorded"
+            if window.steps_measured
+            else "no step was recorded"
+        )
+    lost_here = planned - warmup - window.steps_used
+    if lost_here > MAX_LOST_SHARE * (planned - warmup):
+        return f"{lost_here} of the window's {planned - warmup} steps could not be read"
+    return ""

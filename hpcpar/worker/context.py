@@ -1,0 +1,52 @@
+"""What a strategy knows of the job when it builds: who this rank is, where it stands on the mesh, and with whom it speaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from hpcpar.spec import AXES, Identity, Mesh
+from hpcpar.worker.rank import RankInfo
+
+
+class JobContext(Struct, frozen=True, kw_only=True):
+    """Made by `make_context` in the job (or by a test); read by `Strategy.build`."""
+
+    info: RankInfo
+    identity: Identity
+    device: Any
+    """torch.device."""
+    groups: dict[str, Any]
+    """The process group of every axis that is larger than one."""
+    device_mesh: Any = None
+    """torch.distributed.DeviceMesh over the axes that are larger than one; None for one rank."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """The sizes of the axes."""
+        return self.identity.mesh
+
+    @property
+    def place(self) -> dict[str, int]:
+        """This rank's coordinate on every axis."""
+        return self.mesh.coordinates(self.info.rank)
+
+    @property
+    def data_rank(self) -> int:
+        """Which slice of the global batch this rank sees, of `mesh.data_ranks`."""
+        place = self.place
+        return place["dp_replicate"] * self.mesh.dp_shard + place["dp_shard"]
+
+
+def make_context(info: RankInfo, identity: Identity, device: Any) -> JobContext:
+    """Make the groups of the mesh. Every rank calls it at the same time; one rank needs no process group."""
+    axes = [axis for axis in AXES if getattr(identity.mesh, axis) > 1]
+    if not axes:
+        return JobContext(info=info, identity=identity, device=device, groups={})
+    from torch.distributed.device_mesh import init_device_mesh
+
+    sizes = tuple(getattr(identity.mesh, axis) for axis in axes)
+    device_mesh = init_device_mesh(device.type, sizes, mesh_dim_names=tuple(axes))
+    groups = {axis: device_mesh.get_group(axis) for axis in axes}
+    return JobContext(info=info, identity=identity, device=device, groups=groups, device_mesh=device_mesh)

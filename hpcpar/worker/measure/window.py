@@ -1,0 +1,124 @@
+"""A window of steps: what the ranks measured, brought to rank 0 in one exchange and made into Step records.
+
+Legend: W ranks, K steps of the window, C columns (see `Column`).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from hpcpar.records import Step
+
+MAX_STEPS = 1024
+"""The longest window in steps, however short they are."""
+TARGET_S = 2.5
+"""What the next window should last; half the promise of five seconds, as steps may get slower."""
+
+
+class Column(enum.IntEnum):
+    """What a rank knows about a step."""
+
+    TIME_S = 0
+    DATA_S = 1
+    LOSS_SUM = 2
+    WEIGHT = 3
+    APPLIED = 4
+
+
+class Exchanged(NamedTuple):
+    """What an exchange gives back."""
+
+    table_WKC: Any
+    """The measurements of all ranks on rank 0, None elsewhere."""
+    next_size: int
+    """How many steps the next window has; the same on all ranks."""
+
+
+class Exchange(Protocol):
+    """Brings a window to rank 0."""
+
+    def __call__(self, table_KC: Any, next_size: int) -> Exchanged:
+        """Gather the tables of all ranks; `next_size` counts on rank 0."""
+
+
+def exchange_alone(table_KC: Any, next_size: int) -> Exchanged:
+    """Exchange nothing: there is one rank."""
+    return Exchanged(table_KC[None], next_size)
+
+
+class GroupExchange:
+    """One gather to rank 0 and one number back, over a CPU process group."""
+
+    def __init__(self, group: Any, rank: int, world_size: int) -> None:
+        self._group, self._rank, self._world_size = group, rank, world_size
+
+    def __call__(self, table_KC: Any, next_size: int) -> Exchanged:
+        """Gather the tables of all ranks; `next_size` counts on rank 0."""
+        import torch
+        from torch import distributed
+
+        mine_KC = torch.from_numpy(table_KC)
+        size = torch.tensor([next_size])
+        if self._rank:
+            distributed.gather(mine_KC, dst=0, group=self._group)
+            distributed.broadcast(size, src=0, group=self._group)
+            return Exchanged(None, int(size))
+        all_WKC = torch.empty(self._world_size, *mine_KC.shape, dtype=mine_KC.dtype)
+        distributed.gather(mine_KC, list(all_WKC.unbind()), dst=0, group=self._group)
+        distributed.broadcast(size, src=0, group=self._group)
+        return Exchanged(all_WKC.numpy(), next_size)
+
+
+def next_size(size: int, lasted_s: float) -> int:
+    """Choose the next window's steps so that it lasts about `TARGET_S`; at most twice as many as the last one's."""
+    wanted = int(size * TARGET_S / lasted_s) if lasted_s > 0 else 2 * size
+    return max(1, min(wanted, 2 * size, MAX_STEPS))
+
+
+def table(times_s: Sequence[float], waits_s: Sequence[float], losses: Sequence[float], results: Sequence[Any]) -> Any:
+    """Put a rank's measurements of K steps into a float64 table [K, C]."""
+    table_KC = np.empty((len(times_s), len(Column)))
+    table_KC[:, Column.TIME_S] = times_s
+    table_KC[:, Column.DATA_S] = waits_s
+    table_KC[:, Column.LOSS_SUM] = losses
+    table_KC[:, Column.WEIGHT] = [result.weight for result in results]
+    table_KC[:, Column.APPLIED] = [result.applied for result in results]
+    return table_KC
+
+
+def losses_of(results: Sequence[Any]) -> list[float]:
+    """Return the summed losses of steps as numbers: tensors are fetched from the device together, None counts as 0."""
+    sums = [result.loss_sum for result in results]
+    if sums and all(hasattr(value, "detach") for value in sums):
+        import torch
+
+        fetched: list[float] = torch.stack([value.detach() for value in sums]).double().cpu().tolist()
+        return fetched
+    return [0.0 if value is None else float(value) for value in sums]
+
+
+def to_records(table_WKC: Any, first_step: int) -> list[Step]:
+    """Reduce the measurements of all ranks to one record a step."""
+    return [_record(table_WKC[:, k], first_step + k) for k in range(table_WKC.shape[1])]
+
+
+def _record(table_WC: Any, step: int) -> Step:
+    times_W = table_WC[:, Column.TIME_S]
+    weight = float(table_WC[:, Column.WEIGHT].sum())
+    loss = float(table_WC[:, Column.LOSS_SUM].sum()) / weight if weight else math.nan
+    return Step(
+        step=step,
+        time_s=float(times_W.max()),
+        time_min_s=float(times_W.min()),
+        time_mean_s=float(times_W.mean()),
+        slowest=int(times_W.argmax()),
+        data_s=float(table_WC[:, Column.DATA_S].max()),
+        loss=loss if math.isfinite(loss) else None,
+        weight=weight,
+        applied=bool(table_WC[:, Column.APPLIED].all()),
+    )

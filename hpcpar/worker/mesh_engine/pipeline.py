@@ -1,0 +1,76 @@
+"""Train one stage of a pipeline; its micro-batches are the accumulation steps. Replicas of a stage add up their gradients."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+
+from hpcpar.registry import StepResult
+from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine.feed import Batch, Feed
+from hpcpar.worker.mesh_engine.replicate import sum_gradients
+from hpcpar.worker.neural import NeuralWorkload
+
+_SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+
+
+class PipelineTrainer:
+    """The first stage reads inputs, the last one reads targets and knows the loss."""
+
+    def __init__(
+        self,
+        context: JobContext,
+        workload: NeuralWorkload,
+        model: nn.Module,
+        optimizer: Any,
+        schedule: Literal["gpipe", "1f1b"],
+    ) -> None:
+        self.model, self._workload, self._optimizer = model, workload, optimizer
+        self._feed = Feed(context, workload)
+        self._replicas = context.groups.get("dp_replicate")
+        self._stage, self._num_stages = context.place["pp"], context.mesh.pp
+        self._global_weight = 1.0
+        micro_batches = context.identity.grad_accum
+        if schedule == "1f1b" and micro_batches < self._num_stages:
+            raise ValueError(
+                f"the 1f1b schedule needs at least as many micro-batches as stages: grad_accum is {micro_batches}, "
+                f"the pipeline has {self._num_stages} stages"
+            )
+        stage = PipelineStage(model, self._stage, self._num_stages, context.device, group=context.groups["pp"])
+        # scale_grads=False: `_loss` has divided by the weight of the whole batch already.
+        self._schedule: Any = _SCHEDULES[schedule](
+            stage, n_microbatches=micro_batches, loss_fn=self._loss, scale_grads=False
+        )
+
+    def _loss(self, output: Any, targets: Any) -> Any:
+        loss_sum, _ = self._workload.loss(output, targets)
+        return loss_sum / self._global_weight
+
+    def batch(self, step: int) -> Batch:
+        """Fetch this rank's share of the global batch."""
+        return self._feed.fetch(step)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Do one update."""
+        self._global_weight = self._feed.global_weight(batch)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses: list[Any] = []
+        if self._stage == 0:
+            self._schedule.step(batch.inputs)
+        elif self._stage == self._num_stages - 1:
+            self._schedule.step(target=batch.targets, losses=losses, return_outputs=False)
+        else:
+            self._schedule.step()
+        if self._replicas is not None:
+            sum_gradients(self.model.parameters(), self._replicas)
+        self._optimizer.step()
+        if not losses:
+            return StepResult(None, 0.0, True)
+        loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * self._global_weight
+        return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
+
+    def close(self) -> None:
+        """Give nothing back: the model goes with the process."""

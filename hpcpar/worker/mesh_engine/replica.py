@@ -1,0 +1,52 @@
+"""Train a whole model on every rank: one process, or replicas under DDP."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcpar.registry import StepResult
+from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine.feed import Batch, Feed
+from hpcpar.worker.neural import NeuralWorkload
+
+
+class ReplicaTrainer:
+    """One update is grad_accum forward and backward passes; gradients meet in the last of them."""
+
+    def __init__(self, context: JobContext, workload: NeuralWorkload, model: nn.Module, optimizer: Any) -> None:
+        self.model, self._workload, self._optimizer = model, workload, optimizer
+        self._feed = Feed(context, workload)
+        self._micro_batch = context.identity.micro_batch
+        # DDP averages over the replicas; the loss is to be divided by the weight of all of them together.
+        self._averaged_over = context.mesh.dp_replicate
+
+    def batch(self, step: int) -> Batch:
+        """Fetch this rank's share of the global batch."""
+        return self._feed.fetch(step)
+
+    def step(self, batch: Batch) -> StepResult:
+        """Do one update."""
+        scale = self._averaged_over / self._feed.global_weight(batch)
+        self._optimizer.zero_grad(set_to_none=True)
+        pairs = list(zip(batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True))
+        loss_sums, weight = [], 0.0
+        for i, (inputs, targets) in enumerate(pairs):
+            with self._quiet(last=i == len(pairs) - 1):
+                loss_sum, its_weight = self._workload.loss(self.model(inputs), targets)
+                (loss_sum * scale).backward()
+            loss_sums.append(loss_sum.detach())
+            weight += its_weight
+        self._optimizer.step()
+        return StepResult(torch.stack(loss_sums).sum(), weight, True)
+
+    def _quiet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        if last or not isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def close(self) -> None:
+        """Give nothing back: the model goes with the process."""

@@ -1,0 +1,51 @@
+"""What a workload of the kind "neural" hands to the strategies: units, loss, data and optimizer. Light at import.
+
+No strategy names a workload and no workload names a strategy; this is all that they know of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from msgspec import Struct
+
+
+class Samples(Protocol):
+    """A data set in memory, addressed by sample number."""
+
+    def __len__(self) -> int:
+        """Return the number of training samples."""
+
+    def fetch(self, ids_B: np.ndarray) -> tuple[Any, Any]:
+        """Return inputs and targets of these samples as CPU tensors, the batch outermost."""
+
+    def facts(self) -> dict[str, Any]:
+        """Describe the data for the record: name, num_samples, sha256, synthetic."""
+
+
+class Unit(NamedTuple):
+    """A place where the model may be cut: a part that takes one tensor and returns one tensor."""
+
+    name: str
+    build: Callable[[], Any]
+    """Make the torch.nn.Module; under the meta device it costs nothing."""
+
+
+class NeuralWorkload(Struct, frozen=True, kw_only=True):
+    """A model as a sequence of units, and how it learns."""
+
+    units: tuple[Unit, ...]
+    initialise: Callable[[str, Any, Any], None]
+    """(full parameter name, tensor, CPU generator): fill the tensor in place. A parameter's values depend on nothing else."""
+    loss: Callable[[Any, Any], tuple[Any, float]]
+    """(output, targets) -> (sum of the losses as a tensor, their weight)."""
+    weigh: Callable[[Any], float]
+    """targets -> the weight that `loss` will return for them."""
+    sample_weight: float | None
+    """The weight of every sample where they all weigh the same; None: it must be added up over the ranks in each step."""
+    samples: Samples
+    optimizer: Callable[[Iterable[Any]], Any]
+    """parameters -> torch.optim.Optimizer."""
+    seed: int

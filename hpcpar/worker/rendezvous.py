@@ -1,0 +1,219 @@
+"""How the ranks of a run meet: rank 0 listens and says where, the others come; nobody waits for ever.
+
+Rank 0 binds a free port on its own address and keeps the socket: it goes to the store as it is, so that no other process
+can take the port in between. Host and port are published in the run folder under the attempt's name. PyTorch's store has
+no authentication: whoever reaches the port can speak to it, which is why it listens on one address only. Imports torch.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import time
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import torch
+from msgspec import Struct
+
+from hpcpar import storage
+from hpcpar.errors import RunError
+from hpcpar.records import Cause
+from hpcpar.runs import RunFolder
+from hpcpar.spec import RunSpec
+from hpcpar.worker.rank import RankInfo
+
+LOOPBACK = "127.0.0.1"
+_MAX_PATIENCE_S = 300.0
+_MAX_COLLECTIVE_S = 1800.0
+
+
+def patience_s(spec: RunSpec) -> float:
+    """Return how long ranks wait for each other to arrive: half the run's time limit, at most five minutes."""
+    return min(_MAX_PATIENCE_S, spec.time_s / 2)
+
+
+def collective_timeout(spec: RunSpec) -> timedelta:
+    """Return how long a rank waits inside a collective: half the run's time limit, at most half an hour."""
+    return timedelta(seconds=min(_MAX_COLLECTIVE_S, spec.time_s / 2))
+
+
+class Place(Struct, frozen=True):
+    """Where rank 0 listens."""
+
+    host: str
+    port: int
+
+
+class Meeting:
+    """A world whose ranks have met: the store for small messages that must not touch a device. Made by `meet`."""
+
+    def __init__(self, store: Any, info: RankInfo, patience: float) -> None:
+        self._store, self._info, self._patience = store, info, patience
+        self.process_group_store = torch.distributed.PrefixStore("group", store)
+
+    def tell(self, topic: str, content: bytes) -> None:
+        """Leave a message on a topic, under this rank's number."""
+        self._store.set(f"{topic}/{self._info.rank}", content)
+
+    def hear(self, topic: str) -> list[bytes]:
+        """Return the messages of all ranks on a topic, in their order, once all are there.
+
+        Raises:
+            RunError: some ranks did not leave theirs in time; the sentence names them.
+        """
+        keys = [f"{topic}/{rank}" for rank in range(self._info.world_size)]
+        try:
+            self._store.wait(keys, timedelta(seconds=self._patience))
+        except RuntimeError as error:
+            raise RunError(Cause.NETWORK, self._absence(topic, keys)) from error
+        return [self._store.get(key) for key in keys]
+
+    def announce(self, topic: str) -> None:
+        """Let the ranks that `await_word` of this topic go on."""
+        self._store.set(topic, b"1")
+
+    def await_word(self, topic: str) -> None:
+        """Wait until a rank announces the topic.
+
+        Raises:
+            RunError: it did not in time, or the store is gone.
+        """
+        try:
+            # Longer than rank 0 waits for the others, so that its own sentence about them comes first.
+            self._store.wait([topic], timedelta(seconds=self._patience + 10))
+        except RuntimeError as error:
+            raise RunError(Cause.NETWORK, f"rank 0 was not heard of again (waiting for '{topic}')") from error
+
+    def _absence(self, topic: str, keys: list[str]) -> str:
+        missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+        listing = ", ".join(str(rank) for rank in missing[:20]) + (", ..." if len(missing) > 20 else "")
+        per_node = max(1, self._info.world_size // self._info.nodes)
+        names = self._info.hostnames
+        nodes = sorted({names[rank // per_node] for rank in missing if rank // per_node < len(names)})
+        where = f" (on {', '.join(nodes[:20])})" if nodes else ""
+        plural = "ranks" if len(missing) > 1 else "rank"
+        return f"{plural} {listing}{where} did not arrive within {self._patience:g} s (waiting for '{topic}')"
+
+
+def meet(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Meeting:
+    """Bring all ranks to one store; return on rank 0 as soon as it listens, on the others once they are connected.
+
+    Raises:
+        RunError: rank 0 cannot listen, or was not found in time.
+    """
+    patience = patience_s(spec)
+    _choose_interfaces(spec, info)
+    if info.rank == 0:
+        store = _listen(spec, info, folder, patience)
+    else:
+        place = _find(folder, info, patience)
+        store = _connect(place, info, patience)
+    return Meeting(store, info, patience)
+
+
+def _choose_interfaces(spec: RunSpec, info: RankInfo) -> None:
+    if spec.socket_interface:
+        os.environ["GLOO_SOCKET_IFNAME"] = spec.socket_interface
+        os.environ["NCCL_SOCKET_IFNAME"] = spec.socket_interface
+    elif _one_machine(info) and "lo" in [name for _, name in socket.if_nameindex()]:
+        # gloo would look its own host name up, which need not resolve, and would listen to the network without need.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _one_machine(info: RankInfo) -> bool:
+    return info.nodes == 1 or info.scheduler == "local"
+
+
+# ---------------------------------------------------------------- rank 0
+
+
+def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -> Any:
+    listener, address = _bind(spec, info)
+    place = Place(address, listener.getsockname()[1])
+    store = torch.distributed.TCPStore(
+        place.host,
+        place.port,
+        info.world_size,
+        True,
+        timedelta(seconds=patience),
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+    storage.write_file(folder.rendezvous_path(info.attempt), msgspec.json.encode(place))
+    return store
+
+
+def _bind(spec: RunSpec, info: RankInfo) -> tuple[socket.socket, str]:
+    tried = []
+    for address in addresses(spec, info):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.bind((address, 0))
+            listener.listen(4096)
+        except OSError as error:  # not an address of this machine
+            listener.close()
+            tried.append(f"{address}: {error.strerror}")
+            continue
+        return listener, address
+    names = f"'{info.node_name}{spec.host_suffix}'"
+    what = "; ".join(tried) or f"the node's name {names} does not resolve, and the scheduler gave no address"
+    raise RunError(Cause.NETWORK, f"rank 0 found no address to listen on: {what}")
+
+
+def addresses(spec: RunSpec, info: RankInfo) -> list[str]:
+    """List the addresses on which rank 0 may be reached, the best one first.
+
+    Several nodes: the node's own name as the scheduler knows it, then the scheduler's address of the node that runs the
+    job script. A loopback address comes last: it is right only where all nodes are the same machine (a test cluster).
+    """
+    if _one_machine(info):
+        return [LOOPBACK]
+    names = dict.fromkeys([info.node_name + spec.host_suffix, info.node_name, info.launch_address])
+    found = list(dict.fromkeys(address for name in names if name for address in _resolve(name)))
+    return sorted(found, key=lambda address: ipaddress.ip_address(address).is_loopback)
+
+
+def _resolve(name: str) -> list[str]:
+    try:
+        entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    found = [str(entry[4][0]) for entry in entries]
+    return sorted((address for address in found if "%" not in address), key=lambda address: ":" in address)
+
+
+# ---------------------------------------------------------------- the other ranks
+
+
+def _find(folder: RunFolder, info: RankInfo, patience: float) -> Place:
+    path = folder.rendezvous_path(info.attempt)
+    deadline = time.monotonic() + patience
+    pause_s = 0.02
+    while True:
+        try:
+            os.listdir(
+                path.parent
+            )  # NFS remembers for up to a minute that a file is missing; listing the folder asks anew
+            return msgspec.json.decode(path.read_bytes(), type=Place)
+        except FileNotFoundError:
+            pass
+        except (OSError, msgspec.DecodeError) as error:
+            raise RunError(Cause.NETWORK, f"cannot read where rank 0 listens: {path}: {error}") from error
+        if time.monotonic() > deadline:
+            raise RunError(Cause.NETWORK, f"rank 0 did not say within {patience:g} s where it listens ({path.name})")
+        time.sleep(pause_s)
+        pause_s = min(0.5, pause_s * 1.5)
+
+
+def _connect(place: Place, info: RankInfo, patience: float) -> Any:
+    try:
+        return torch.distributed.TCPStore(
+            place.host, place.port, info.world_size, False, timedelta(seconds=patience), wait_for_workers=False
+        )
+    except RuntimeError as error:
+        what = f"rank {info.rank} on {info.node_name} cannot reach rank 0 at {place.host}:{place.port}"
+        raise RunError(Cause.NETWORK, f"{what}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,122 @@
+"""All ranks of a run, met: what they found, how they speak to each other, and how they part."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hpcpar.errors import MissingExtraError, RunError
+from hpcpar.records import Cause, RankFacts
+from hpcpar.runs import RunFolder
+from hpcpar.spec import RunSpec
+from hpcpar.worker import facts
+from hpcpar.worker.facts import RankReport
+from hpcpar.worker.measure.memory import peak_device_bytes, peak_memory_bytes
+from hpcpar.worker.measure.window import Exchange, GroupExchange, exchange_alone
+from hpcpar.worker.rank import RankInfo
+
+
+class _Peaks(Struct):
+    memory_bytes: int
+    device_bytes: int
+
+
+class Team(Struct, frozen=True, kw_only=True):
+    """Made by `assemble` on every rank."""
+
+    info: RankInfo
+    device: Any
+    """torch.device."""
+    reports: list[RankReport]
+    """What all ranks found, on rank 0; empty elsewhere."""
+    exchange: Exchange
+    """How measurements come to rank 0."""
+    meeting: Any = None
+    """rendezvous.Meeting; None for one rank."""
+
+    def peaks(self) -> list[RankFacts]:
+        """Return the facts of all ranks with their peak memory, on rank 0; an empty list elsewhere."""
+        mine = _Peaks(peak_memory_bytes(), peak_device_bytes(self.device))
+        everybody = [mine]
+        if self.meeting is not None:
+            self.meeting.tell("peaks", msgspec.json.encode(mine))
+            if self.info.rank:
+                return []
+            everybody = [msgspec.json.decode(content, type=_Peaks) for content in self.meeting.hear("peaks")]
+        return [
+            msgspec.structs.replace(r.facts, peak_memory_bytes=p.memory_bytes, peak_device_bytes=p.device_bytes)
+            for r, p in zip(self.reports, everybody, strict=True)
+        ]
+
+    def part(self) -> None:
+        """Wait, for a bounded time, until all ranks are here; then give the process groups back.
+
+        Rank 0 holds the store and leaves last. The result is written by now: a rank that dies here changes nothing of it.
+        """
+        if self.meeting is None:
+            return
+        from hpcpar.worker import group
+
+        if self.info.rank:
+            self.meeting.await_word("recorded")
+            group.leave()
+            self.meeting.tell("left", b"")
+            return
+        self.meeting.announce("recorded")
+        group.leave()
+        self.meeting.tell("left", b"")
+        with contextlib.suppress(RunError):
+            self.meeting.hear("left")
+
+
+def assemble(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Team:
+    """Find this rank's device and meet the others.
+
+    Raises:
+        RunError: a rank did not arrive, the world is not the planned one, or there is no device.
+        MissingExtraError: torch is not installed.
+    """
+    if info.world_size != spec.identity.world_size:
+        what = f"{spec.identity.world_size} ranks were planned, the scheduler started {info.world_size}"
+        raise RunError(Cause.LAUNCH, what)
+    require_torch(f"strategy {spec.identity.strategy}")
+    from hpcpar.worker.device import choose_device
+
+    device = choose_device(spec, info)
+    mine = facts.report(info, threads=info.cpus_asked, device=device.type)
+    if info.world_size == 1:
+        return Team(info=info, device=device, reports=[mine], exchange=exchange_alone)
+    from hpcpar.worker import group, rendezvous
+
+    meeting = rendezvous.meet(spec, info, folder)
+    reports = _introduce(mine, meeting, info)
+    control = group.join(spec, info, meeting, device)
+    exchange = GroupExchange(control, info.rank, info.world_size)
+    return Team(info=info, device=device, reports=reports, exchange=exchange, meeting=meeting)
+
+
+def _introduce(mine: RankReport, meeting: Any, info: RankInfo) -> list[RankReport]:
+    meeting.tell("arrived", msgspec.json.encode(mine))
+    if info.rank:
+        meeting.await_word("complete")
+        return []
+    reports = [msgspec.json.decode(content, type=RankReport) for content in meeting.hear("arrived")]
+    meeting.announce("complete")
+    return reports
+
+
+def require_torch(needed_by: str) -> None:
+    """Import torch.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "torch", needed_by) from error

@@ -1,0 +1,142 @@
+"""The Llama model. Imports torch; knows nothing of parallelism.
+
+Touvron et al. 2023 (arXiv:2302.13971): pre-normalisation with RMSNorm, SwiGLU, rotary embeddings; grouped-query attention
+as in Llama 2 and 3. Legend: B samples, S tokens, D model width, H heads, K key and value heads, E width of a head,
+F width inside SwiGLU, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hpcpar.worker.neural import Unit
+
+_STD = 0.02
+"""Standard deviation of the initial weights (GPT-2, Llama)."""
+
+
+class Shape(NamedTuple):
+    """What a block must know."""
+
+    dim: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    rope_theta: float
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary embeddings."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self._shape, self._head = shape, shape.dim // shape.heads
+        self.query = nn.Linear(shape.dim, shape.heads * self._head, bias=False)
+        self.key = nn.Linear(shape.dim, shape.kv_heads * self._head, bias=False)
+        self.value = nn.Linear(shape.dim, shape.kv_heads * self._head, bias=False)
+        self.output = nn.Linear(shape.heads * self._head, shape.dim, bias=False)
+
+    def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        """Mix every token with the ones before it."""
+        batch, sequence, _ = x_BSD.shape
+        tables = rope_tables(sequence, self._head, self._shape.rope_theta, x_BSD.device, x_BSD.dtype)
+        q_BHSE = rotate(self._split(self.query(x_BSD)), *tables)
+        k_BKSE = rotate(self._split(self.key(x_BSD)), *tables)
+        v_BKSE = self._split(self.value(x_BSD))
+        grouped = self._shape.heads != self._shape.kv_heads
+        mixed_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True, enable_gqa=grouped)
+        return self.output(mixed_BHSE.transpose(1, 2).reshape(batch, sequence, -1))
+
+    def _split(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        return x_BSD.unflatten(-1, (-1, self._head)).transpose(1, 2)
+
+
+@lru_cache(maxsize=8)
+def rope_tables(
+    sequence: int, head: int, theta: float, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosine and sine [S, E/2] of the rotary angles (Su et al. 2021, arXiv:2104.09864, equation 15)."""
+    frequencies = theta ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
+    angles = torch.outer(torch.arange(sequence, dtype=torch.float64), frequencies)
+    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+
+
+def rotate(x_BHSE: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Turn the pairs (i, i + E/2) of every head by its token's angle."""
+    low, high = x_BHSE.chunk(2, dim=-1)
+    return torch.cat((low * cosine - high * sine, high * cosine + low * sine), dim=-1)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.gate = nn.Linear(shape.dim, shape.hidden, bias=False)
+        self.up = nn.Linear(shape.dim, shape.hidden, bias=False)
+        self.output = nn.Linear(shape.hidden, shape.dim, bias=False)
+
+    def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        """Transform every token by itself."""
+        return self.output(F.silu(self.gate(x_BSD)) * self.up(x_BSD))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each after a normalisation and beside a residual."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.dim, eps=1e-5)
+        self.attention = Attention(shape)
+        self.feed_norm = nn.RMSNorm(shape.dim, eps=1e-5)
+        self.feed_forward = FeedForward(shape)
+
+    def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        """Return the tokens after this block."""
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD))
+        return x_BSD + self.feed_forward(self.feed_norm(x_BSD))
+
+
+class Head(nn.Module):
+    """Normalise and predict the next token."""
+
+    def __init__(self, dim: int, vocabulary: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.output = nn.Linear(dim, vocabulary, bias=False)
+
+    def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        """Return the logits [B, S, V]."""
+        return self.output(self.norm(x_BSD))
+
+
+def units(shape: Shape, vocabulary: int, layers: int) -> tuple[Unit, ...]:
+    """Return the embedding, the blocks and the head."""
+    blocks = (Unit(f"block{i}", partial(Block, shape)) for i in range(layers))
+    embedding = Unit("embedding", partial(nn.Embedding, vocabulary, shape.dim))
+    return (embedding, *blocks, Unit("head", partial(Head, shape.dim, vocabulary)))
+
+
+def initialise(name: str, values: Any, generator: torch.Generator, layers: int) -> None:
+    """Fill a parameter: ones for norms; normal for weights, those that write into the residual smaller (GPT-2, 2.3)."""
+    if values.dim() == 1:
+        values.fill_(1.0)
+        return
+    residual = name.endswith(("attention.output.weight", "feed_forward.output.weight"))
+    values.normal_(0.0, _STD / (2 * layers) ** 0.5 if residual else _STD, generator=generator)
+
+
+def loss(logits_BSV: Any, targets_BS: Any) -> tuple[Any, float]:
+    """Return the summed cross-entropy and the number of tokens."""
+    summed = F.cross_entropy(logits_BSV.flatten(0, 1), targets_BS.flatten(), reduction="sum")
+    return summed, weigh(targets_BS)
+
+
+def weigh(targets_BS: Any) -> float:
+    """Return the number of tokens."""
+    return float(targets_BS.numel())

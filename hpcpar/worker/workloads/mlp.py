@@ -1,0 +1,68 @@
+"""mlp: a small multilayer perceptron on real handwritten digits; the cheapest workload that learns something."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from hpcpar.errors import InputError, Problem
+from hpcpar.registry import Declaration
+from hpcpar.worker.workloads.optimizer import OptimizerOptions, make_optimizer
+
+Size = Annotated[int, Meta(ge=1)]
+
+
+class MlpOptions(OptimizerOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shape of the network and how it learns."""
+
+    hidden: Size = 128
+    """Width of the hidden layers."""
+    layers: Annotated[int, Meta(ge=1, le=1000)] = 7
+    """Hidden layers; with the output layer the model has one unit more."""
+    lr: Annotated[float, Meta(gt=0)] = 1e-3
+    """Learning rate, constant over the run."""
+
+
+class Mlp:
+    """Digits in, ten classes out."""
+
+    name = "mlp"
+    summary = "a multilayer perceptron on 1438 real handwritten digits"
+    extras = ("torch",)
+    Options = MlpOptions
+
+    def declare(self, options: MlpOptions) -> Declaration:
+        """Describe the work."""
+        return Declaration(kind="neural", num_units=options.layers + 1, global_batch=256, steps=200)
+
+    def check(self, options: MlpOptions) -> list[Problem]:
+        """Say whether the digits are missing."""
+        from hpcpar.worker.data import digits
+
+        try:
+            digits.find()
+        except InputError as error:
+            return list(error.problems)
+        return []
+
+    def load(self, options: MlpOptions, seed: int) -> Any:
+        """Build it (job)."""
+        from hpcpar.worker.data.digits import Digits
+        from hpcpar.worker.neural import NeuralWorkload
+        from hpcpar.worker.workloads import mlp_model
+
+        return NeuralWorkload(
+            units=mlp_model.units(options.hidden, options.layers),
+            initialise=mlp_model.initialise,
+            loss=mlp_model.loss,
+            weigh=len,
+            sample_weight=1.0,
+            samples=Digits(),
+            optimizer=partial(make_optimizer, options),
+            seed=seed,
+        )
+
+
+WORKLOAD = Mlp()

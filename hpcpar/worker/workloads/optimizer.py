@@ -1,0 +1,33 @@
+"""The optimizers that the neural workloads offer. Light at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+NotNegative = Annotated[float, Meta(ge=0)]
+
+
+class OptimizerOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How weights are updated; a workload's options extend it."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """"sgd" has momentum."""
+    lr: Annotated[float, Meta(gt=0)] = 1e-3
+    """Learning rate, constant over the run."""
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    """Of sgd, or the first beta of adamw."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled in adamw, added to the gradient in sgd."""
+
+
+def make_optimizer(options: OptimizerOptions, parameters: Iterable[Any]) -> Any:
+    """Return the torch.optim.Optimizer for these parameters."""
+    import torch
+
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+    betas = (options.momentum, 0.999)
+    return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
