@@ -107,11 +107,14 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None) -> Out
     by_scheduler = SCHEDULER_CAUSES.get(ended.state) if ended else None
     when = exits[-1].time if exits else (ended.time if ended else None)
     base = base._replace(state="failed", ended=when)
-    if own is not None and (_cause(own) in _SPECIFIC or by_scheduler is None):
-        return base._replace(cause=_cause(own), message=_words(own))
+    code = next((event.data.get("code") for event in reversed(exits) if event.kind == "script_exit"), None)
+    from_outside = code == LOCAL_TIMEOUT_CODE or (isinstance(code, int) and code > 128)
+    if own is not None:
+        explains = by_scheduler is None and not (from_outside and _is_echo(own))
+        if _cause(own) in _SPECIFIC or explains:
+            return base._replace(cause=_cause(own), message=_words(own))
     if by_scheduler is not None and ended is not None:
         return base._replace(cause=by_scheduler, message=f"the scheduler says {ended.state}")
-    code = next((event.data.get("code") for event in reversed(exits) if event.kind == "script_exit"), None)
     cause, message = _from_code(code, events, ended)
     return base._replace(cause=cause, message=message)
 
@@ -142,11 +145,12 @@ def _open(base: Outcome, events: list[Event], submitted: Submission | None, live
 
 def _first_error(errors: list[Event]) -> Event | None:
     """Return the error that came first, but one with a cause of its own before a lost connection: that is the echo."""
-    for specific in (True, False):
-        for event in errors:
-            if (_cause(event) in _SPECIFIC) is specific:
-                return event
-    return None
+    return min(errors, key=lambda event: (_cause(event) not in _SPECIFIC, _is_echo(event)), default=None)
+
+
+def _is_echo(event: Event) -> bool:
+    """Say whether an error only tells that something happened to another rank, or to all of them."""
+    return bool(event.data.get("echo")) or _cause(event) == Cause.KILLED
 
 
 def _cause(event: Event) -> Cause:

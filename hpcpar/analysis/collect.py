@@ -84,11 +84,11 @@ class Results(Struct, frozen=True, kw_only=True):
             return self._text(print_as.plain, heading="", bullet="  ", narrow=True)
         return self._text(lambda page: print_as.pretty(page, width), heading="", bullet="  ", narrow=True)
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: Path, say: Callable[[str], None] | None = None) -> list[Path]:
         """Write runs.csv, scaling.csv, scaling.md, scaling.json and a figure a table; return their paths.
 
         The figures (scaling.png, scaling.svg; further tables: scaling-2.png, ...) need the extra `report`. Without it,
-        or where there is nothing to draw, scaling.md says why.
+        or where there is nothing to draw, scaling.md says why, and so does `say`, called once a reason.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -97,6 +97,9 @@ class Results(Struct, frozen=True, kw_only=True):
 
         make_folder(folder)
         figures, reasons = draw_all(self.tables, self.efficiency_target)
+        if say is not None:
+            for reason in reasons:
+                say(reason)
         said = msgspec.structs.replace(self, notes=(*self.notes, *reasons))
         files = {
             "runs.csv": self.frame.to_csv(index=False, lineterminator="\n").encode(),

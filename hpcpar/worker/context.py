@@ -1,4 +1,4 @@
-"""What a strategy knows of the job when it builds: who this rank is, where it stands on the mesh, and with whom it speaks."""
+"""What a strategy knows of the job when it builds: who this rank is, where it stands on the mesh, its groups."""
 
 from __future__ import annotations
 

@@ -24,21 +24,22 @@ def choose_device(spec: RunSpec, info: RankInfo) -> torch.device:
         raise RunError(
             Cause.LAUNCH, f"the run asked for {spec.gpus_per_node} GPUs a node, but {info.node_name} has none: {reason}"
         )
-    device = torch.device("cuda", device_index(spec.device_order, info, torch.cuda.device_count()))
+    device = torch.device("cuda", device_index(spec, info, torch.cuda.device_count()))
     torch.cuda.set_device(device)
     return device
 
 
-def device_index(order: tuple[int, ...], info: RankInfo, visible: int) -> int:
+def device_index(spec: RunSpec, info: RankInfo, visible: int) -> int:
     """Return the index, among the `visible` devices, of the one that this rank uses.
 
-    A rank that sees one device only was given it by the scheduler: that is the one. Otherwise the profile's order counts.
+    A rank that sees one device only was given it by the scheduler. Otherwise the profile's order counts.
 
     Raises:
         RunError: there are more ranks on the node than devices.
     """
-    if visible == 1:
+    if visible == 1 and spec.gpus_per_node > 1:
         return 0
+    order = spec.device_order
     index = order[info.local_rank] if info.local_rank < len(order) else info.local_rank
     if index >= visible:
         what = f"local rank {info.local_rank} on {info.node_name} needs device {index}, but sees only {visible} devices"

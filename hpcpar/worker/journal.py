@@ -8,7 +8,7 @@ import traceback
 from typing import Any
 
 from hpcpar import records
-from hpcpar.errors import HpcparError
+from hpcpar.errors import HpcparError, RunError
 from hpcpar.records import Cause, Event
 from hpcpar.runs import RunFolder
 from hpcpar.worker.causes import classify
@@ -40,7 +40,9 @@ class Journal:
             message = f"{type(error).__name__}: {message}"
         trace = "".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:]
         print(trace if not isinstance(error, HpcparError) else "", file=sys.stderr, end="")
-        self.last_words(cause, message, trace)
+        # A lost connection that nobody put into words tells only that another rank has ended.
+        echo = cause == Cause.NETWORK and not isinstance(error, RunError)
+        self.last_words(cause, message, trace, echo=echo)
         return cause
 
     def killed(self, signal_name: str) -> None:
@@ -48,11 +50,12 @@ class Journal:
         if self._info.rank == 0:
             self.last_words(Cause.KILLED, f"ended from outside by {signal_name}")
 
-    def last_words(self, cause: Cause, message: str, trace: str = "") -> None:
+    def last_words(self, cause: Cause, message: str, trace: str = "", *, echo: bool = False) -> None:
         """Append the events "error" and "exit" of this rank, whichever it is. Never raises."""
         print(f"hpcpar: rank {self._info.rank}: {cause}: {message}", file=sys.stderr, flush=True)
         try:
-            self._append("error", {"cause": str(cause), "message": message, "traceback": trace})
+            error = {"cause": str(cause), "message": message, "traceback": trace}
+            self._append("error", {**error, "echo": True} if echo else error)
             self._append("exit", {"cause": str(cause)})
         except HpcparError as unwritable:
             # The folder is full, read-only or gone: stderr (the rank's log) is all that is left.

@@ -2,9 +2,9 @@
 
     python -m hpcpar.worker.launch --nodes N --ranks-per-node R --time-limit SECONDS --logs DIR -- COMMAND...
 
-Every rank writes to DIR/ATTEMPT.RANK.log. The first rank that fails ends the others (SIGTERM, two seconds, SIGKILL), and
-its exit code is the launcher's, 128+N for signal N; 124 when the time limit ended them. The ranks never outlive the
-launcher, nor the launcher its parent (Linux).
+Every rank writes to DIR/ATTEMPT.RANK.log. The first rank that fails ends the others (SIGTERM, two seconds, SIGKILL),
+and its exit code is the launcher's, 128+N for signal N; 124 when the time limit ended them. The ranks never outlive
+the launcher, nor the launcher its parent (Linux).
 """
 
 from __future__ import annotations

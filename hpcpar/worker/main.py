@@ -1,7 +1,7 @@
 """What every rank runs: meet, build, train, record; and leave a cause of death where that fails.
 
-Rank 0 owns events.ATTEMPT.jsonl, steps.ATTEMPT.jsonl and record.json. Its first act is the event "start", before anything
-slow; its last is record.json. See records.Event for the events in between.
+Rank 0 owns events.ATTEMPT.jsonl, steps.ATTEMPT.jsonl and record.json. Its first act is the event "start", before
+anything slow; its last is record.json. See records.Event for the events in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from hpcpar import records, registry, storage
+from hpcpar import registry, storage
 from hpcpar.errors import HpcparError
 from hpcpar.records import Cause, RunRecord, Step
 from hpcpar.registry import Trainer
@@ -26,7 +26,7 @@ from hpcpar.worker import facts
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
 from hpcpar.worker.measure.clock import CpuClock, CudaClock
-from hpcpar.worker.measure.loop import Losses, train
+from hpcpar.worker.measure.loop import train
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import end_on_signal
@@ -88,11 +88,25 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
         with phases("finish"):
             ranks = team.peaks()
     if info.rank == 0:
-        record = _record(spec, info, team, losses, phases, notes)
-        record.ranks, record.data, record.started = ranks, built.data, started
-        storage.write_file(folder.record_path, msgspec.json.format(msgspec.json.encode(record), indent=1))
-        journal.write("exit", cause=str(Cause.OK))
-        _forget_rendezvous(folder, info)
+        record = RunRecord(
+            key=spec.key,
+            study=spec.study,
+            attempt=info.attempt,
+            job_id=info.job_id,
+            cause=Cause.OK,
+            started=started,
+            ended=time.time(),
+            steps=spec.identity.steps,
+            phases=phases.seconds,
+            loss_first=losses.first,
+            loss_last=losses.last,
+            ranks=ranks,
+            oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
+            data=built.data,
+            versions=facts.versions(),
+            notes=notes,
+        )
+        _conclude(folder, info, record, journal)
     team.part()
 
 
@@ -124,26 +138,8 @@ class _StepWriter:
             self._journal.write("heartbeat", step=steps[-1].step)
 
 
-def _record(spec: RunSpec, info: RankInfo, team: Team, losses: Losses, phases: Phases, notes: list[str]) -> RunRecord:
-    return RunRecord(
-        key=spec.key,
-        study=spec.study,
-        attempt=info.attempt,
-        job_id=info.job_id,
-        cause=Cause.OK,
-        started=0.0,
-        ended=time.time(),
-        steps=spec.identity.steps,
-        phases=phases.seconds,
-        loss_first=losses.first,
-        loss_last=losses.last,
-        ranks=[],
-        oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
-        versions=facts.versions(),
-        notes=notes,
-    )
-
-
-def _forget_rendezvous(folder: RunFolder, info: RankInfo) -> None:
+def _conclude(folder: RunFolder, info: RankInfo, record: RunRecord, journal: Journal) -> None:
+    storage.write_file(folder.record_path, msgspec.json.format(msgspec.json.encode(record), indent=1))
+    journal.write("exit", cause=str(Cause.OK))
     with contextlib.suppress(OSError):
         folder.rendezvous_path(info.attempt).unlink(missing_ok=True)

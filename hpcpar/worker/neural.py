@@ -38,13 +38,13 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
 
     units: tuple[Unit, ...]
     initialise: Callable[[str, Any, Any], None]
-    """(full parameter name, tensor, CPU generator): fill the tensor in place. A parameter's values depend on nothing else."""
+    """(full parameter name, tensor, CPU generator): fill the tensor in place, from nothing else."""
     loss: Callable[[Any, Any], tuple[Any, float]]
     """(output, targets) -> (sum of the losses as a tensor, their weight)."""
     weigh: Callable[[Any], float]
     """targets -> the weight that `loss` will return for them."""
     sample_weight: float | None
-    """The weight of every sample where they all weigh the same; None: it must be added up over the ranks in each step."""
+    """The weight of every sample where they all weigh the same; None: it is added up over the ranks in each step."""
     samples: Samples
     optimizer: Callable[[Iterable[Any]], Any]
     """parameters -> torch.optim.Optimizer."""

@@ -1,8 +1,8 @@
 """How the ranks of a run meet: rank 0 listens and says where, the others come; nobody waits for ever.
 
-Rank 0 binds a free port on its own address and keeps the socket: it goes to the store as it is, so that no other process
-can take the port in between. Host and port are published in the run folder under the attempt's name. PyTorch's store has
-no authentication: whoever reaches the port can speak to it, which is why it listens on one address only. Imports torch.
+Rank 0 binds a free port on its own address and keeps the socket: it goes to the store as it is, so that no other
+process can take the port in between. Host and port are published in the run folder under the attempt's name. PyTorch's
+store has no authentication: whoever reaches the port can speak to it, so it listens on one address only. Imports torch.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ class Meeting:
         """Wait until a rank announces the topic.
 
         Raises:
-            RunError: it did not in time, or the store is gone.
+            ConnectionError: it did not in time, or the store is gone; rank 0 knows why.
         """
         try:
             # Longer than rank 0 waits for the others, so that its own sentence about them comes first.
             self._store.wait([topic], timedelta(seconds=self._patience + 10))
         except RuntimeError as error:
-            raise RunError(Cause.NETWORK, f"rank 0 was not heard of again (waiting for '{topic}')") from error
+            raise ConnectionError(f"rank 0 was not heard of again (waiting for '{topic}')") from error
 
     def _absence(self, topic: str, keys: list[str]) -> str:
         missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]

@@ -17,7 +17,7 @@ class Sampler:
         share = self._global_batch // num_parts
         begin = (step - 1) * self._global_batch + part * share
         places = np.arange(begin, begin + share)
-        epochs = places // self._num_samples
+        epochs: np.ndarray = places // self._num_samples
         return np.concatenate([self._order(int(e))[places[epochs == e] % self._num_samples] for e in np.unique(epochs)])
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """End at once when the scheduler says so, even while the main thread is stuck inside a collective.
 
-A Python signal handler runs only between two bytecodes of the main thread, which a hanging all-reduce never reaches. The
-interpreter's C handler, though, writes the signal's number to the wake-up descriptor straight away: a thread reads it there.
+A Python signal handler runs only between two bytecodes of the main thread, which a hanging all-reduce never reaches.
+The interpreter's C handler, though, writes the signal's number to the wake-up descriptor at once: a thread reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import signal
 import socket
 import threading
 
-from hpcpar.records import Cause
 from hpcpar.worker.journal import Journal
 
 WATCHED = (signal.SIGTERM, signal.SIGINT)

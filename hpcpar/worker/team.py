@@ -54,7 +54,7 @@ class Team(Struct, frozen=True, kw_only=True):
     def part(self) -> None:
         """Wait, for a bounded time, until all ranks are here; then give the process groups back.
 
-        Rank 0 holds the store and leaves last. The result is written by now: a rank that dies here changes nothing of it.
+        Rank 0 holds the store and leaves last. The result is written: a rank that dies here changes nothing of it.
         """
         if self.meeting is None:
             return

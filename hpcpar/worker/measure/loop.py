@@ -1,9 +1,9 @@
 """The training loop: fetch, step, and a window now and then.
 
-**What a kill may lose.** Steps are written when their window ends. The first window has one step; the next is at most twice
-as long, and is chosen to last about 2.5 seconds (never more than 1024 steps). So a kill loses the steps of the open window:
-never more than have been recorded already plus one, never more than 1024, and some five seconds of work as long as steps
-do not become more than twice as slow from one window to the next. A step that is longer than that is a window of its own.
+**What a kill may lose.** Steps are written when their window ends. The first window has one step; the next is at most
+twice as long, and is chosen to last about 2.5 seconds (never more than 1024 steps). So a kill loses the steps of the
+open window: never more than have been recorded already plus one, never more than 1024, and at most five seconds of work
+as long as steps do not become more than twice as slow from one window to the next. A longer step is its own window.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Build the trainer for a point of the mesh, in a fixed order.
 
 The order is the one that all libraries agree on, and each later axis is one more line in `build`: pipeline cut
-(outermost) -> [tensor -> activation checkpointing -> compile ->] weights -> [shard ->] replicate -> optimizer -> schedule.
+(outermost) -> [tensor -> activation checkpointing -> compile] -> weights -> [shard] -> replicate -> optimizer ->
+schedule. What stands in brackets is not built yet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from msgspec import Struct
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import replicate, stages, weights
-from hpcpar.worker.mesh_engine.pipeline import PipelineTrainer
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.neural import NeuralWorkload
 
@@ -41,6 +41,8 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
     if context.mesh.pp == 1:
         model = replicate.with_ddp(model, context, options.bucket_mb, options.static_graph)
         return ReplicaTrainer(context, workload, model, workload.optimizer(parameters))
+    from hpcpar.worker.mesh_engine.pipeline import PipelineTrainer  # 1.2 s: only for pipelines
+
     return PipelineTrainer(context, workload, model, workload.optimizer(parameters), options.schedule)
 
 

@@ -1,4 +1,4 @@
-"""Train one stage of a pipeline; its micro-batches are the accumulation steps. Replicas of a stage add up their gradients."""
+"""Train one stage of a pipeline: micro-batches are the accumulation steps, replicas of a stage add up gradients."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class LlamaOptions(OptimizerOptions, frozen=True, kw_only=True, forbid_unknown_f
 
     data: DataOptions = DataOptions()
     """Which text it reads."""
-    sequence: Annotated[int, Meta(ge=2, le=1_000_000)] = 64
+    sequence: Annotated[int, Meta(ge=2, le=1_000_000)] = 32
     """Tokens (bytes) a sample."""
     dim: Size = 128
     """Width of the model; a multiple of 2 x heads."""

@@ -1,8 +1,8 @@
 """The Llama model. Imports torch; knows nothing of parallelism.
 
-Touvron et al. 2023 (arXiv:2302.13971): pre-normalisation with RMSNorm, SwiGLU, rotary embeddings; grouped-query attention
-as in Llama 2 and 3. Legend: B samples, S tokens, D model width, H heads, K key and value heads, E width of a head,
-F width inside SwiGLU, V vocabulary.
+Touvron et al. 2023 (arXiv:2302.13971): pre-normalisation with RMSNorm, SwiGLU, rotary embeddings; grouped-query
+attention as in Llama 2 and 3. Legend: B samples, S tokens, D model width, H heads, K key and value heads, E width of a
+head, F width inside SwiGLU, V vocabulary.
 """
 
 from __future__ import annotations

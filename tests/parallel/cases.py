@@ -1,0 +1,146 @@
+"""What the ranks of the pool do. Every function is called on all ranks at once."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+import torch
+
+from hpcpar import registry
+from hpcpar.registry import World
+from hpcpar.spec import Identity, Mesh
+from hpcpar.worker.context import JobContext, make_context
+from hpcpar.worker.rank import RankInfo
+
+
+def identity(
+    strategy: str,
+    strategy_options: dict[str, Any],
+    workload: str,
+    workload_options: dict[str, Any],
+    mesh: Mesh,
+    global_batch: int,
+    grad_accum: int,
+) -> Identity:
+    return Identity(
+        cluster="local",
+        node_type="any",
+        workload=workload,
+        workload_options=workload_options,
+        strategy=strategy,
+        strategy_options=strategy_options,
+        mesh=mesh,
+        nodes=1,
+        ranks_per_node=mesh.world_size,
+        cpus_per_rank=1,
+        micro_batch=global_batch // mesh.data_ranks // grad_accum,
+        grad_accum=grad_accum,
+        global_batch=global_batch,
+        steps=8,
+        seed=3,
+        repeat=1,
+    )
+
+
+def rank_info(rank: int, world_size: int) -> RankInfo:
+    return RankInfo(
+        rank=rank,
+        local_rank=rank,
+        node_rank=0,
+        nodes=1,
+        world_size=world_size,
+        hostnames=("here",),
+        attempt="1.0",
+        job_id="1",
+        cpus_asked=1,
+        scheduler="local",
+        node_name="here",
+    )
+
+
+@cache
+def _groups(rank: int, mesh: Mesh) -> tuple[dict[str, Any], Any]:
+    plain = identity("ddp", {}, "mlp", {}, mesh, mesh.data_ranks, 1)
+    made = make_context(rank_info(rank, mesh.world_size), plain, torch.device("cpu"))
+    return made.groups, made.device_mesh
+
+
+def train(
+    rank: int,
+    *,
+    world_size: int,
+    strategy: str,
+    strategy_options: dict[str, Any],
+    workload: str,
+    workload_options: dict[str, Any],
+    global_batch: int,
+    grad_accum: int,
+    steps: int,
+    plant: bool = False,
+    weigh_each: bool = False,
+) -> list[tuple[float, float]]:
+    """Train for some steps; return this rank's (loss_sum, weight) of each."""
+    spread = registry.get_strategy(strategy)
+    work = registry.get_workload(workload)
+    options = msgspec.convert(strategy_options, spread.Options)
+    mesh = spread.layout(World(1, world_size), options)
+    who = identity(strategy, strategy_options, workload, workload_options, mesh, global_batch, grad_accum)
+    groups, device_mesh = _groups(rank, mesh) if world_size > 1 else ({}, None)
+    context = JobContext(
+        info=rank_info(rank, world_size),
+        identity=who,
+        device=torch.device("cpu"),
+        groups=groups,
+        device_mesh=device_mesh,
+    )
+    loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
+    if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
+        loaded = msgspec.structs.replace(loaded, sample_weight=None)
+    trainer: Any = spread.build(context, loaded, options)
+    if plant and rank == world_size - 1:
+        next(trainer.model.parameters()).register_hook(lambda gradient: gradient * 1.1)
+    results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
+    return [(0.0 if r.loss_sum is None else float(r.loss_sum), r.weight) for r in results]
+
+
+def single(rank: int, **arguments: Any) -> list[tuple[float, float]]:
+    """Train alone on rank 0: the oracle."""
+    return train(0, world_size=1, strategy="single", strategy_options={}, **arguments) if rank == 0 else []
+
+
+def exchange_windows(rank: int, *, world_size: int) -> Any:
+    """Send tables whose entries say where they come from through the exchange."""
+    import numpy as np
+
+    from hpcpar.worker.measure.window import Column, GroupExchange
+
+    exchange = GroupExchange(torch.distributed.group.WORLD, rank, world_size)
+    exchanged = exchange(np.full((3, len(Column)), float(rank)), 5 if rank == 0 else 99)
+    got = exchanged.table_WKC
+    return exchanged.next_size, None if got is None else got[:, 0, 0].tolist()
+
+
+def alone(rank: int, **arguments: Any) -> list[tuple[float, float]]:
+    """Train a strategy on a world of one rank."""
+    return train(0, world_size=1, **arguments) if rank == 0 else []
+
+
+def refusal(rank: int, *, world_size: int, strategy: str, grad_accum: int) -> str:
+    """Return the words in which a strategy refuses to be built."""
+    try:
+        train(
+            rank,
+            world_size=world_size,
+            strategy=strategy,
+            strategy_options={},
+            workload="mlp",
+            workload_options={},
+            global_batch=16,
+            grad_accum=grad_accum,
+            steps=1,
+        )
+    except ValueError as error:
+        return str(error)
+    return ""

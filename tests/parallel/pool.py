@@ -1,0 +1,72 @@
+"""A pool of ranks for parity tests: one process group, many cases.
+
+The processes are forked from a server that has imported torch already, which is six times faster than fresh ones
+(reference/engines.md, section 1). A case is a function of `cases`, called on every rank at once with the same arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_PATIENCE_S = 60.0
+PRELOAD = ["torch", "torch.distributed.pipelining", "hpcpar.worker.mesh_engine", "hpcpar.worker.mesh_engine.pipeline"]
+
+
+class Pool:
+    """`size` ranks that wait for cases."""
+
+    def __init__(self, size: int, folder: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        self.size = size
+        self._ends: list[Connection] = []
+        self._processes = []
+        for rank in range(size):
+            here, there = context.Pipe()
+            process = context.Process(target=serve, args=(rank, size, str(folder / f"store{size}"), there), daemon=True)
+            process.start()
+            there.close()
+            self._ends.append(here)
+            self._processes.append(process)
+
+    def run(self, case: str, **arguments: Any) -> list[Any]:
+        """Call a function of `cases` on all ranks; return what each of them returned, or raise the first error."""
+        for end in self._ends:
+            end.send((case, arguments))
+        answers = [end.recv() if end.poll(_PATIENCE_S) else ("error", "no answer") for end in self._ends]
+        errors = [f"rank {rank}: {value}" for rank, (kind, value) in enumerate(answers) if kind == "error"]
+        if errors:
+            self.close()  # the ranks no longer agree on where they are
+            raise AssertionError("\n".join(errors))
+        return [value for _, value in answers]
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.kill()
+            process.join(10)
+        for end in self._ends:
+            end.close()
+
+
+def serve(rank: int, size: int, store: str, end: Connection) -> None:
+    import torch
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", store=distributed.FileStore(store, size), rank=rank, world_size=size)
+    cases = importlib.import_module("cases")
+    while True:
+        try:
+            name, arguments = end.recv()
+        except EOFError:
+            return
+        try:
+            end.send(("ok", getattr(cases, name)(rank=rank, **arguments)))
+        except Exception:
+            end.send(("error", traceback.format_exc()))

@@ -1,0 +1,287 @@
+"""A run folder to a row: known runs give known rows, and no damage ever raises or goes unseen."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from records_oracle import Oracle, Truth, change_record, loss_at, peak_bytes
+
+from hpcpar import records
+from hpcpar.analysis.reduce import UNREADABLE, Row, reduce_run
+from hpcpar.records import Cause, Event
+from hpcpar.spec import SCHEMA, Submission
+
+ORACLE = Oracle(truths={"ddp": Truth(0.01, 0.002)}, tokens_per_sample=128)
+MEAN_ROUNDING = 1e-12
+"""Relative: a mean over thirty steps whose scatter was centred in floating point."""
+
+
+@pytest.fixture
+def run(tmp_path):
+    return ORACLE.write_run(tmp_path, "ddp", 2, 1)
+
+
+def test_a_whole_run_gives_back_what_was_put_in(run):
+    row = reduce_run(run)
+
+    truth_s = 0.01 + 0.002 * 64 / 4
+    assert row.step_time_s == pytest.approx(truth_s, rel=MEAN_ROUNDING)
+    assert row.samples_per_s == pytest.approx(64 / truth_s, rel=MEAN_ROUNDING)
+    assert row.tokens_per_s == pytest.approx(64 * 128 / truth_s, rel=MEAN_ROUNDING)
+    assert (row.state, row.cause, row.attempts, row.attempt) == ("done", "ok", 1, "1.0")
+    assert (row.nodes, row.ranks, row.global_batch, row.mesh) == (2, 4, 64, "dp_replicate=4")
+    assert (row.steps_planned, row.steps_measured, row.steps_used, row.too_few_steps) == (40, 40, 30, False)
+    assert row.loss_last == loss_at(40)
+    assert row.peak_memory_bytes == peak_bytes(3)  # the largest over ranks
+    assert (row.hosts, row.machines) == ("n[1-2]", ("boot-1", "boot-2"))
+    assert (row.wall_s, row.phases["train"]) == (100.0, 90.0)
+    assert row.usable
+
+
+def test_the_warm_up_cut_can_be_changed_at_collect_time(run):
+    default, none = reduce_run(run), reduce_run(run, warmup_steps=0)
+
+    # Ten warm-up steps are five times slower: (10 x 5 + 30) / 40 of the truth.
+    assert none.step_time_s == pytest.approx(default.step_time_s * 80 / 40, rel=MEAN_ROUNDING)
+    assert (none.warmup_steps, none.steps_used) == (0, 40)
+
+
+def test_without_tokens_there_is_no_token_rate(tmp_path):
+    folder = Oracle(truths={"ddp": Truth(0.01, 0.002)}).write_run(tmp_path, "ddp", 1, 1)
+
+    assert reduce_run(folder).tokens_per_s is None
+
+
+def test_steps_come_from_the_attempt_that_made_the_record(run):
+    stray = Event(time=ORACLE.begun_s + 10**6, kind="start", host="n9")
+    records.append(run.events_path("9.0"), stray)
+    for step in ORACLE.step_lines(1000.0, 40):
+        records.append(run.steps_path("9.0"), step)
+
+    row = reduce_run(run)
+
+    assert (row.attempt, row.attempts) == ("1.0", 2)
+    assert row.step_time_s < 1
+
+
+def test_a_run_that_was_planned_and_never_ran_is_a_row(tmp_path):
+    oracle = Oracle(truths={"ddp": Truth(0.01, 0.002)}, never_ran=frozenset({("ddp", 1, 1)}))
+
+    row = reduce_run(oracle.write_run(tmp_path, "ddp", 1, 1))
+
+    assert (row.state, row.message, row.nodes, row.step_time_s) == ("planned", "not submitted", 1, None)
+    assert not row.too_few_steps
+
+
+def test_a_failed_run_keeps_its_cause_and_has_no_time(tmp_path):
+    oracle = Oracle(truths={"ddp": Truth(0.01, 0.002)}, failures={("ddp", 1, 1): Cause.OOM_DEVICE})
+
+    row = reduce_run(oracle.write_run(tmp_path, "ddp", 1, 1))
+
+    assert (row.state, row.cause) == ("failed", "oom_device")
+    assert "it died of oom_device" in row.message
+    assert (row.step_time_s, row.steps_measured, row.too_few_steps) == (None, 20, True)
+
+
+def test_a_run_whose_record_says_that_it_failed_is_no_evidence(run):
+    change_record(run, cause=Cause.DATA, notes=["the data set ended"])
+
+    row = reduce_run(run)
+
+    assert (row.state, row.cause, row.message, row.usable) == ("failed", "data", "the data set ended", False)
+
+
+def test_a_vanished_run_says_so(tmp_path):
+    folder = ORACLE.write_run(tmp_path, "ddp", 1, 1)
+    folder.record_path.unlink()
+    gone = Submission(
+        kind="ended", time=ORACLE.begun_s, batch="b", scheduler="slurm", job_id="1", state="FAILED", exit_code="1:0"
+    )
+    records.append(folder.submission_path, gone)
+
+    row = reduce_run(folder)
+
+    assert (row.state, row.cause) == ("failed", "vanished")
+    assert row.message
+
+
+def test_a_record_of_another_run_is_no_result(run):
+    change_record(run, key="0123456789")
+
+    row = reduce_run(run)
+
+    assert (row.state, row.usable) == ("failed", False)
+    assert "record.json belongs to another run (0123456789)" in row.message
+
+
+def test_a_damaged_record_is_no_result_and_counted(run):
+    run.record_path.write_bytes(run.record_path.read_bytes()[:-10])
+
+    row = reduce_run(run)
+
+    assert not row.usable
+    assert row.rejected_lines == 1
+    assert "record.json is damaged" in row.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [(None, "missing"), (b"{", "damaged"), (b"", "damaged"), (b"[]", "damaged"), (b"\0" * 64, "damaged")],
+)
+def test_without_a_readable_spec_there_is_still_a_row(run, spec, words):
+    if spec is None:
+        run.spec_path.unlink()
+    else:
+        run.spec_path.write_bytes(spec)
+
+    row = reduce_run(run)
+
+    assert (row.state, row.run, row.study) == (UNREADABLE, run.path.name, "oracle")
+    assert row.message == f"spec.json is {words}"
+
+
+@pytest.mark.parametrize("field", ["nodes", "ranks_per_node", "global_batch", "steps"])
+@pytest.mark.parametrize("size", [0, -1, 10**13])
+def test_impossible_sizes_are_damage(run, field, size):
+    spec = json.loads(run.spec_path.read_bytes())
+    spec["identity"][field] = size
+    run.spec_path.write_text(json.dumps(spec))
+
+    row = reduce_run(run)
+
+    assert row.state == UNREADABLE
+    assert f"{field} {size}" in row.message
+
+
+def test_a_newer_schema_is_read_and_said(run):
+    change_record(run, schema=SCHEMA + 1)
+
+    assert any("newer hpcpar" in note for note in reduce_run(run).notes)
+
+
+def test_a_loss_that_ends_not_finite_is_marked(run):
+    change_record(run, loss_last=None)
+
+    row = reduce_run(run)
+
+    assert (row.loss_last, row.loss_diverged) == (None, True)
+
+
+def test_torn_lines_and_nul_tails_cost_their_own_line_only(run):
+    path = run.steps_path("1.0")
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(
+        b"".join([*lines[:20], b"torn by a stray print\n", lines[20][:7], b"\n", *lines[21:], b"\0" * 512])
+    )
+
+    row = reduce_run(run)
+
+    assert (row.rejected_lines, row.steps_measured, row.usable) == (2, 39, True)
+
+
+@pytest.mark.parametrize("attempt", ["../../etc", "a\0b", "", "x" * 300])
+def test_a_record_that_names_an_impossible_attempt_has_no_time(run, attempt):
+    change_record(run, attempt=attempt)
+
+    row = reduce_run(run)
+
+    assert (row.usable, row.message) == (False, "no step was recorded")
+
+
+FILES = ("spec.json", "submission.jsonl", "events.1.0.jsonl", "steps.1.0.jsonl", "record.json")
+
+
+def _flip(content, places):
+    damaged = bytearray(content)
+    for place, value in places:
+        damaged[place % len(damaged)] = value
+    return bytes(damaged)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+EXTREMES = st.sampled_from(
+    [0, -1, 10**9, 10**12, 10**400, 1e308, -1e308, 5e-324, "", "a\0b", "../..", "ok", True, [], {}]
+)
+DAMAGE = st.one_of(
+    st.tuples(st.just("cut"), st.integers(0, 20_000)),
+    st.tuples(st.just("nul tail"), st.integers(1, 3000)),
+    st.tuples(st.just("garbage"), st.binary(max_size=200)),
+    st.tuples(st.just("stray line"), st.text(max_size=50)),
+    st.tuples(st.just("flip"), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8)),
+    st.tuples(st.just("value"), st.tuples(st.integers(0, 10**6), st.integers(0, 10**6), EXTREMES | JSON)),
+)
+
+
+def _replace_value(content, place, leaf, value):
+    """Give one value of one document (a file, or a line of it) another value of any type."""
+    lines = [content] if content.startswith(b"{\n") else content.splitlines()
+    document = json.loads(lines[place % len(lines)])
+    spots = list(_spots(document))
+    holder, key = spots[leaf % len(spots)]
+    holder[key] = value
+    lines[place % len(lines)] = json.dumps(document).encode()
+    return b"\n".join(lines) + b"\n"
+
+
+def _spots(node):
+    for key in node if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from _spots(node[key])
+
+
+def _damage(content, kind, how):
+    middle = len(content) // 2
+    if kind == "cut":
+        return content[: how % (len(content) + 1)]
+    if kind == "nul tail":
+        return content + b"\0" * how
+    if kind == "garbage":
+        return how
+    if kind == "stray line":
+        return content[:middle] + how.encode() + b"\n" + content[middle:]
+    if kind == "flip":
+        return _flip(content, how) if content else content
+    return _replace_value(content, *how)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    folder = ORACLE.write_run(tmp_path_factory.mktemp("fuzz"), "ddp", 2, 1)
+    assert sorted(path.name for path in folder.path.iterdir() if path.is_file()) == sorted(FILES)
+    return folder, {name: (folder.path / name).read_bytes() for name in FILES}
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(FILES), DAMAGE, min_size=1, max_size=3))
+def test_no_damage_raises_and_every_row_can_be_stored(pristine, plan):
+    folder, contents = pristine
+    for name, content in contents.items():
+        (folder.path / name).write_bytes(_damage(content, *plan[name]) if name in plan else content)
+
+    row = reduce_run(folder)
+
+    assert msgspec.json.decode(msgspec.json.encode(row), type=Row) == row
+    assert row.state
+    assert row.step_time_s is None or row.step_time_s > 0
+    assert row.usable or row.message or row.cause  # never a silent gap
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_at_any_byte_gives_a_row(pristine, name):
+    folder, contents = pristine
+    whole = contents[name]
+    for other, content in contents.items():
+        (folder.path / other).write_bytes(content)
+    for cut in range(
+        0, len(whole), max(1, len(whole) // 150)
+    ):  # some 150 places a file, all kinds of borders among them
+        (folder.path / name).write_bytes(whole[:cut])
+        row = reduce_run(folder)
+        assert row.usable or row.message, (name, cut)
