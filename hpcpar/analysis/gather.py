@@ -113,16 +113,21 @@ def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
 
 def _reduce_all(folders: Sequence[RunFolder], warmup_steps: int | None) -> list[Row]:
     reduce = partial(reduce_run, warmup_steps=warmup_steps)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = _workers()
     if len(folders) < PARALLEL_FROM or workers < 2:
         return [reduce(folder) for folder in folders]
     try:
-        with ProcessPoolExecutor(min(workers, 16), mp_context=get_context("forkserver")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
             return list(pool.map(reduce, folders, chunksize=64))
     except (
         BrokenProcessPool
     ):  # processes cannot be had here (limits, or a caller without a main guard): slower, the same rows
         return [reduce(folder) for folder in folders]
+
+
+def _workers() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 16)
 
 
 def _without_copies(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:

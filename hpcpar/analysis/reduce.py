@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -121,7 +122,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
     attempt = _attempt(record, outcome)
     reading = folder.steps(attempt) if attempt else records.Reading([], 0)
     identity = spec.identity
-    warmup = max(0, spec.warmup_steps if warmup_steps is None else warmup_steps)
+    warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
     window = measure(
         reading.records, planned=identity.steps, warmup=warmup, reached=reached, rejected_lines=reading.rejected
@@ -151,9 +152,14 @@ def _what_is_wrong(folder: RunFolder, spec: RunSpec | None) -> str:
         "global_batch": identity.global_batch,
         "steps": identity.steps,
         "repeat": identity.repeat,
+        "cpus_per_rank": identity.cpus_per_rank,
+        "micro_batch": identity.micro_batch,
+        "grad_accum": identity.grad_accum,
         "tokens_per_sample": 1 if spec.tokens_per_sample is None else spec.tokens_per_sample,
     }
     impossible = [f"{name} {size}" for name, size in sizes.items() if not 1 <= size <= _LARGEST]
+    from_zero = {"seed": identity.seed, "warmup_steps": spec.warmup_steps}
+    impossible += [f"{name} {size}" for name, size in from_zero.items() if not 0 <= size <= _LARGEST]
     return f"spec.json has impossible sizes: {', '.join(impossible)}" if impossible else ""
 
 
@@ -253,11 +259,16 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "phases": record.phases,
         "hosts": compress_nodes(fact.host for fact in ranks),
         "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
-        "usable_cpus": max((fact.usable_cpus for fact in ranks), default=None),
-        "peak_memory_bytes": max((fact.peak_memory_bytes for fact in ranks), default=None),
-        "peak_device_bytes": max((fact.peak_device_bytes for fact in ranks), default=None),
+        "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
+        "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
+        "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
         "versions": _canonical(record.versions),
     }
+
+
+def _largest(values: Iterable[int]) -> int | None:
+    """Return the largest possible value; what no machine has is damage, and no number."""
+    return max((value for value in values if 0 <= value <= _LARGEST * 1000), default=None)
 
 
 def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:

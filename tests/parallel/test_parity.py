@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-pytestmark = pytest.mark.torch
 TOLERANCE = 1e-5
 STEPS = 6
 
