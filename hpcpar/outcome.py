@@ -72,13 +72,15 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
     reading = folder.events(attempt) if attempt else None
     events: list[Event] = reading.records if reading else []
     rejected = reading.rejected if reading else 0
+    submitted = _last(submissions, "submitted")
     record = folder.record()
+    if record is not None and is_outdated(record, submitted) and live is not None and live.state != "gone":
+        record = None
     started = events[0].time if events else None
     base = Outcome("", None, "", attempt, len(attempts), started, None, rejected)
     if record is not None:
         return _done(base, record)
     ended = _last(submissions, "ended")
-    submitted = _last(submissions, "submitted")
     resubmitted = submitted is not None and not _belongs(attempt, submitted.job_id)
     if resubmitted:  # a later job is on its way; what the earlier attempt left is history
         base = base._replace(started=None)
@@ -87,7 +89,17 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
         ended = None
     if live is not None and live.state in ("queued", "running"):
         return base._replace(state=live.state, message=live.reason)
-    return _closed(base, events, ended) or _open(base, events, submitted, live)
+    closed = _closed(base, events, ended)
+    awaited = ended is None and live is not None and live.state == "ending"
+    if awaited and closed is not None and closed.cause not in _SPECIFIC:
+        # A signal or a lost connection is a consequence: in a moment the scheduler will say of what.
+        return base._replace(state="running", message="it ended; the scheduler's word on why is awaited")
+    return closed or _open(base, events, submitted, live)
+
+
+def is_outdated(record: RunRecord, submitted: Submission | None) -> bool:
+    """Say whether a result is older than the latest submission (`submit --again`)."""
+    return submitted is not None and record.job_id != submitted.job_id and record.ended < submitted.time
 
 
 def _done(base: Outcome, record: RunRecord) -> Outcome:

@@ -120,10 +120,15 @@ class TimeLimit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Qos(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A quality of service, or a partition that plays its role: what it costs and what it allows."""
 
-    charge_factor: float | None = None
+    charge_factor: Annotated[float, Meta(ge=0)] | None = None
     limits: tuple[TimeLimit, ...] = ()
     max_queued: Positive | None = None
     min_nodes: Positive = 1
+
+    def __post_init__(self) -> None:
+        sizes = [limit.max_nodes or math.inf for limit in self.limits]
+        if sizes != sorted(set(sizes)):
+            raise ValueError("limits must go from small jobs to large ones, the one without max_nodes last")
 
     def max_time_s(self, nodes: int) -> float | None:
         """Return the wall-time limit in seconds for a job of `nodes` nodes, or None where none is known."""
@@ -152,7 +157,7 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Memory of a node, e.g. "256GiB"; information for the plan."""
     request_memory: Literal["never", "if-asked", "whole-node"] = "if-asked"
     """"never": the site forbids --mem. "whole-node": always --mem=0."""
-    gpus_per_node: int = 0
+    gpus_per_node: Annotated[int, Meta(ge=0)] = 0
     """Devices as the scheduler counts them (a GCD of an MI250X counts as one)."""
     devices_per_card: Positive = 1
     gpu_request: Literal["none", "gpus-per-node", "gres", "gpus-per-task", "constraint-only"] = "none"

@@ -1,18 +1,26 @@
 """What every test gets: a home, a state folder and a runs folder of its own, and no word of an outer job."""
 
+import itertools
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no finding: how long an example took says nothing here.
+settings.register_profile("hpcpar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hpcpar")
 
 _OUTER = ("HPCPAR_", "SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")
+_NUMBERS = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def isolation(tmp_path_factory, request):
+def isolation(tmp_path_factory):
     """Point everything that hpcpar would look for at folders of this test alone; they are made when first used."""
-    place = tmp_path_factory.getbasetemp() / "isolation" / str(abs(hash(request.node.nodeid)))
+    place = tmp_path_factory.getbasetemp() / "isolation" / str(next(_NUMBERS))
     # Not `tmp_path` and `monkeypatch`: Hypothesis refuses tests that draw on fixtures made once for all examples.
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(_OUTER)]:
@@ -50,8 +58,6 @@ class Commands:
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """Take away every command; a test adds the stubs that it needs."""
-    import shutil
-
     names = "bash sh cat date mkdir touch env sleep kill rm true false".split()
     real = {name: path for name in names if (path := shutil.which(name))}
     stubs = Commands(tmp_path / "bin", real)

@@ -11,19 +11,19 @@ from collections.abc import Sequence
 import msgspec
 
 from hpcpar.analysis.baseline import Reference
+from hpcpar.analysis.flags import DECLARED
 from hpcpar.analysis.intervals import Estimate, mean
 from hpcpar.analysis.numbers import estimate, plural
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.scaling import Table
 
-DECLARED = {"strong": "Strong scaling", "weak": "Weak scaling"}
-"""The kinds of scaling for which a speed-up is defined."""
+_TITLES = {"strong": "Strong scaling", "weak": "Weak scaling"}
 
 
 def title(table: Table) -> str:
     """Return the table's heading."""
     key = table.key
-    kind = DECLARED.get(key.scaling, f"Runs ({key.scaling or 'undeclared'} scaling)")
+    kind = _TITLES.get(key.scaling, f"Runs ({key.scaling or 'undeclared'} scaling)")
     return f"{kind} of {key.workload} on {key.cluster} ({key.node_type} nodes), study {key.study}"
 
 
@@ -70,7 +70,7 @@ def baseline_lines(table: Table) -> list[str]:
         reference = next((one for one in table.references if one.label == label), None)
         if reference is not None and first.step_time_s is None and first.nodes < reference.nodes:
             lines.append(f"{label} has no time on its smallest size, {plural(first.nodes, 'node')}")
-    if any(not cell.baseline for cell in table.cells):
+    if table.key.scaling in DECLARED and any(not cell.baseline for cell in table.cells):
         without = sorted({cell.series for cell in table.cells if not cell.baseline})
         lines.append(f"missing for {', '.join(without)}: no run of it has a time")
     return lines

@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpcpar.analysis.captions import DECLARED, baseline_lines, fixed_quantity, title
+from hpcpar.analysis.captions import baseline_lines, fixed_quantity, title
+from hpcpar.analysis.flags import DECLARED
 from hpcpar.analysis.numbers import number, plural
 from hpcpar.analysis.scaling import Cell, Table
 from hpcpar.errors import MissingExtraError
@@ -40,12 +41,13 @@ _SETTINGS = {
 }
 _WIDTH_IN = 7.09
 """180 mm: the width of a printed page's text."""
+_MARGIN_IN = 0.14
 _TOP_IN = 0.8
 _PANEL_IN = 2.5
 _LINE_IN = 0.135
 _WRAP = 132
+_LONGEST_LABEL = 100
 _TARGET_DASHES = (0, (4, 3))
-_TITLE_LETTERS = 78
 _MOST_TICKS = 10
 _DPI = 200
 
@@ -128,10 +130,7 @@ def _compose(figure: Figure, table: Table, target: float) -> None:
         (title(table), 0.24, 9.5, "bold", _INK),
         (_subtitle(table), 0.42, 8.0, "normal", _QUIET),
     ):
-        fitted = size * min(
-            1.0, _TITLE_LETTERS * 9.5 / size / len(words)
-        )  # long names shrink instead of leaving the page
-        figure.text(0.14 / _WIDTH_IN, 1 - down / height, words, fontsize=fitted, weight=weight, color=colour)
+        _text(figure, 1 - down / height, words, size, color=colour, weight=weight)
     bottom = 1 - (_TOP_IN + _PANEL_IN) / height
     left = figure.add_axes((0.55 / _WIDTH_IN, bottom, 2.85 / _WIDTH_IN, _PANEL_IN / height))
     right = figure.add_axes((4.1 / _WIDTH_IN, bottom, 2.85 / _WIDTH_IN, _PANEL_IN / height))
@@ -144,7 +143,19 @@ def _compose(figure: Figure, table: Table, target: float) -> None:
         frameon=False, fontsize=7.5, handlelength=3.2, columnspacing=1.6, borderaxespad=0,
     )  # fmt: skip
     for place, line in enumerate(reversed(caption)):
-        figure.text(0.14 / _WIDTH_IN, (0.1 + _LINE_IN * place) / height, line, fontsize=6.6, color=_QUIET)
+        _text(figure, (0.1 + _LINE_IN * place) / height, line, 6.6, color=_QUIET)
+
+
+def _text(figure: Figure, y: float, words: str, size: float, **style: Any) -> None:
+    """Write a line at the left edge; one that is too long for the page shrinks instead of leaving it."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(family="DejaVu Sans", weight=style.get("weight", "normal"))
+    # Rasterised letters are up to some per cent wider than their outlines: hinting rounds each to whole pixels.
+    width_in = 1.06 * TextPath((0, 0), words, size=size, prop=font).get_extents().width / 72
+    fitted = size * min(1.0, (_WIDTH_IN - 2 * _MARGIN_IN) / width_in)
+    figure.text(_MARGIN_IN / _WIDTH_IN, y, words, fontsize=fitted, **style)
 
 
 def _looks(table: Table) -> list[_Look]:
@@ -260,7 +271,7 @@ def _legend_entries(looks: Sequence[_Look], target: float) -> tuple[list[Any], l
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, linewidth=1.3, markersize=5)
         for look in looks
     ]
-    labels = [look.label for look in looks]
+    labels = [textwrap.shorten(look.label, _LONGEST_LABEL, placeholder=" ...") for look in looks]
     cells = [cell for look in looks for cell in look.cells]
     entries.append(Line2D([], [], color=_QUIET, linewidth=0.8))
     labels.append("ideal")

@@ -15,6 +15,8 @@ SUPER_LINEAR = 1.05
 """A speed-up beyond this times r needs an explanation (a cache that fits, or a baseline that is sick)."""
 NOTABLE_WAIT = 0.05
 """Share of the step time from which waiting for data is worth a word."""
+DECLARED = ("strong", "weak")
+"""The kinds of scaling for which a speed-up is defined."""
 STILL_OPEN = ("planned", "submitted", "queued", "running")
 """States of runs that may still bring a result."""
 
@@ -56,7 +58,7 @@ def of_times(usable: Sequence[Row]) -> list[str]:
 
 def of_comparison(first: Row, reference: Reference | None, is_baseline: bool, speedup: Estimate | None) -> list[str]:
     """Say what is wrong with the comparison with the baseline."""
-    if first.scaling not in ("strong", "weak"):
+    if first.scaling not in DECLARED:
         return [f"scaling is {first.scaling or 'undeclared'}: no speed-up"]
     if reference is None:
         return ["baseline missing"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcpar.analysis.captions import DECLARED
+from hpcpar.analysis.flags import DECLARED
 from hpcpar.analysis.numbers import estimate, number, plural
 from hpcpar.analysis.scaling import Cell, Table
 

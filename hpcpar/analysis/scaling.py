@@ -14,7 +14,7 @@ from msgspec import Struct
 from hpcpar.analysis import baseline as baselines
 from hpcpar.analysis import intervals
 from hpcpar.analysis.baseline import Reference
-from hpcpar.analysis.flags import STILL_OPEN, asked, of_comparison, of_runs, of_times
+from hpcpar.analysis.flags import DECLARED, STILL_OPEN, asked, of_comparison, of_runs, of_times
 from hpcpar.analysis.intervals import Estimate
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.series import Series, TableKey, by_table, load, split
@@ -93,7 +93,7 @@ def _table(key: TableKey, rows: Sequence[Row], table: list[Series], choice: base
     cells: list[Cell] = []
     references: dict[str, Reference] = {}
     for series in table:
-        reference = baselines.reference(series, table, choice)
+        reference = baselines.reference(series, table, choice) if key.scaling in DECLARED else None
         if reference is not None:
             references[reference.name] = reference
         cells += [_cell(series, nodes, reference) for nodes in series.rows]
@@ -151,8 +151,8 @@ _SHARED = (
 
 
 def _speedup(usable: Sequence[Row], reference: Reference | None) -> Estimate | None:
-    """Return S, or None where it would mean nothing: no baseline, no time, no declared scaling, or other work."""
-    if reference is None or not usable or usable[0].scaling not in ("strong", "weak"):
+    """Return S, or None where it would mean nothing: no baseline, no time, or other work."""
+    if reference is None or not usable:
         return None
     if usable[0].scaling == "strong":
         if load(usable[0]) != load(reference.rows[0]):

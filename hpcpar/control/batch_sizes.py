@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from hpcpar.errors import Problem
@@ -40,7 +41,9 @@ def split_batch(global_batch: int, micro_batch: int | None, mesh: Mesh, where: s
 def _accumulation(per_rank: int, stages: int) -> int:
     if stages == 1:
         return 1
-    divisors = [d for d in range(1, per_rank + 1) if per_rank % d == 0]
+    # Divisors come in pairs: counting up to the root finds them all, however large the batch.
+    small = [d for d in range(1, math.isqrt(per_rank) + 1) if per_rank % d == 0]
+    divisors = sorted({*small, *(per_rank // d for d in small)})
     enough = [d for d in divisors if d >= 2 * stages] or [d for d in divisors if d >= stages]
     return enough[0] if enough else per_rank
 

@@ -82,10 +82,11 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     problems: list[Problem] = []
     place = _place(study, profile, where, problems)
     resolved = _resolve(study, where, problems)
-    if place is None or resolved is None:
-        raise InputError(problems)
-    cells = list(_cells(resolved, place, problems))
-    if problems:
+    if place is not None:
+        problems += _limits(study, place, where)
+    # A wrong name must not hide a size that does not fit: the grid of what was found is checked all the same.
+    cells = list(_cells(resolved, place, problems)) if resolved and place else []
+    if problems or resolved is None or place is None:
         raise InputError(list(dict.fromkeys(problems)))
     return Plan(tuple(_runs(resolved, place, cells, version)), tuple(_warnings(study, profile)))
 
@@ -113,7 +114,7 @@ def _place(study: Study, profile: ClusterProfile, where: str, problems: list[Pro
 
 
 def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None:
-    before = len(problems)
+    """Find what the study names; None where the workload is unknown, else with those strategies that were found."""
     strategies = list(_strategies(study, where, problems))
     workload, options = _workload(study, where, problems)
     if workload is None or options is None:
@@ -121,7 +122,7 @@ def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None
     declared = workload.declare(options)
     problems += workload.check(options)
     problems += _kind_problems(strategies, study.workload, declared)
-    return None if len(problems) > before else _Study(study, where, workload, options, declared, strategies)
+    return _Study(study, where, workload, options, declared, strategies)
 
 
 def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Workload | None, Any]:
@@ -177,16 +178,24 @@ def _strategies_for(kind: str) -> list[str]:
 # ---------------------------------------------------------------- the grid
 
 
+def _limits(study: Study, place: _Place, where: str) -> Iterator[Problem]:
+    """Yield what the cluster forbids, once for every size of the study."""
+    for nodes in sorted({nodes for choice in study.choices() for nodes in choice.nodes or study.nodes}):
+        yield from limit_problems(_resources(study, place, nodes), place.profile, place.node_type, where)
+
+
 def _cells(resolved: _Study, place: _Place, problems: list[Problem]) -> Iterator[_Cell]:
     """Yield every strategy at every size that can be laid out; say of the others why not."""
-    limits_checked: set[Resources] = set()
+    taken: list[tuple[str, Any, int]] = []
     for chosen in resolved.strategies:
         for nodes in chosen.choice.nodes or resolved.study.nodes:
-            resources = _resources(resolved.study, place, nodes)
-            if resources not in limits_checked:
-                limits_checked.add(resources)
-                problems += limit_problems(resources, place.profile, place.node_type, resolved.where)
-            found = _cell(resolved, chosen, resources)
+            point = (chosen.choice.name, chosen.options, nodes)
+            if point in taken:  # the same key, so both would run in one folder
+                label = f"{resolved.where}: strategy {chosen.choice.name} on {nodes} node{'s' * (nodes > 1)}"
+                problems.append(Problem(label, "is given twice", "--repeats is the way to run it again"))
+                continue
+            taken.append(point)
+            found = _cell(resolved, chosen, _resources(resolved.study, place, nodes))
             if isinstance(found, Problem):
                 problems.append(found)
             else:

@@ -20,7 +20,7 @@ from hpcpar.control import local_queue, slurm
 from hpcpar.control.pending import in_words
 from hpcpar.control.render import job_name
 from hpcpar.errors import NoSchedulerError, SchedulerError
-from hpcpar.outcome import Live
+from hpcpar.outcome import Live, is_outdated
 from hpcpar.runs import Batch, BatchFolder, BatchLine, RunFolder, StudyFolder
 from hpcpar.spec import Submission
 
@@ -77,10 +77,12 @@ def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
 
 
 def _open(run: RunFolder) -> _Open | None:
-    if run.record_path.is_file():
-        return None
     submissions = run.submissions()
     submitted = next((line for line in reversed(submissions) if line.kind == "submitted"), None)
+    if run.record_path.is_file():
+        record = run.record() if len(submissions) > 1 else None  # only a second submission can outdate a result
+        if record is None or not is_outdated(record, submitted):
+            return None
     if submitted is None or any(s.kind == "ended" and s.job_id == submitted.job_id for s in submissions):
         return None
     return _Open(run, submitted)
@@ -249,10 +251,9 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
         word = by_task.get((one.job, one.task))
         if word is not None and word.state not in _UNFINISHED:
             _settle(one, word.state, word.exit_code, word.reason)
-        elif _last_sign(one) + ACCOUNTING_LAG_S < time.time():
+        elif not accounting or _last_sign(one) + ACCOUNTING_LAG_S < time.time():
             if word is None:
-                reason = "" if accounting else "accounting is off"
-                _settle(one, "", "", reason)
+                _settle(one, "", "", "" if accounting else "accounting is off")
             live[one.run.path] = Live("gone")
         else:
             live[one.run.path] = Live("ending")

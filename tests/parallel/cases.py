@@ -100,7 +100,8 @@ def train(
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
     trainer: Any = spread.build(context, loaded, options)
     if plant and rank == world_size - 1:
-        next(trainer.model.parameters()).register_hook(lambda gradient: gradient * 1.1)
+        # Moved, not scaled: AdamW does not notice a gradient that is 10 % too large in every step.
+        list(trainer.model.parameters())[-1].register_hook(lambda gradient: gradient.roll(1, 0))
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
     return [(0.0 if r.loss_sum is None else float(r.loss_sum), r.weight) for r in results]
 

@@ -1,7 +1,7 @@
 """Every strategy computes what one process computes: the loss of every step agrees within 1e-5.
 
 Tolerance: fp32 sums taken in another order differ by some 1e-7 a step (measured: 5e-7 after 60 steps); 1e-5 leaves room
-for that and for nothing else, as the planted error of 10 % in one gradient of one rank shows in every cell.
+for that and for nothing else, as the planted error in one gradient of one rank shows in every cell.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def test_equals_one_process(
     expected = _oracle(pools, work)
     got = _losses(pools, cell, work)
     assert got == pytest.approx(expected, abs=TOLERANCE, rel=0)
-    planted = _losses(pools, cell, work, plant=True)
-    assert planted != pytest.approx(expected, abs=TOLERANCE, rel=0), "a wrong gradient must be seen"
+    planted = _losses(pools, cell, work, steps=3, plant=True)
+    assert planted != pytest.approx(expected[:3], abs=TOLERANCE, rel=0), "a wrong gradient must be seen"
 
 
 @pytest.mark.parametrize("cell", [CELLS[1], CELLS[11]], ids=str)
@@ -95,11 +95,11 @@ def _oracle(pools: Any, work: dict[str, Any]) -> list[float]:
     return _oracles[key]
 
 
-def _losses(pools: Any, cell: Cell, work: dict[str, Any], **more: Any) -> list[float]:
+def _losses(pools: Any, cell: Cell, work: dict[str, Any], steps: int = STEPS, **more: Any) -> list[float]:
     arguments = {"strategy": cell.strategy, "strategy_options": cell.options, "grad_accum": cell.grad_accum, **more}
     if cell.ranks == 1:
-        return _reduce(pools(2).run("alone", steps=STEPS, **work, **arguments))
-    return _reduce(pools(cell.ranks).run("train", world_size=cell.ranks, steps=STEPS, **work, **arguments))
+        return _reduce(pools(2).run("alone", steps=steps, **work, **arguments))
+    return _reduce(pools(cell.ranks).run("train", world_size=cell.ranks, steps=steps, **work, **arguments))
 
 
 def _reduce(answers: list[list[tuple[float, float]]]) -> list[float]:

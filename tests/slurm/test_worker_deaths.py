@@ -90,6 +90,7 @@ def test_a_program_that_cannot_start_is_called_launch(slurm: Any, tmp_path: Path
     _is_shown_by_collect(slurm, runs, "launch")
 
 
+@pytest.mark.full  # Slurm looks at limits every 30 s
 def test_a_time_limit_is_called_timeout(slurm: Any, tmp_path: Path) -> None:
     slurm.hpcpar("submit", *LONG, "--strategy", "ddp", "--nodes", "1", "--runs", str(tmp_path))
     row = slurm.wait(tmp_path, _running)["rows"][0]

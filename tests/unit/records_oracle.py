@@ -133,8 +133,8 @@ class Oracle:
         records.append(folder.events_path(attempt), event)
         cause = self.failures.get(place)
         done = self.steps // 2 if cause else self.steps
-        for step in self.step_lines(self.run_time_s(*place), done):
-            records.append(folder.steps_path(attempt), step)
+        lines = [msgspec.json.encode(step) for step in self.step_lines(self.run_time_s(*place), done)]
+        write_file(folder.steps_path(attempt), b"\n".join([*lines, b""]))
         if cause:
             self._die(folder, attempt, cause, begun)
         else:

@@ -44,9 +44,11 @@ class ReplicaTrainer:
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
 
     def _quiet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        if last or not isinstance(self.model, nn.parallel.DistributedDataParallel):
+        model = self.model
+        # no_sync in a static graph ends in an internal assertion (torch 2.13, reducer.cpp); reducing every time is right.
+        if last or not isinstance(model, nn.parallel.DistributedDataParallel) or model.static_graph:
             return contextlib.nullcontext()
-        return self.model.no_sync()
+        return model.no_sync()
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

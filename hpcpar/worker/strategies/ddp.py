@@ -16,7 +16,8 @@ class DdpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bucket_mb: Annotated[float, Meta(gt=0)] = 25.0
     """Gradients travel in buckets of this many MiB, while the backward pass still runs."""
     static_graph: bool = False
-    """True promises that every step uses the same parameters: DDP may then plan ahead."""
+    """True promises that every step uses the same parameters: DDP may then plan ahead. With accumulation it sends the
+    gradients of every micro-batch, as torch's static graph does not get on with leaving some out."""
 
 
 class Ddp:

@@ -1,0 +1,70 @@
+"""A strategy from "somebody else's package": ddp on which one rank does something terrible at a chosen step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from msgspec import Struct
+
+from hpcpar.registry import World, get_strategy
+from hpcpar.spec import Mesh
+
+
+class ChaosOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    deed: str
+    rank: int
+    step: int
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def blunder() -> None:
+    raise ZeroDivisionError("the deed")
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+DEEDS = {"kill": kill, "blunder": blunder, "hang": hang}
+
+
+class ChaosTrainer:
+    def __init__(self, inner: Any, options: ChaosOptions) -> None:
+        self._inner, self._options, self._step = inner, options, 0
+
+    def batch(self, step: int) -> Any:
+        self._step = step
+        return self._inner.batch(step)
+
+    def step(self, batch: Any) -> Any:
+        if self._step == self._options.step:
+            DEEDS[self._options.deed]()
+        return self._inner.step(batch)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Chaos:
+    name = "chaos"
+    summary = "ddp with an accident"
+    kinds = frozenset({"neural"})
+    extras = ("torch",)
+    Options = ChaosOptions
+
+    def layout(self, world: World, options: ChaosOptions) -> Mesh:
+        return Mesh(dp_replicate=world.size)
+
+    def build(self, context: Any, workload: Any, options: ChaosOptions) -> Any:
+        ddp = get_strategy("ddp")
+        trainer = ddp.build(context, workload, ddp.Options())
+        return ChaosTrainer(trainer, options) if context.info.rank == options.rank else trainer
+
+
+STRATEGY = Chaos()
