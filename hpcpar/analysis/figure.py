@@ -217,7 +217,8 @@ def _efficiency_panel(axes: Any, looks: Sequence[_Look], target: float) -> None:
         # An interval that is open to the sky must not press the rest of the panel flat.
         top = max([top, *(min(one.high or one.value, 2 * one.value) * 1.04 for one in known)])
         lost = [cell.nodes * 2**look.offset for cell in look.cells if cell.step_time_s is None]
-        axes.plot(lost, [0.03] * len(lost), "x", color=look.colour, markersize=5, markeredgewidth=1.2, clip_on=False)
+        if lost:
+            axes.plot(lost, [0.03] * len(lost), "x", color=look.colour, markersize=5, markeredgewidth=1.2)
     axes.set_ylim(0, top)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y", color=_FAINT, linewidth=0.4)

@@ -36,6 +36,8 @@ class Entry(Struct, kw_only=True):
 
     batch: str
     queued: float
+    cwd: str = "/"
+    """The folder of the submit: relative paths among the options mean it, as they do under Slurm."""
 
 
 class Current(Struct, kw_only=True):
@@ -55,6 +57,7 @@ class Element(NamedTuple):
     task: int
     job_id: str
     restarts: int
+    cwd: str
 
 
 def folder() -> Path:
@@ -71,7 +74,7 @@ def enqueue(batch: BatchFolder) -> str:
     """Put a batch into the queue and return its job id (without a task)."""
     make_folder(folder())
     now = time.time()
-    entry = Entry(batch=str(batch.path), queued=now)
+    entry = Entry(batch=str(batch.path), queued=now, cwd=str(Path.cwd()))
     write_file(folder() / f"{now:020.6f}-{batch.key}.json", msgspec.json.encode(entry))
     return job_id_of(batch.key, 0, 1)
 
@@ -132,12 +135,13 @@ def waiting_elements() -> list[Element]:
     for path in _entry_paths():
         entry = records.read_one(path, Entry)
         if entry is not None:
-            found += _elements(BatchFolder(Path(entry.batch)), entry.queued)
+            found += _elements(entry)
     # Batches of one submit differ in shape and were queued within moments; the study's own order goes through them.
     return sorted(found, key=lambda element: element.order)
 
 
-def _elements(batch: BatchFolder, queued: float) -> list[Element]:
+def _elements(entry: Entry) -> list[Element]:
+    batch = BatchFolder(Path(entry.batch))
     manifest = batch.read()
     left = []
     for index, name in sorted(manifest.runs.items()):
@@ -149,8 +153,8 @@ def _elements(batch: BatchFolder, queued: float) -> list[Element]:
         spec = run.spec()
         if spec is None:
             continue
-        begun = manifest.intent.begun if manifest.intent else queued
-        left.append(Element((begun, spec.order, index), batch, index, job_id, len(own)))
+        begun = manifest.intent.begun if manifest.intent else entry.queued
+        left.append(Element((begun, spec.order, index), batch, index, job_id, len(own), entry.cwd))
     return left
 
 
@@ -192,7 +196,7 @@ def _run(element: Element) -> None:
             stdout=log,
             stderr=log,
             env=environment,
-            cwd=element.batch.path,
+            cwd=element.cwd if Path(element.cwd).is_dir() else "/",
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - one thread; the run must not outlive the queue's process
         )
         code = process.wait()
@@ -211,7 +215,7 @@ def _ensure_exit_line(element: Element, code: int) -> None:
 def _forget_finished() -> None:
     for path in _entry_paths():
         entry = records.read_one(path, Entry)
-        if entry is None or not _elements(BatchFolder(Path(entry.batch)), entry.queued):
+        if entry is None or not _elements(entry):
             path.unlink(missing_ok=True)
 
 

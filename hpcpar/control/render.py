@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+from jinja2.compiler import CodeGenerator
 from markupsafe import Markup
 from msgspec import Struct
 
 from hpcpar.assets import builtin_folder, search_path
-from hpcpar.control.safe import control_character, path_problems, value_problems, variable_problems, word_problems
+from hpcpar.control.safe import (
+    control_character,
+    option_problems,
+    path_problems,
+    value_problems,
+    variable_problems,
+    word_problems,
+)
 from hpcpar.errors import InputError, Problem
 from hpcpar.spec import ClusterProfile, NodeType, Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
@@ -152,15 +160,20 @@ def _srun_options(resources: Resources, profile: ClusterProfile, node_type: Node
 def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -> list[Problem]:
     """List, by name, every value that must not reach a script."""
     words = {name: getattr(resources, name) for name in ("account", "qos", "partition", "constraint")}
-    return [
-        *value_problems(profile, f"cluster {profile.name}"),
+    cluster = f"cluster {profile.name}"
+    activate = {f"{cluster}: environment.activate": profile.environment.activate}
+    named = [
+        *value_problems(profile, cluster),
         *value_problems(resources, "resources"),
-        *value_problems(job, "job"),
         *word_problems(words),
-        *variable_problems(profile.environment.set, f"cluster {profile.name}: environment.set"),
-        *variable_problems(profile.environment.multi_node, f"cluster {profile.name}: environment.multi_node"),
-        *path_problems({"runs folder": job.study_folder, "python": job.python}),
+        *option_problems(profile.directives, f"{cluster}: directives"),
+        *option_problems(profile.srun.args, f"{cluster}: srun.args"),
+        *variable_problems(profile.environment.set, f"{cluster}: environment.set"),
+        *variable_problems(profile.environment.multi_node, f"{cluster}: environment.multi_node"),
+        *path_problems({"runs folder": job.study_folder, "python": job.python, **activate}),
     ]
+    # What the job is made of has been named by its source; the job itself is looked at for what has no source here.
+    return named or list(value_problems(job, "job"))
 
 
 def render(job: JobText, profile: ClusterProfile) -> Script:
@@ -179,6 +192,14 @@ def render(job: JobText, profile: ClusterProfile) -> Script:
         raise InputError(Problem(f"{error.filename or error.name}:{error.lineno}", str(error.message))) from error
     except (jinja2.TemplateError, _UnquotedError) as error:
         raise InputError(Problem(f"template {_where(error, profile.template)}", str(error))) from error
+    except RecursionError as error:
+        fix = 'extend the one that is shipped: {% extends "builtin/' + profile.template + '" %}'
+        raise InputError(Problem(f"template {_where(error, profile.template)}", "extends itself", fix)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(Problem(f"template '{profile.template}'", f"cannot be read: {error}")) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(Problem(f"template {_where(error, profile.template)}", what)) from error
     return Script(text.rstrip("\n") + "\n", template.filename or profile.template)
 
 
@@ -196,11 +217,42 @@ class _UnquotedError(Exception):
     """An expression of a template reached the script without a quoting filter."""
 
 
+class _PlainResults(CodeGenerator):
+    """What an operator makes out of a quoted value is not quoted.
+
+    Jinja would escape the other operand for HTML and mark the whole as safe.
+    """
+
+    def visit_Concat(self, node: Any, frame: Any) -> None:  # noqa: N802 - jinja2's names
+        self._plain(super().visit_Concat, node, frame)
+
+    def visit_Add(self, node: Any, frame: Any) -> None:  # noqa: N802
+        self._plain(super().visit_Add, node, frame)
+
+    def visit_Mul(self, node: Any, frame: Any) -> None:  # noqa: N802
+        self._plain(super().visit_Mul, node, frame)
+
+    def visit_Mod(self, node: Any, frame: Any) -> None:  # noqa: N802
+        self._plain(super().visit_Mod, node, frame)
+
+    def _plain(self, visit: Any, node: Any, frame: Any) -> None:
+        self.write("environment.plain(")
+        visit(node, frame)
+        self.write(")")
+
+
+class _Templates(jinja2.Environment):
+    code_generator_class = _PlainResults
+
+    def plain(self, value: object) -> object:
+        return str(value) if isinstance(value, Markup) else value
+
+
 def _environment_of_templates() -> jinja2.Environment:
     builtin = jinja2.FileSystemLoader(str(builtin_folder("templates")))
     own = jinja2.FileSystemLoader([str(folder) for folder in search_path("templates")])
     loader = jinja2.ChoiceLoader([jinja2.PrefixLoader({"builtin": builtin}), own])
-    environment = jinja2.Environment(
+    environment = _Templates(
         loader=loader,
         undefined=jinja2.StrictUndefined,
         # Escaped text is marked as such by the two filters; anything that is not marked is refused by `finalize`.
@@ -212,7 +264,8 @@ def _environment_of_templates() -> jinja2.Environment:
     return environment
 
 
-def _refuse_unquoted(value: object) -> object:
+@jinja2.pass_context  # so that Jinja does not print constants when it compiles, past this check
+def _refuse_unquoted(_: Any, value: object) -> object:
     if isinstance(value, jinja2.Undefined):
         str(value)  # StrictUndefined raises and names the variable
     if not isinstance(value, Markup):

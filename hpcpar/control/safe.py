@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,9 @@ import msgspec
 from hpcpar.errors import Problem
 
 _WORD = re.compile(r"[A-Za-z0-9._@+:,/=&|*!()\[\]~^-]*", re.ASCII)
+_OPTION = re.compile(r"--[A-Za-z0-9][A-Za-z0-9-]*|-[A-Za-z]", re.ASCII)
+_OWNED = re.compile(r"HPCPAR_.*|SUBMITIT_.*|SLURM_(?:JOB_ID|JOBID|ARRAY_.*|RESTART_COUNT)")
+"""What the job scripts read: the scheduler or hpcpar sets it. An array index is arithmetic to the shell, that is, code."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -69,10 +72,23 @@ def path_problems(paths: Mapping[str, str]) -> Iterator[Problem]:
             yield Problem(
                 where, f"the path holds a backslash: {path}", "srun reads it as a switch; choose another folder"
             )
+        elif "%%" in path:  # seen on Slurm 22.05: srun's own escape for it, four signs, starts no step
+            yield Problem(where, f"the path holds two percent signs in a row: {path}", "srun cannot write there")
+        elif path.startswith("-"):
+            yield Problem(where, f"the path begins with a dash: {path}", "it would be read as an option; write ./ before")
+
+
+def option_problems(options: Sequence[str], where: str) -> Iterator[Problem]:
+    """Yield a problem for every item that is not one option: sbatch or srun would take it for a command or for two."""
+    for i, option in enumerate(options):
+        if not _OPTION.fullmatch(option.partition("=")[0]):
+            yield Problem(f"{where}[{i}]", f"{option!a} is not an option", "one option a string: --name or --name=value")
 
 
 def variable_problems(variables: Mapping[str, str], where: str) -> Iterator[Problem]:
-    """Yield a problem for every name that is not an environment variable's."""
+    """Yield a problem for every name that no environment variable has, or that is not the profile's to set."""
     for name in variables:
         if not _VARIABLE.fullmatch(name):
             yield Problem(f"{where}.{name!a}", "is not the name of an environment variable")
+        elif _OWNED.fullmatch(name):
+            yield Problem(f"{where}.{name}", "is set by the scheduler or by hpcpar itself", "leave it out")

@@ -21,7 +21,7 @@ def join(spec: RunSpec, info: RankInfo, meeting: Meeting, device: torch.device) 
     timeout = collective_timeout(spec)
     distributed.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
-        store=meeting.process_group_store,
+        store=distributed.PrefixStore("group", meeting.store),
         rank=info.rank,
         world_size=info.world_size,
         timeout=timeout,

@@ -2,7 +2,7 @@
 
 Rank 0 binds a free port on its own address and keeps the socket: it goes to the store as it is, so that no other
 process can take the port in between. Host and port are published in the run folder under the attempt's name. PyTorch's
-store has no authentication: whoever reaches the port can speak to it, so it listens on one address only. Imports torch.
+store has no authentication: whoever reaches the port can speak to it, so it listens on one address only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-import torch
 from msgspec import Struct
 
 from hpcpar import storage
@@ -51,12 +50,11 @@ class Meeting:
     """A world whose ranks have met: the store for small messages that must not touch a device. Made by `meet`."""
 
     def __init__(self, store: Any, info: RankInfo, patience: float) -> None:
-        self._store, self._info, self._patience = store, info, patience
-        self.process_group_store = torch.distributed.PrefixStore("group", store)
+        self.store, self._info, self._patience = store, info, patience
 
     def tell(self, topic: str, content: bytes) -> None:
         """Leave a message on a topic, under this rank's number."""
-        self._store.set(f"{topic}/{self._info.rank}", content)
+        self.store.set(f"{topic}/{self._info.rank}", content)
 
     def hear(self, topic: str) -> list[bytes]:
         """Return the messages of all ranks on a topic, in their order, once all are there.
@@ -66,14 +64,14 @@ class Meeting:
         """
         keys = [f"{topic}/{rank}" for rank in range(self._info.world_size)]
         try:
-            self._store.wait(keys, timedelta(seconds=self._patience))
+            self.store.wait(keys, timedelta(seconds=self._patience))
         except RuntimeError as error:
             raise RunError(Cause.NETWORK, self._absence(topic, keys)) from error
-        return [self._store.get(key) for key in keys]
+        return [self.store.get(key) for key in keys]
 
     def announce(self, topic: str) -> None:
         """Let the ranks that `await_word` of this topic go on."""
-        self._store.set(topic, b"1")
+        self.store.set(topic, b"1")
 
     def await_word(self, topic: str) -> None:
         """Wait until a rank announces the topic.
@@ -83,12 +81,12 @@ class Meeting:
         """
         try:
             # Longer than rank 0 waits for the others, so that its own sentence about them comes first.
-            self._store.wait([topic], timedelta(seconds=self._patience + 10))
+            self.store.wait([topic], timedelta(seconds=self._patience + 10))
         except RuntimeError as error:
             raise ConnectionError(f"rank 0 was not heard of again (waiting for '{topic}')") from error
 
     def _absence(self, topic: str, keys: list[str]) -> str:
-        missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
+        missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
         listing = ", ".join(str(rank) for rank in missing[:20]) + (", ..." if len(missing) > 20 else "")
         per_node = max(1, self._info.world_size // self._info.nodes)
         names = self._info.hostnames
@@ -131,9 +129,11 @@ def _one_machine(info: RankInfo) -> bool:
 
 
 def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -> Any:
+    from torch import distributed
+
     listener, address = _bind(spec, info)
     place = Place(address, listener.getsockname()[1])
-    store = torch.distributed.TCPStore(
+    store = distributed.TCPStore(
         place.host,
         place.port,
         info.world_size,
@@ -210,8 +210,10 @@ def _find(folder: RunFolder, info: RankInfo, patience: float) -> Place:
 
 
 def _connect(place: Place, info: RankInfo, patience: float) -> Any:
+    from torch import distributed
+
     try:
-        return torch.distributed.TCPStore(
+        return distributed.TCPStore(
             place.host, place.port, info.world_size, False, timedelta(seconds=patience), wait_for_workers=False
         )
     except RuntimeError as error:

@@ -15,7 +15,7 @@ from hpcpar.worker.context import JobContext, make_context
 from hpcpar.worker.rank import RankInfo
 
 
-def identity(
+def identity(  # noqa: PLR0917
     strategy: str,
     strategy_options: dict[str, Any],
     workload: str,

@@ -32,7 +32,8 @@ def _run(logs: Path, *command: str, **size: float) -> subprocess.CompletedProces
 def test_every_rank_finds_its_place_and_has_a_log_of_its_own(tmp_path: Path) -> None:
     script = (
         "from hpcpar.worker.rank import rank_info; i = rank_info(3);"
-        "print(i.rank, i.local_rank, i.node_rank, i.nodes, i.world_size, i.job_id, i.attempt, i.scheduler, i.cpus_asked)"
+        "print(i.rank, i.local_rank, i.node_rank, i.nodes, i.world_size,"
+        " i.job_id, i.attempt, i.scheduler, i.cpus_asked)"
     )
     done = _run(tmp_path, PYTHON, "-c", script, nodes=2, ranks=2)
     assert done.returncode == 0, done.stderr
@@ -76,9 +77,10 @@ def test_a_command_that_does_not_exist_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_forwarded(tmp_path: Path, number: signal.Signals) -> None:
     script = (
-        "import signal, sys, time; signal.signal(%d, lambda *_: (print('got it', flush=True), sys.exit(0)));"
+        "import signal, sys, time;"
+        f"signal.signal({int(number)}, lambda *_: (print('got it', flush=True), sys.exit(0)));"
         "print('ready', flush=True); time.sleep(600)"
-    ) % number
+    )
     process = subprocess.Popen(_command(tmp_path, PYTHON, "-c", script), env=_environment())
     _wait_for(lambda: _said(tmp_path, "ready") == 2)
     process.send_signal(number)
@@ -96,7 +98,9 @@ def test_no_rank_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
 
 def test_the_launcher_does_not_outlive_its_parent(tmp_path: Path) -> None:
     # The parent is the job script: a shell that waits for the launcher, as bash does for its last but one command.
-    parent = subprocess.Popen(["bash", "-c", '"$@"; true', "bash", *_command(tmp_path, "sleep", "600")], env=_environment())
+    parent = subprocess.Popen(
+        ["bash", "-c", '"$@"; true', "bash", *_command(tmp_path, "sleep", "600")], env=_environment()
+    )
     _wait_for(lambda: len(_survivors(tmp_path)) == 2)
     parent.kill()
     parent.wait(PATIENCE_S)
@@ -109,7 +113,7 @@ def _survivors(logs: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and Path(os.readlink(entry / "fd" / "1")).parent == logs:
+            if entry.name.isdigit() and (entry / "fd" / "1").readlink().parent == logs:
                 found.append(int(entry.name))
         except OSError:
             continue

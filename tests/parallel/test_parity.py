@@ -57,7 +57,7 @@ _oracles: dict[str, list[float]] = {}
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize(("workload", "shape", "batch"), WORKLOADS, ids=[name for name, _, _ in WORKLOADS])
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_equals_one_process(
+def test_equals_one_process(  # noqa: PLR0917
     pools: Any, cell: Cell, workload: str, shape: dict[str, Any], batch: int, optimizer: dict[str, Any]
 ) -> None:
     work = {"workload": workload, "workload_options": {**shape, **optimizer}, "global_batch": batch}

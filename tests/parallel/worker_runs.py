@@ -85,7 +85,15 @@ def start(folder: RunFolder, command: list[str] | None = None, time_limit: float
     }
     size = ["--nodes", str(spec.identity.nodes), "--ranks-per-node", str(spec.identity.ranks_per_node)]
     limits = ["--time-limit", str(time_limit), "--logs", str(folder.logs)]
-    launcher = [sys.executable, "-m", "hpcpar.worker.launch", *size, *limits, "--", *(command or worker_command(folder))]
+    launcher = [
+        sys.executable,
+        "-m",
+        "hpcpar.worker.launch",
+        *size,
+        *limits,
+        "--",
+        *(command or worker_command(folder)),
+    ]
     return subprocess.Popen(launcher, env=environment, stderr=subprocess.DEVNULL)
 
 

@@ -36,7 +36,12 @@ class Slurm:
         return done
 
     def run(
-        self, *command: str, env: dict[str, str] | None = None, timeout: float = 120, code: int | None = 0, cwd: Any = None
+        self,
+        *command: str,
+        env: dict[str, str] | None = None,
+        timeout: float = 120,
+        code: int | None = 0,
+        cwd: Any = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the login node; `code` is what it must return (None: whatever)."""
         done = subprocess.run(
@@ -80,7 +85,12 @@ class Slurm:
 
     def cancel_all(self) -> None:
         """Cancel what a test left and wait until the nodes are free again."""
-        self.run("scancel", "--user=root" if os.getuid() == 0 else f"--user={os.environ.get('USER', '')}", "--quiet", code=None)
+        self.run(
+            "scancel",
+            "--user=root" if os.getuid() == 0 else f"--user={os.environ.get('USER', '')}",
+            "--quiet",
+            code=None,
+        )
         end = time.monotonic() + 60
         while self.jobs() and time.monotonic() < end:
             time.sleep(0.3)

@@ -2,9 +2,9 @@
 
     python crash_submit.py FOLDER ARGUMENTS OF SUBMIT...        on the login node of the test cluster
 
-Each submit is a child process that ends itself by SIGKILL at its N-th boundary; then `hpcpar status` and the same submit
-once more follow. Prints one JSON line a boundary: what Slurm's queue held after the kill and at the end, and which runs
-status had adopted.
+Each submit is a child process that ends itself by SIGKILL at its N-th boundary; then `hpcpar status` and the same
+submit once more follow. Prints one JSON line a boundary: what Slurm's queue held after the kill and at the end, and
+which runs status had adopted.
 """
 
 import contextlib

@@ -203,7 +203,9 @@ def test_the_high_partition_preempts_and_the_job_is_requeued(cluster):
 
 def test_a_crashed_node_fails_its_job_and_comes_back(cluster):
     marks = cluster.folder.parent
-    job = submit(cluster, "-N1", "-w", "n2", "--wrap", f"sleep 7.25 && touch {marks}/survived-$SLURM_RESTART_COUNT; sleep 40")
+    job = submit(
+        cluster, "-N1", "-w", "n2", "--wrap", f"sleep 7.25 && touch {marks}/survived-$SLURM_RESTART_COUNT; sleep 40"
+    )
     poll(lambda: state(cluster, job) == "RUNNING", 20, "the job runs")
     cluster.good("kill-node", "n2")
     assert cluster("kill-node", "n2").returncode == 1

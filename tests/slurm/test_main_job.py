@@ -57,7 +57,7 @@ def test_a_study_goes_from_submit_to_a_scaling_table(slurm: Any, tmp_path: Path,
 def _check_tables(slurm: Any, runs: Path, cells: int, repeats: int) -> None:
     done = slurm.hpcpar("collect", str(runs), "--format", "json")
     answer = json.loads(done.stdout)
-    rows = [cell for table in answer["tables"] for cell in table["cells"]]
+    rows = [cell for table in answer["tables"] for cell in table["rows"]]
     assert len(rows) == cells
     for row in rows:
         assert row["runs_ok"] == repeats
@@ -70,9 +70,7 @@ def _check_tables(slurm: Any, runs: Path, cells: int, repeats: int) -> None:
 
 
 @pytest.mark.full
-def test_three_strategies_on_three_sizes_with_and_without_accounting(
-    slurm: Any, tmp_path: Path, counted: Any
-) -> None:
+def test_three_strategies_on_three_sizes_with_and_without_accounting(slurm: Any, tmp_path: Path, counted: Any) -> None:
     study = tmp_path / "three.toml"
     study.write_text(_THREE_STRATEGIES)
     _submit_and_collect_three(slurm, tmp_path / "with", study, counted)

@@ -17,7 +17,10 @@ import pytest
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 
 CRASH = Path(__file__).with_name("crash_submit.py")
-STUDY = ("--workload", "mlp", "--strategy", "ddp", "--nodes", "1", "2", "--repeats", "2", "--steps", "5", "--name", "crash")
+STUDY = (
+    *("--workload", "mlp", "--strategy", "ddp", "--nodes", "1", "2", "--repeats", "2", "--steps", "5"),
+    *("--name", "crash"),
+)
 
 
 @pytest.fixture

@@ -29,9 +29,11 @@ def _processes(run: str, rank: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and run in (entry / "cmdline").read_text() and "hpcpar.worker" in (
-                entry / "cmdline"
-            ).read_text():
+            if (
+                entry.name.isdigit()
+                and run in (entry / "cmdline").read_text()
+                and "hpcpar.worker" in (entry / "cmdline").read_text()
+            ):
                 environment = (entry / "environ").read_bytes().split(b"\0")
                 if f"SLURM_PROCID={rank}".encode() in environment:
                     found.append(int(entry.name))

@@ -52,7 +52,7 @@ class TextWindows:
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return (len(self._bytes) - 1) // self._sequence
+        return max(0, len(self._bytes) - 1) // self._sequence
 
     def fetch(self, ids_B: np.ndarray) -> tuple[Any, Any]:
         """Return bytes [B, S] and the bytes that follow them [B, S]."""

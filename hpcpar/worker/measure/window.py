@@ -76,8 +76,8 @@ class GroupExchange:
 
 def next_size(size: int, lasted_s: float) -> int:
     """Choose the next window's steps so that it lasts about `TARGET_S`; at most twice as many as the last one's."""
-    wanted = int(size * TARGET_S / lasted_s) if lasted_s > 0 else 2 * size
-    return max(1, min(wanted, 2 * size, MAX_STEPS))
+    wanted = size * TARGET_S / lasted_s if lasted_s > 0 else math.inf
+    return max(1, int(min(wanted, 2 * size, MAX_STEPS)))
 
 
 def table(times_s: Sequence[float], waits_s: Sequence[float], losses: Sequence[float], results: Sequence[Any]) -> Any:

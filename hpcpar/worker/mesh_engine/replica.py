@@ -45,7 +45,7 @@ class ReplicaTrainer:
 
     def _quiet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         model = self.model
-        # no_sync in a static graph ends in an internal assertion (torch 2.13, reducer.cpp); reducing every time is right.
+        # no_sync in a static graph fails an assertion inside torch 2.13 (reducer.cpp); reducing every time is right.
         if last or not isinstance(model, nn.parallel.DistributedDataParallel) or model.static_graph:
             return contextlib.nullcontext()
         return model.no_sync()

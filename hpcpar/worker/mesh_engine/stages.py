@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-import torch
-
 from hpcpar.worker.neural import Unit
 
 
@@ -52,5 +50,7 @@ def partition(weights: Sequence[int], parts: int) -> tuple[int, ...]:
 
 
 def _num_parameters(unit: Unit) -> int:
+    import torch
+
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in unit.build().parameters())

@@ -35,7 +35,7 @@ class Ddp:
 
     def build(self, context: Any, workload: Any, options: DdpOptions) -> Trainer:
         """Build the trainer."""
-        from hpcpar.worker.mesh_engine import EngineOptions, build
+        from hpcpar.worker.mesh_engine.build import EngineOptions, build
 
         engine = EngineOptions(bucket_mb=options.bucket_mb, static_graph=options.static_graph)
         return build(context, workload, engine)

@@ -42,7 +42,7 @@ class Hybrid:
 
     def build(self, context: Any, workload: Any, options: HybridOptions) -> Trainer:
         """Build the trainer."""
-        from hpcpar.worker.mesh_engine import EngineOptions, build
+        from hpcpar.worker.mesh_engine.build import EngineOptions, build
 
         engine = EngineOptions(schedule=options.schedule, bucket_mb=options.bucket_mb)
         return build(context, workload, engine)

@@ -32,7 +32,7 @@ class Pp:
 
     def build(self, context: Any, workload: Any, options: PpOptions) -> Trainer:
         """Build the trainer."""
-        from hpcpar.worker.mesh_engine import EngineOptions, build
+        from hpcpar.worker.mesh_engine.build import EngineOptions, build
 
         return build(context, workload, EngineOptions(schedule=options.schedule))
 

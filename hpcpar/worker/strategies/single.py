@@ -34,7 +34,7 @@ class Single:
 
     def build(self, context: Any, workload: Any, options: SingleOptions) -> Trainer:
         """Build the trainer."""
-        from hpcpar.worker.mesh_engine import EngineOptions, build
+        from hpcpar.worker.mesh_engine.build import EngineOptions, build
 
         return build(context, workload, EngineOptions())
 

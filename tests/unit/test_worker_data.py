@@ -1,0 +1,87 @@
+"""Which samples a step sees, where stages are cut, and what the data sets hold."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcpar.errors import RunError
+from hpcpar.worker.data.digits import Digits
+from hpcpar.worker.data.text import DataOptions, TextWindows
+from hpcpar.worker.mesh_engine.stages import partition
+from hpcpar.worker.sampling import Sampler
+
+
+@given(num_samples=st.integers(1, 50), parts=st.sampled_from([1, 2, 3, 4, 6]), step=st.integers(1, 40))
+def test_parts_of_a_batch_are_the_batch_whatever_their_number(num_samples: int, parts: int, step: int) -> None:
+    sampler = Sampler(num_samples, 12, seed=1)
+    whole = sampler.ids(step)
+    split = np.concatenate([Sampler(num_samples, 12, seed=1).ids(step, part, parts) for part in range(parts)])
+    assert whole.tolist() == split.tolist()
+
+
+def test_an_epoch_sees_every_sample_once_and_the_next_in_another_order() -> None:
+    sampler = Sampler(30, 12, seed=5)
+    seen = np.concatenate([sampler.ids(step) for step in range(1, 6)])
+    assert sorted(seen[:30]) == sorted(seen[30:]) == list(range(30))
+    assert seen[:30].tolist() != seen[30:].tolist()
+    assert Sampler(30, 12, seed=6).ids(1).tolist() != seen[:12].tolist()
+
+
+@given(weights=st.lists(st.integers(0, 20), min_size=1, max_size=8), data=st.data())
+def test_stages_are_as_even_as_can_be(weights: list[int], data: st.DataObject) -> None:
+    parts = data.draw(st.integers(1, len(weights)))
+    bounds = partition(weights, parts)
+    assert (bounds[0], bounds[-1], len(bounds)) == (0, len(weights), parts + 1)
+    assert all(low < high for low, high in itertools.pairwise(bounds)), "no stage is empty"
+
+    def heaviest(cuts: tuple[int, ...]) -> int:
+        return max(sum(weights[low:high]) for low, high in itertools.pairwise((0, *cuts, len(weights))))
+
+    best = min(heaviest(cuts) for cuts in itertools.combinations(range(1, len(weights)), parts - 1))
+    assert heaviest(bounds[1:-1]) == best
+
+
+def test_digits_are_real_and_split() -> None:
+    digits = Digits()
+    assert len(digits) + len(digits.evaluation[1]) == 1797, "scikit-learn's documentation of load_digits"
+    assert digits.facts()["synthetic"] is False
+    pixels, labels = digits.evaluation
+    assert pixels.shape == (359, 64)
+    assert (pixels.min(), pixels.max()) == (0.0, 1.0)
+    assert set(labels) == set(range(10))
+
+
+def test_digits_that_cannot_be_read_are_a_cause_data(tmp_path: Path) -> None:
+    (tmp_path / "digits.csv.gz").write_bytes(b"not gzip")
+    with pytest.raises(RunError) as caught:
+        Digits(tmp_path / "digits.csv.gz")
+    assert caught.value.cause == "data"
+
+
+def test_a_folder_of_text_is_read_in_sorted_order(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a").write_bytes(b"defg")
+    (tmp_path / "b").write_bytes(b"abc")
+    (tmp_path / ".hidden").write_bytes(b"zzz")
+    windows = TextWindows(DataOptions(path=str(tmp_path)), 3)
+    assert len(windows) == 2
+    assert windows.facts()["num_bytes"] == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"abc"])
+def test_too_little_text_is_a_cause_data(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text").write_bytes(content)
+    with pytest.raises(RunError, match="less than one sample"):
+        TextWindows(DataOptions(path=str(tmp_path / "text")), 3)
+
+
+def test_the_standard_library_is_the_default_text() -> None:
+    windows = TextWindows(DataOptions(), 32)
+    assert windows.facts()["num_bytes"] == 2_000_000
+    assert windows.facts()["synthetic"] is False

@@ -1,0 +1,81 @@
+"""What strategies and workloads say on the login node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hpcpar import registry
+from hpcpar.registry import World
+from hpcpar.spec import Mesh
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "world", "mesh"),
+    [
+        ("single", {}, World(1, 1), Mesh()),
+        ("ddp", {}, World(2, 4), Mesh(dp_replicate=8)),
+        ("ddp", {}, World(1, 1), Mesh()),
+        ("pp", {}, World(4, 1), Mesh(pp=4)),
+        ("pp", {}, World(1, 1), Mesh()),
+        ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
+        ("hybrid", {}, World(1, 1), Mesh()),
+        ("hybrid", {"mesh": "pp=4,dp=2"}, World(2, 4), Mesh(pp=4, dp_replicate=2)),
+    ],
+)
+def test_layouts(strategy: str, options: dict[str, Any], world: World, mesh: Mesh) -> None:
+    spread = registry.get_strategy(strategy)
+    assert spread.layout(world, msgspec.convert(options, spread.Options)) == mesh
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "world", "words"),
+    [
+        ("single", {}, World(2, 1), "single is one process"),
+        ("single", {}, World(1, 2), "single is one process"),
+        ("hybrid", {}, World(3, 1), "does not divide 3 ranks"),
+        ("hybrid", {"mesh": "pp=2,dp=2"}, World(1, 8), "has 4 ranks, the run has 8"),
+        ("hybrid", {"mesh": "tp=2,dp=-1"}, World(1, 4), "tp is not supported yet"),
+        ("hybrid", {"mesh": "dp_shard=2,dp=-1"}, World(1, 4), "dp_shard is not supported yet"),
+        ("hybrid", {"mesh": "dp=-1,ep=2"}, World(1, 4), "ep is not supported yet"),
+    ],
+)
+def test_layouts_that_are_refused(strategy: str, options: dict[str, Any], world: World, words: str) -> None:
+    spread = registry.get_strategy(strategy)
+    with pytest.raises(ValueError, match=words):
+        spread.layout(world, msgspec.convert(options, spread.Options))
+
+
+def test_text_that_is_not_there_is_a_problem_with_its_place(tmp_path: Path) -> None:
+    llama = registry.get_workload("llama-tiny")
+    options = msgspec.convert({"data": {"path": str(tmp_path / "nowhere")}}, llama.Options)
+    problems = llama.check(options)
+    assert [problem.where for problem in problems] == ["workload llama-tiny: data.path"]
+    assert "nowhere" in problems[0].what
+    assert llama.check(msgspec.convert({"data": {"path": str(tmp_path)}}, llama.Options)) == []
+    assert llama.check(llama.Options()) == []
+
+
+@pytest.mark.parametrize(
+    ("workload", "options", "words"),
+    [
+        ("llama-tiny", {"dim": 100, "heads": 3}, "not a multiple of 2 x heads"),
+        ("llama-tiny", {"heads": 4, "kv_heads": 3}, "not a multiple of kv_heads"),
+        ("llama-tiny", {"optimizer": "sdg"}, "Invalid enum value"),
+        ("llama-tiny", {"data": {"pth": "x"}}, "unknown field"),
+        ("mlp", {"lr": 0}, "> 0"),
+    ],
+)
+def test_options_that_are_refused(workload: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=words):
+        msgspec.convert(options, registry.get_workload(workload).Options)
+
+
+def test_units_follow_the_options() -> None:
+    mlp, llama = registry.get_workload("mlp"), registry.get_workload("llama-tiny")
+    assert mlp.declare(mlp.Options(layers=3)).num_units == 4  # type: ignore[call-arg]
+    declared = llama.declare(llama.Options(layers=3, sequence=16))  # type: ignore[call-arg]
+    assert (declared.num_units, declared.tokens_per_sample) == (5, 16)
