@@ -125,6 +125,11 @@ class RunFolder:
         return max((step.step for step in tail), default=0)
 
 
+def batch_tag(study: str, batch_key: str) -> str:
+    """Return the job name under which the scheduler knows a batch; status finds lost submissions by it."""
+    return f"hpcpar-{study[:40]}-{batch_key}"
+
+
 class BatchLine(Struct, kw_only=True, omit_defaults=True):
     """One line of a batch's manifest.jsonl.
 
@@ -268,7 +273,7 @@ def _subfolders(path: Path) -> list[Path]:
             return sorted(
                 Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")
             )
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return []
 
 

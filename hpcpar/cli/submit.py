@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hpcpar import assets
+from hpcpar import __version__, assets
 from hpcpar.cli.output import warn
 from hpcpar.cli.variadic import VariadicCommand
 from hpcpar.decode import decode, find_problems, nested, read_toml
@@ -110,7 +110,7 @@ def command(study_file: str | None, **flags: Any) -> int:
         profile=profile,
         where=where,
         root=runs_root(flags["runs_dir"], profile.runs_root),
-        version=_version(),
+        version=__version__,
         again=flags["again"],
     )
     prepared = submit.prepare(request)
@@ -122,12 +122,6 @@ def command(study_file: str | None, **flags: Any) -> int:
         return _show(prepared, profile_path, as_json=flags["as_json"])
     job_ids = submit.submit(prepared)
     return _answer(prepared, job_ids, flags)
-
-
-def _version() -> str:
-    import hpcpar
-
-    return str(hpcpar.__version__)
 
 
 def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:

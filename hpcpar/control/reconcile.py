@@ -18,10 +18,9 @@ from typing import NamedTuple
 from hpcpar import records
 from hpcpar.control import local_queue, slurm
 from hpcpar.control.pending import in_words
-from hpcpar.control.render import job_name
 from hpcpar.errors import NoSchedulerError, SchedulerError
 from hpcpar.outcome import Live, is_outdated
-from hpcpar.runs import Batch, BatchFolder, BatchLine, RunFolder, StudyFolder
+from hpcpar.runs import Batch, BatchFolder, BatchLine, RunFolder, StudyFolder, batch_tag
 from hpcpar.spec import Submission
 
 IN_FLIGHT_S = 60.0
@@ -195,7 +194,7 @@ def _slurm(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Liv
 
 def _find_lost(lost: list[BatchFolder], queue: list[slurm.QueueRow], trouble: list[str]) -> None:
     """Find submissions without an answer by their tag: in the queue, in their own runs' events, in the accounting."""
-    names = {job_name(folder.study.name, folder.key): folder for folder in lost}
+    names = {batch_tag(folder.study.name, folder.key): folder for folder in lost}
     for row in queue:
         if row.name in names:
             _adopt(names.pop(row.name), row.job)

@@ -25,6 +25,7 @@ from hpcpar.control.safe import (
     word_problems,
 )
 from hpcpar.errors import InputError, Problem
+from hpcpar.runs import batch_tag
 from hpcpar.spec import ClusterProfile, NodeType, Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
 
@@ -85,16 +86,11 @@ def job_text(shape: Shape) -> JobText:
     )
 
 
-def job_name(study: str, batch: str) -> str:
-    """Return the tag under which the scheduler knows a batch; status finds lost jobs by it."""
-    return f"hpcpar-{study[:40]}-{batch}"
-
-
 def _directives(shape: Shape) -> tuple[str, ...]:
     resources, num_runs = shape.resources, len(shape.run_names)
     log = str(shape.folder / "logs").replace("%", "%%") + ("/%A_%a.log" if num_runs > 1 else "/%j.log")
     options = {
-        "--job-name": job_name(shape.study, shape.key),
+        "--job-name": batch_tag(shape.study, shape.key),
         "--comment": f"hpcpar:{shape.key}",
         "--nodes": resources.nodes,
         "--ntasks-per-node": resources.ranks_per_node,

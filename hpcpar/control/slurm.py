@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shutil
@@ -18,6 +17,10 @@ TIMEOUT_S = 30.0
 """A controller that is down makes a client hang about 9 s before it says so; a slow one gets three times that."""
 IDS_A_CALL = 200
 """Array ids in one sacct call: sites limit the length of a command line and the load of a query."""
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+_TASKS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
+_MAX_INDEX = 4_000_000
+"""slurm.conf(5): MaxArraySize is at most 4000001."""
 _SQUEUE_FIELDS = "%F|%K|%T|%M|%R|%j|%N"
 _SACCT_FIELDS = "JobID,State,ExitCode,ElapsedRaw,NodeList,JobName,Reason"
 
@@ -72,7 +75,7 @@ def squeue() -> list[QueueRow]:
     Raises:
         NoSchedulerError, SchedulerError: as above.
     """
-    return parse_squeue(_call(["squeue", "--noheader", f"--user={getpass.getuser()}", f"--format={_SQUEUE_FIELDS}"]))
+    return parse_squeue(_call(["squeue", "--noheader", f"--user={os.getuid()}", f"--format={_SQUEUE_FIELDS}"]))
 
 
 def sacct(job_ids: Sequence[str]) -> list[AccountingRow]:
@@ -101,7 +104,7 @@ def parse_squeue(text: str) -> list[QueueRow]:
     for line in text.splitlines():
         parts = line.split("|")
         # A job's name is ours, but the user's other jobs may have bars in theirs: count from both ends.
-        if len(parts) < 7 or not parts[0].strip().isdigit():
+        if len(parts) < 7 or not _NUMBER.fullmatch(parts[0].strip()):
             continue
         job, tasks, state, elapsed, reason = (part.strip() for part in parts[:5])
         name, nodes = "|".join(parts[5:-1]).strip(), parts[-1].strip()
@@ -119,9 +122,9 @@ def parse_sacct(text: str) -> list[AccountingRow]:
         job_id, state, exit_code, elapsed, nodes = (part.strip() for part in parts[:5])
         name, reason = "|".join(parts[5:-1]).strip(), parts[-1].strip()
         job, _, task = job_id.partition("_")
-        if job.isdigit() and "." not in job_id:
+        if _NUMBER.fullmatch(job) and "." not in job_id:
             words = state.split()  # "CANCELLED by 1000"
-            seconds = float(elapsed) if elapsed.isdigit() else 0.0
+            seconds = float(elapsed) if _NUMBER.fullmatch(elapsed) else 0.0
             rows.append(
                 AccountingRow(
                     job, parse_tasks(task), words[0] if words else "", exit_code, seconds, nodes, name, reason
@@ -135,11 +138,11 @@ def parse_tasks(text: str) -> frozenset[int] | None:
     inside = text.strip().strip("[]").partition("%")[0]
     indices: set[int] = set()
     for part in inside.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part.strip(), re.ASCII)
+        match = _TASKS.fullmatch(part.strip())
         if not match:
             continue
         low, high, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
-        if high - low <= 10_000_000 and step > 0:
+        if high <= _MAX_INDEX and step > 0:
             indices.update(range(low, high + 1, step))
     return frozenset(indices) if indices else None
 

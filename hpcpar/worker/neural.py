@@ -6,10 +6,12 @@ No strategy names a workload and no workload names a strategy; this is all that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    import numpy as np  # 0.1 s that the login node does not pay
 
 
 class Samples(Protocol):

@@ -21,6 +21,36 @@ REQUIRED = bool(os.environ.get("CI"))
 """In CI a missing Slurm is a failure: skipping must not look green."""
 
 
+EXPECTED = Path(__file__).with_name("expected_tests.txt")
+"""How many tests must have run on the real Slurm, by pytest's `-m`: skipping or losing some must not look green."""
+
+_ran: set[str] = set()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed and "slurm" in report.keywords:
+        _ran.add(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a whole session that ran fewer tests on Slurm than are known to exist, where Slurm can run."""
+    whole = session.config.args == session.config.getini("testpaths") or not session.config.args
+    if exitstatus != 0 or not whole or session.config.option.keyword or not _can_run():
+        return
+    expected = dict(line.rsplit(maxsplit=1) for line in EXPECTED.read_text().splitlines() if not line.startswith("#"))
+    wanted = expected.get(session.config.option.markexpr or "everything")
+    if wanted is not None and len(_ran) < int(wanted):
+        session.exitstatus = 1
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"FAILED: {len(_ran)} tests ran on real Slurm, {EXPECTED.name} says {wanted}", red=True)
+
+
+def _can_run() -> bool:
+    check = subprocess.run([sys.executable, str(SCRIPT), "check"], capture_output=True, text=True, timeout=60)
+    return REQUIRED or check.returncode == 0
+
+
 class Slurm:
     """The running cluster, seen from its login node."""
 

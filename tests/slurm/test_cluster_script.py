@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slurm
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm-cluster"
 HOSTS = Path("/etc/hosts")
 SYSTEM_CONF = Path("/etc/slurm/slurm.conf")
@@ -203,9 +205,8 @@ def test_the_high_partition_preempts_and_the_job_is_requeued(cluster):
 
 def test_a_crashed_node_fails_its_job_and_comes_back(cluster):
     marks = cluster.folder.parent
-    job = submit(
-        cluster, "-N1", "-w", "n2", "--wrap", f"sleep 7.25 && touch {marks}/survived-$SLURM_RESTART_COUNT; sleep 40"
-    )
+    script = f"sleep 7 && touch {marks}/survived-$SLURM_RESTART_COUNT; sleep 40"
+    job = submit(cluster, "-N1", "-w", "n2", "--wrap", script)
     poll(lambda: state(cluster, job) == "RUNNING", 20, "the job runs")
     cluster.good("kill-node", "n2")
     assert cluster("kill-node", "n2").returncode == 1
@@ -238,7 +239,7 @@ def test_controller_stops_and_starts(cluster):
     job = submit(cluster, "--wrap", "sleep 4")
     poll(lambda: state(cluster, job) == "RUNNING", 20, "the job runs")
     cluster.good("stop-controller")
-    assert cluster("exec", "squeue").returncode
+    assert "DOWN" in cluster("exec", "scontrol", "ping").stdout
     cluster.good("start-controller")
     poll(lambda: state(cluster, job) == "COMPLETED", 20, "the job ends")
     assert cluster.good("exec", "srun", "-t1", "-N3", "echo", "up") == "up\n" * 3
@@ -255,7 +256,7 @@ def test_down_ends_running_jobs_and_can_be_repeated(tool, mode):
     options = "--mode", mode, "--no-accounting", "--nodes", "1"
     runs_here(*options)
     tool.good("up", *options)
-    pids = tool.base_pids = list(tool.pids().values())
+    pids = list(tool.pids().values())
     mark = tool.folder.parent / "pid"
     script = f"(setsid sleep 61 & echo $! >{mark}); sleep 60"  # one process leaves the job's tree
     tool.good("exec", "sbatch", "-o", "/dev/null", "--wrap", script)
@@ -281,7 +282,6 @@ def test_two_clusters_side_by_side_differ(tool):
         assert first[0] < first[1]
         for each in (tool, other):
             assert each.good("exec", "srun", "-t1", "-N2", "echo", "up") == "up\n" * 2
-            assert str(first[first[0] == int(submit(each, "--wrap", "true")) - 1]) or True
     finally:
         other.good("down")
 
@@ -317,7 +317,8 @@ def test_an_interrupted_start_leaves_nothing(tool, seconds):
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         error = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + signal.SIGTERM, error
+    # the second where the signal came before Python had read the script
+    assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), error
     assert not tool.folder.exists()
     assert HOSTS.read_text() == hosts
     users = subprocess.run(["pgrep", "-f", str(tool.folder)], check=False, capture_output=True, text=True).stdout
@@ -368,11 +369,10 @@ def test_a_folder_with_too_long_a_name(tool):
         assert "107 bytes" in result.stderr
 
 
-def test_check_says_what_is_missing(tool, tmp_path):
-    (tmp_path / "python3").symlink_to(shutil.which("python3"))
-    result = Tool(tool.folder)("check", "--nodes", "2")
-    assert result.returncode in (0, 3)
-    assert len((result.stdout + result.stderr).strip().splitlines()) <= 2
+def test_check_answers_in_a_line(tool):
+    result = tool("check", "--bind", "--cpus", "256")
+    assert result.returncode == 3
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_plain_user_can_have_a_cluster(tool):

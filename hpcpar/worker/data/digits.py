@@ -10,12 +10,13 @@ import gzip
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from hpcpar.errors import MissingExtraError, RunError
 from hpcpar.records import Cause
+
+if TYPE_CHECKING:
+    import numpy as np  # 0.1 s that the login node does not pay
 
 NUM_PIXELS = 64
 NUM_CLASSES = 10
@@ -39,6 +40,8 @@ class Digits:
     """The training part in memory; pixels scaled to 0..1."""
 
     def __init__(self, path: Path | None = None) -> None:
+        import numpy as np
+
         path = path or find()
         try:
             content = gzip.decompress(path.read_bytes())

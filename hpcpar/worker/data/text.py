@@ -9,13 +9,15 @@ import hashlib
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from msgspec import Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
+
+if TYPE_CHECKING:
+    import numpy as np  # 0.1 s that the login node does not pay
 
 STANDARD_LIBRARY_BYTES = 2_000_000
 """How much of the standard library's sources is read: enough that a short run does not see a byte twice."""
@@ -39,6 +41,8 @@ class TextWindows:
     """All of the text in memory; sample i is the window of S bytes from i * S, its target the same moved by one."""
 
     def __init__(self, options: DataOptions, sequence: int) -> None:
+        import numpy as np
+
         self._sequence = sequence
         if options.path:
             path = Path(options.path).expanduser()
@@ -56,6 +60,7 @@ class TextWindows:
 
     def fetch(self, ids_B: np.ndarray) -> tuple[Any, Any]:
         """Return bytes [B, S] and the bytes that follow them [B, S]."""
+        import numpy as np
         import torch
 
         places_BS = ids_B[:, None] * self._sequence + np.arange(self._sequence + 1)
