@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpcpar.errors import InputError, Problem, nearest
+from hpcpar.storage import expand_home, is_file, is_folder
 
 Kind = Literal["clusters", "jobs", "templates"]
 _SUFFIX = {"clusters": ".toml", "jobs": ".toml", "templates": ".j2"}
@@ -25,8 +26,8 @@ def builtin_folder(kind: Kind) -> Path:
 
 def search_path(kind: Kind) -> list[Path]:
     """Return the folders that are searched for `kind`, first hit wins."""
-    extra = [Path(p).expanduser() for p in os.environ.get("HPCPAR_PATH", "").split(os.pathsep) if p]
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "hpcpar"
+    extra = [expand_home(p) for p in os.environ.get("HPCPAR_PATH", "").split(os.pathsep) if p]
+    config = expand_home(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "hpcpar"
     return [*(folder / kind for folder in extra), config / kind, builtin_folder(kind)]
 
 
@@ -37,15 +38,15 @@ def find(kind: Kind, name: str) -> Path:
         InputError: there is none; with the nearest name.
     """
     if os.sep in name or name.endswith(_SUFFIX[kind]):
-        path = Path(name).expanduser()
-        if path.is_file():
+        path = expand_home(name)
+        if is_file(path):
             return path.absolute()
         if os.sep in name:
             raise InputError(Problem(f"{kind[:-1]} '{name}'", "there is no such file"))
         name = name.removesuffix(_SUFFIX[kind])
     for folder in search_path(kind):
         path = folder / (name + _SUFFIX[kind])
-        if path.is_file():
+        if is_file(path):
             return path.absolute()
     raise InputError(Problem(f"{kind[:-1]} '{name}'", "is not known", nearest(name, available(kind))))
 
@@ -54,7 +55,7 @@ def available(kind: Kind) -> dict[str, Path]:
     """Return every name that can be found, with the file that wins."""
     found: dict[str, Path] = {}
     for folder in search_path(kind):
-        if folder.is_dir():
+        if is_folder(folder):
             for path in sorted(folder.glob("*" + _SUFFIX[kind])):
                 found.setdefault(path.name.removesuffix(_SUFFIX[kind]), path)
     return dict(sorted(found.items()))

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, field
 
 from hpcpar.spec import SCHEMA
-from hpcpar.storage import append_line
+from hpcpar.storage import append_line, open_file
 
 R = TypeVar("R", bound=Struct)
 
@@ -142,7 +142,8 @@ def read_lines(path: Path, kind: type[R]) -> Reading:
     Torn lines, NUL tails, stray text and records of the wrong shape are counted, never an exception.
     """
     try:
-        content = path.read_bytes()
+        with open_file(path) as file:
+            content = file.read()
     except OSError:
         return Reading([], 0)
     return parse_lines(content, kind)
@@ -167,7 +168,8 @@ def parse_lines(content: bytes, kind: type[R]) -> Reading:
 def read_one(path: Path, kind: type[R]) -> R | None:
     """Read a file that holds one record; None where it is missing or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        with open_file(path) as file:
+            return msgspec.json.decode(file.read(), type=kind)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -175,7 +177,7 @@ def read_one(path: Path, kind: type[R]) -> R | None:
 def tail_lines(path: Path, kind: type[R], num_bytes: int = 8192) -> list[Any]:
     """Read the records in the last bytes of a file: enough for a look at its end, whatever its size."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.seek(0, 2)
             size = file.tell()
             file.seek(max(0, size - num_bytes))

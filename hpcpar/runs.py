@@ -9,6 +9,7 @@ to the user, and everything but the batches can be copied elsewhere and collecte
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ from hpcpar import records
 from hpcpar.errors import InputError, Problem
 from hpcpar.records import Event, RunRecord, Step
 from hpcpar.spec import RunSpec, Submission
-from hpcpar.storage import append_line, make_folder, write_file
+from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
 _BATCHES = "batches"
 
@@ -99,7 +100,7 @@ class RunFolder:
 
     def _first_time(self, attempt: str, otherwise: float) -> float:
         try:
-            with self.events_path(attempt).open("rb") as file:
+            with open_file(self.events_path(attempt)) as file:
                 head = records.parse_lines(file.readline(65536), Event).records
         except OSError:
             return otherwise
@@ -109,7 +110,8 @@ class RunFolder:
         """Read the events of an attempt, those of its failed ranks included, in order of time."""
         rank0 = records.read_lines(self.events_path(attempt), Event)
         gathered, rejected = list(rank0.records), rank0.rejected
-        for path in sorted(self.path.glob(f"failed-rank.{attempt}.*.jsonl")):
+        # Escaped: the attempt is read off a file's name, and in a copied folder that may be a pattern.
+        for path in sorted(self.path.glob(f"failed-rank.{glob.escape(attempt)}.*.jsonl")):
             more = records.read_lines(path, Event)
             gathered += more.records
             rejected += more.rejected
@@ -251,7 +253,7 @@ class StudyFolder:
 
     def runs(self) -> list[RunFolder]:
         """List the runs: every folder that holds a spec.json."""
-        return [RunFolder(p) for p in _subfolders(self.path) if p.name != _BATCHES and (p / "spec.json").is_file()]
+        return [RunFolder(p) for p in _subfolders(self.path) if p.name != _BATCHES and is_file(p / "spec.json")]
 
     def batches(self) -> list[BatchFolder]:
         """List the batches, oldest first."""
@@ -283,9 +285,9 @@ def find_studies(path: Path) -> list[StudyFolder]:
     Raises:
         InputError: there is no such folder, or nothing of hpcpar in it.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         raise InputError(Problem(str(path), "is not a folder", "name a runs folder or a study's folder"))
-    if (path / "spec.json").is_file():
+    if is_file(path / "spec.json"):
         path = path.parent
     if _is_study(path):
         return [StudyFolder(path)]
@@ -293,22 +295,22 @@ def find_studies(path: Path) -> list[StudyFolder]:
 
 
 def _is_study(path: Path) -> bool:
-    return (path / _BATCHES).is_dir() or any((p / "spec.json").is_file() for p in _subfolders(path))
+    return is_folder(path / _BATCHES) or any(is_file(p / "spec.json") for p in _subfolders(path))
 
 
 def runs_root(explicit: str, profile_root: str = "") -> Path:
     """Return where runs are kept: the flag, HPCPAR_RUNS, the profile's own place, ./runs."""
     chosen = explicit or os.environ.get("HPCPAR_RUNS", "") or profile_root or "runs"
-    return Path(os.path.expandvars(chosen)).expanduser().absolute()
+    return expand_home(os.path.expandvars(chosen)).absolute()
 
 
 def state_folder() -> Path:
     """Return the user's state folder: HPCPAR_STATE, else under XDG_STATE_HOME (~/.local/state)."""
     own = os.environ.get("HPCPAR_STATE")
     if own:
-        return Path(own).expanduser().absolute()
+        return expand_home(own).absolute()
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser().absolute() / "hpcpar"
+    return expand_home(base).absolute() / "hpcpar"
 
 
 class _IndexLine(Struct, kw_only=True):
@@ -327,6 +329,6 @@ def remembered_studies() -> Iterator[StudyFolder]:
     """Yield the studies of the index that still exist, the most recently submitted first."""
     seen = set()
     for line in reversed(records.read_lines(state_folder() / "studies.jsonl", _IndexLine).records):
-        if line.path not in seen and Path(line.path).is_dir():
+        if line.path not in seen and is_folder(Path(line.path)):
             seen.add(line.path)
             yield StudyFolder(Path(line.path))

@@ -1,4 +1,4 @@
-"""The three ways in which hpcpar touches a disk: make a private folder, write a whole file, append a whole line.
+"""The ways in which hpcpar touches a disk: make a private folder, write a whole file, append a whole line, open one.
 
 Everything that must survive a kill goes through here, so that a test can kill the process at each of these boundaries.
 """
@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from hpcpar.errors import StorageError
 
@@ -65,6 +66,44 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether a folder is there; a path that no file system takes is none (pathlib would raise for some)."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Say whether a file is there; see `is_folder`."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def expand_home(text: str) -> Path:
+    """Put the home folder in for a leading ~; that of an unknown user stays as it is (pathlib would raise)."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read; a pipe in its place (a copied folder may hold anything) reads as empty and never waits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.fdopen(descriptor, "rb")
+    except OSError:  # a folder
+        os.close(descriptor)
+        raise
 
 
 def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:

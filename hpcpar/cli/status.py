@@ -12,6 +12,7 @@ import click
 from hpcpar.cli.output import print_json, warn
 from hpcpar.errors import InputError, Problem
 from hpcpar.runs import StudyFolder, find_studies, remembered_studies, runs_root
+from hpcpar.storage import is_folder
 from hpcpar.units import human_duration
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def choose_studies(paths: tuple[Path, ...], *, latest: bool = False) -> list[Stu
         found = [study for path in paths for study in find_studies(path.absolute())]
     else:
         root = runs_root("")
-        found = find_studies(root) if root.is_dir() else []
+        found = find_studies(root) if is_folder(root) else []
     if not found and not paths:
         found = list(remembered_studies())
         found = found[:1] if latest else found

@@ -24,7 +24,7 @@ from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
 from hpcpar.runs import BatchFolder, RunFolder, StudyFolder, remember_study
 from hpcpar.spec import ClusterProfile, Resources, Study
-from hpcpar.storage import make_folder
+from hpcpar.storage import is_file, is_folder, make_folder
 
 _UNDER_WAY = ("submitted", "queued", "running")
 
@@ -79,7 +79,7 @@ def prepare(request: Request) -> Prepared:
     """
     plan = make_plan(request.study, request.profile, request.where, version=request.version)
     study = StudyFolder(request.root / request.study.name)
-    knowledge = reconcile([study]) if study.path.is_dir() else Knowledge({}, [])
+    knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, again=request.again)
     ordinal = len(study.batches())
     batches = tuple(_prepare_batch(request, study, group, ordinal) for group in _arrays(todo, request.profile))
@@ -113,7 +113,7 @@ def _select(
     todo, skipped = [], Counter[str]()
     for run in plan.runs:
         folder = study.run(run.spec.run_name)
-        state = decide(folder, knowledge.live.get(folder.path)).state if folder.spec_path.is_file() else "planned"
+        state = decide(folder, knowledge.live.get(folder.path)).state if is_file(folder.spec_path) else "planned"
         if state in _UNDER_WAY or (state == "done" and not again):
             skipped[state] += 1
         else:

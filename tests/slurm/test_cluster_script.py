@@ -383,7 +383,7 @@ def test_a_plain_user_can_have_a_cluster(tool):
     base = tool.folder.parent
     shutil.copy(SCRIPT, base / "slurm-cluster")
     base.chmod(0o755 | stat.S_ISVTX | 0o022)
-    user = Tool(tool.folder, ("runuser", "-u", "nobody", "--"))
+    user = Tool(tool.folder, (shutil.which("runuser"), "-u", "nobody", "--"))
     user.script = base / "slurm-cluster"
     system = {"PATH": "/usr/local/bin:/usr/bin:/bin", "cwd": base}
     if user("--help", **system).returncode:

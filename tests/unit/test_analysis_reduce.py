@@ -161,6 +161,19 @@ def test_a_newer_schema_is_read_and_said(run):
     assert any("newer hpcpar" in note for note in reduce_run(run).notes)
 
 
+@pytest.mark.parametrize("impossible", [-1, 10**400])
+def test_memory_that_no_machine_has_is_no_number(run, impossible):
+    record = run.record()
+    record.ranks[1].peak_memory_bytes = impossible
+    change_record(run, ranks=record.ranks)
+    assert reduce_run(run).peak_memory_bytes == peak_bytes(3)  # the ranks that can be believed
+
+    for fact in record.ranks:
+        fact.peak_memory_bytes = impossible
+    change_record(run, ranks=record.ranks)
+    assert reduce_run(run).peak_memory_bytes is None
+
+
 def test_a_loss_that_ends_not_finite_is_marked(run):
     change_record(run, loss_last=None)
 

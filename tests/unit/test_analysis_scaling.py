@@ -258,6 +258,31 @@ def test_an_oversubscribed_baseline_spoils_the_whole_series(tmp_path):
     assert all(line.startswith("Nothing is concluded") for line in headlines(table, 0.75))
 
 
+def test_a_baseline_that_alone_is_oversubscribed_spoils_what_is_compared_with_it(tmp_path):
+    for run in ideal().write(tmp_path):
+        change_record(run, oversubscribed=run.spec().identity.nodes == 1)
+
+    (table,) = build(gather([tmp_path]).rows)
+
+    assert flags(table) == {
+        ("ddp", 1): ("oversubscribed",),
+        ("ddp", 2): ("its baseline was oversubscribed",),
+        ("ddp", 4): ("its baseline was oversubscribed",),
+    }
+    assert not any(cell.evidence for cell in table.cells)
+
+
+def test_runs_beside_each_other_on_one_machine_are_no_evidence(tmp_path):
+    runs = [run for run in ideal().write(tmp_path) if run.spec().identity.nodes == 4]
+    first = runs[0].record()
+    change_record(runs[1], started=first.started, ended=first.ended)
+
+    (table,) = build(gather([tmp_path]).rows)
+
+    assert flags(table) == {("ddp", 4): ("shared its machine with other runs",)}
+    assert [cell.nodes for cell in table.cells if cell.evidence] == [1, 2]
+
+
 def test_nodes_on_one_physical_machine_are_named(tmp_path):
     (table,) = tables(tmp_path, ideal(one_machine=True))
 
