@@ -56,7 +56,8 @@ def _places(value: float, width: float) -> int:
     finest = _MOST_DIGITS - 1 - magnitude
     if width <= 0:
         return min(finest, _WITHOUT_INTERVAL - 1 - magnitude)
-    return min(finest, 1 - math.floor(math.log10(width / 2)))
+    # However wide the interval, the value itself keeps two digits: "50 [1, 2296]", not "0 [0, 2300]".
+    return min(finest, max(1 - math.floor(math.log10(width / 2)), 1 - magnitude))
 
 
 def _fixed(value: float, places: int) -> str:

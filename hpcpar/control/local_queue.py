@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from hpcpar import records, runs
 from hpcpar.outcome import Live
-from hpcpar.runs import BatchFolder
+from hpcpar.runs import BatchFolder, RunFolder
 from hpcpar.storage import make_folder, write_file
 
 JOB_PREFIX = "local-"
@@ -148,7 +148,7 @@ def _elements(entry: Entry) -> list[Element]:
         run = batch.study.run(name)
         job_id = job_id_of(batch.key, index, len(manifest.runs))
         own = [attempt for attempt in run.attempts() if attempt.rpartition(".")[0] == job_id]
-        if own and any(event.kind == "script_exit" for event in run.events(own[-1]).records):
+        if _has_ended(run, own):
             continue
         spec = run.spec()
         if spec is None:
@@ -156,6 +156,15 @@ def _elements(entry: Entry) -> list[Element]:
         begun = manifest.intent.begun if manifest.intent else entry.queued
         left.append(Element((begun, spec.order, index), batch, index, job_id, len(own), entry.cwd))
     return left
+
+
+def _has_ended(run: RunFolder, attempts: list[str]) -> bool:
+    """Say whether one of these attempts came to its end: a killed script may have left the result but no last word."""
+    record = run.record() if attempts else None
+    if record is not None and record.attempt in attempts:
+        return True
+    # Of any attempt, not of the latest: clocks are set back, and then the latest is not the last.
+    return any(event.kind == "script_exit" for attempt in attempts for event in run.events(attempt).records)
 
 
 def drain() -> int:

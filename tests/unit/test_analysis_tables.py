@@ -44,7 +44,8 @@ def results(tmp_path):
         (Estimate(2.0, 2.0, 2.0), "2.000 [2.000, 2.000]"),  # no width: four digits
         (Estimate(1783.2, 1500.0, 2100.0), "1780 [1500, 2100]"),  # half-width 300: tens
         (Estimate(123456.7, 123456.6999, 123456.7001), "123457 [123457, 123457]"),  # never more than six digits
-        (Estimate(0.5, 1e-300, 1e300), "0 [1e-300, 1e+300]"),  # nothing is known, and it shows
+        (Estimate(0.05, 0.00109, 2.296), "0.050 [0.001, 2.296]"),  # however wide the interval: the value keeps two
+        (Estimate(0.5, 1e-300, 1e300), "0.50 [1e-300, 1e+300]"),  # nothing is known, and it shows
     ],
 )
 def test_numbers_are_rounded_by_their_interval(known, text):
