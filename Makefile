@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo test test-ci test-full check bench clean
+.PHONY: help env slurm demo readme test test-ci test-full check bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,6 +35,9 @@ demo: env  ## Run a real study on this machine and print its scaling table
 	$(BIN)/hpcpar submit jobs/quickstart.toml --cluster local --runs $(DEMO)/runs --wait
 	$(BIN)/hpcpar collect $(DEMO)/runs --out $(DEMO)/report
 
+readme: demo  ## Put what the demo made into README.md (on a quiet machine)
+	$(BIN)/python docs/make_readme_example.py $(DEMO)
+
 check: env  ## Lint, types, layering
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +49,7 @@ test: env slurm  ## The tests, real Slurm included (under 10 minutes on two core
 
 test-ci: check test  ## What CI runs: lint, types, layering, tests, the demo, a wheel
 	$(MAKE) --no-print-directory demo
-	$(BIN)/python -m pytest -m full tests/packaging
+	$(BIN)/python -m pytest -m full tests/packaging tests/slurm/test_main_job.py
 
 test-full: env slurm  ## Everything, the long ones too
 	$(BIN)/python -m pytest

@@ -25,7 +25,8 @@ from hpcpar.records import Event, RunRecord, Step
 from hpcpar.spec import RunSpec, Submission
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
-_BATCHES = "batches"
+BATCHES = "batches"
+"""The folder of a study's batches; no run and no study has this name."""
 
 
 class RunFolder:
@@ -249,15 +250,15 @@ class StudyFolder:
 
     def batch(self, key: str) -> BatchFolder:
         """Return the folder of a batch, whether it exists or not."""
-        return BatchFolder(self.path / _BATCHES / key)
+        return BatchFolder(self.path / BATCHES / key)
 
     def runs(self) -> list[RunFolder]:
         """List the runs: every folder that holds a spec.json."""
-        return [RunFolder(p) for p in _subfolders(self.path) if p.name != _BATCHES and is_file(p / "spec.json")]
+        return [RunFolder(p) for p in _subfolders(self.path) if p.name != BATCHES and is_file(p / "spec.json")]
 
     def batches(self) -> list[BatchFolder]:
         """List the batches, oldest first."""
-        found = [BatchFolder(p) for p in _subfolders(self.path / _BATCHES)]
+        found = [BatchFolder(p) for p in _subfolders(self.path / BATCHES)]
         return sorted(found, key=lambda batch: (_mtime(batch.script_path), batch.key))
 
 
@@ -295,7 +296,7 @@ def find_studies(path: Path) -> list[StudyFolder]:
 
 
 def _is_study(path: Path) -> bool:
-    return is_folder(path / _BATCHES) or any(is_file(p / "spec.json") for p in _subfolders(path))
+    return is_folder(path / BATCHES) or any(is_file(p / "spec.json") for p in _subfolders(path))
 
 
 def runs_root(explicit: str, profile_root: str = "") -> Path:

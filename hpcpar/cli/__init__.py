@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(error)
         return error.exit_code
     except HpcparError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         return error.exit_code
     except BrokenPipeError:
         # The reader has gone (`hpcpar status | head`): nobody is left to tell.

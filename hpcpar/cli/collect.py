@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from hpcpar.cli.output import warn
+from hpcpar.cli import printable
+from hpcpar.cli.output import escape_json, warn
 from hpcpar.cli.status import choose_studies
 
 _EPILOG = """
@@ -67,6 +68,7 @@ def command(
         "csv": results.to_csv,
         "json": results.to_json,
     }[form]()
+    printed = escape_json(printed) if form == "json" else printable(printed)
     sys.stdout.write(printed if printed.endswith("\n") else printed + "\n")
     if out is not None:
         for path in results.save(out.absolute()):

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from hpcpar.cli import printable
 from hpcpar.cli.output import print_json
 
 _KINDS = ["clusters", "strategies", "workloads", "jobs", "templates"]
@@ -28,7 +29,7 @@ def command(kind: str, as_json: bool) -> int:
         return 0
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        click.echo(f"{row['name']:<{width}}  {row['about']}")
+        click.echo(printable(f"{row['name']:<{width}}  {row['about']}"))
     return 0
 
 

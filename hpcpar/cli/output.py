@@ -9,10 +9,22 @@ import click
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on stdout."""
+    """Print a value as JSON on stdout, in ASCII: names from elsewhere may hold what a terminal obeys, or no Unicode."""
+    import json
+
     import msgspec
 
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    sys.stdout.write(escape_json(json.dumps(msgspec.to_builtins(value), indent=2)) + "\n")
+
+
+def escape_json(text: str) -> str:
+    """Escape what a terminal would obey in a JSON text, in JSON's own way; line breaks stay."""
+    return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
 def warn(text: str) -> None:

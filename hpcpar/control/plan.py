@@ -10,9 +10,11 @@ import msgspec
 from hpcpar import registry
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
 from hpcpar.control.limits import limit_problems
+from hpcpar.control.safe import value_problems
 from hpcpar.decode import find_problems
 from hpcpar.errors import HpcparError, InputError, Problem, nearest
 from hpcpar.registry import Declaration, Strategy, Workload, World
+from hpcpar.runs import BATCHES
 from hpcpar.spec import ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
 
@@ -79,7 +81,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     Raises:
         InputError: with every problem that was found; nothing is planned then.
     """
-    problems: list[Problem] = []
+    problems = list(_text_problems(study, where))
     place = _place(study, profile, where, problems)
     resolved = _resolve(study, where, problems)
     if place is not None:
@@ -89,6 +91,15 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     if problems or resolved is None or place is None:
         raise InputError(list(dict.fromkeys(problems)))
     return Plan(tuple(_runs(resolved, place, cells, version)), tuple(_warnings(study, profile)))
+
+
+def _text_problems(study: Study, where: str) -> Iterator[Problem]:
+    """Yield what must not stand in a study, whether it reaches a script or not: a run's spec.json is UTF-8."""
+    for name in study.__struct_fields__:
+        if name != "description":  # for people, and may have several lines
+            yield from value_problems(getattr(study, name), f"{where}: {name}")
+    if study.name == BATCHES:
+        yield Problem(f"{where}: name '{study.name}'", "is a folder of hpcpar's own", "choose another name")
 
 
 def study_problems(study: Study, where: str) -> list[Problem]:

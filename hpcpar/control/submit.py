@@ -22,10 +22,11 @@ from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
 from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
-from hpcpar.runs import BatchFolder, RunFolder, StudyFolder, remember_study
+from hpcpar.runs import BATCHES, BatchFolder, RunFolder, StudyFolder, remember_study
 from hpcpar.spec import ClusterProfile, Resources, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
+_LOCK = ".lock"
 _UNDER_WAY = ("submitted", "queued", "running")
 
 
@@ -100,10 +101,12 @@ def submit(prepared: Prepared) -> list[str]:
     gate.check(prepared.plan, request.profile, request.python)
     if not prepared.batches:
         return []
-    with _only_submit_of(prepared.study):
-        _refuse_in_flight(prepared)
-        _write_all(prepared)
-        remember_study(prepared.study)
+    with contextlib.ExitStack() as lock:
+        with _taken_back_on_failure(prepared.study) as made:
+            lock.enter_context(_only_submit_of(prepared.study))
+            _refuse_in_flight(prepared)
+            _write_all(prepared, made)
+            remember_study(prepared.study)
         return _hand_over(prepared)
 
 
@@ -161,8 +164,8 @@ def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun,
 @contextlib.contextmanager
 def _only_submit_of(study: StudyFolder) -> Iterator[None]:
     """Keep two submits of one study apart; where the file system has no locks, the batch folders still do."""
-    make_folder(study.path / "batches")
-    lock_path = study.path / "batches" / ".lock"
+    make_folder(study.path / BATCHES)
+    lock_path = study.path / BATCHES / _LOCK
     try:
         lock = lock_path.open("ab")
     except OSError as error:
@@ -189,29 +192,41 @@ def _refuse_in_flight(prepared: Prepared) -> None:
             raise InputError(Problem(str(folder.path), what, "run `hpcpar status` in a minute: it finds out"))
 
 
-def _write_all(prepared: Prepared) -> None:
+@contextlib.contextmanager
+def _taken_back_on_failure(study: StudyFolder) -> Iterator[list[Path]]:
+    """Yield a list for what is made; on failure that is removed, and the folders around it that were not there."""
+    batches = study.path / BATCHES
+    missing = [path for path in (batches, *batches.parents) if not is_folder(path)]
     made: list[Path] = []
     try:
-        for batch in prepared.batches:
-            for run in batch.runs:
-                folder = RunFolder(prepared.study.path / run.spec.run_name)
-                if not folder.spec_path.is_file():
-                    if not folder.path.exists():
-                        made.append(folder.path)
-                    folder.write_spec(run.spec)
-            made.append(batch.folder.path)
-            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs])
+        yield made
     except HpcparError:
         for path in made:
             shutil.rmtree(path, ignore_errors=True)
-        for parent in (prepared.study.path / "batches", prepared.study.path):
-            if not any(p for p in _entries(parent) if p.name != ".lock"):
-                shutil.rmtree(parent, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for path in missing:
+            with contextlib.suppress(OSError):
+                path.rmdir()
         raise
 
 
-def _entries(path: Path) -> list[Path]:
-    return list(path.iterdir()) if path.is_dir() else []
+def _write_all(prepared: Prepared, made: list[Path]) -> None:
+    if not prepared.study.batches():
+        made.append(prepared.study.path / BATCHES / _LOCK)
+    for batch in prepared.batches:
+        for run in batch.runs:
+            folder = RunFolder(prepared.study.path / run.spec.run_name)
+            if not is_file(folder.spec_path):
+                if not folder.path.exists():
+                    made.append(folder.path)
+                folder.write_spec(run.spec)
+        try:
+            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs])
+        except StorageError:
+            made.append(batch.folder.path)
+            raise
+        made.append(batch.folder.path)  # only now: where another submit made it first, it is not ours to remove
 
 
 def _hand_over(prepared: Prepared) -> list[str]:

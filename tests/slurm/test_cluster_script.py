@@ -92,7 +92,7 @@ def tool():
     assert left in ([], ["slurm-cluster"]), left
 
 
-@pytest.fixture(scope="module", params=["ns", "plain"])
+@pytest.fixture(scope="module", params=["ns", pytest.param("plain", marks=pytest.mark.full)])
 def cluster(request):
     """A cluster with accounting, for the tests that only use it."""
     runs_here("--mode", request.param)
@@ -191,6 +191,7 @@ def test_limits_are_enforced_at_submission(cluster):
         assert result.returncode, bad
 
 
+@pytest.mark.full
 def test_the_high_partition_preempts_and_the_job_is_requeued(cluster):
     low = submit(cluster, "-N3", "--exclusive", "--wrap", "sleep 50")
     poll(lambda: state(cluster, low) == "RUNNING", 20, "the low job runs")
@@ -220,12 +221,14 @@ def test_a_crashed_node_fails_its_job_and_comes_back(cluster):
     assert cluster("status").returncode == 0
 
 
+@pytest.mark.full
 def test_a_node_that_restarts_before_anyone_noticed(cluster):
     cluster.good("kill-node", "n3")
     cluster.good("start-node", "n3")
     assert cluster.good("exec", "srun", "-t1", "-w", "n3", "echo", "back") == "back\n"
 
 
+@pytest.mark.full
 def test_accounting_stops_and_starts(cluster):
     cluster.good("stop-accounting")
     assert cluster("exec", "sacct").returncode
@@ -235,6 +238,7 @@ def test_accounting_stops_and_starts(cluster):
     poll(lambda: sacct(cluster, job, "state") == ["COMPLETED"], 40, "the job is accounted afterwards")
 
 
+@pytest.mark.full
 def test_controller_stops_and_starts(cluster):
     job = submit(cluster, "--wrap", "sleep 4")
     poll(lambda: state(cluster, job) == "RUNNING", 20, "the job runs")
@@ -251,7 +255,7 @@ def test_an_unknown_node(cluster):
     assert "n1, n2, n3" in result.stderr
 
 
-@pytest.mark.parametrize("mode", ["ns", "plain"])
+@pytest.mark.parametrize("mode", ["ns", pytest.param("plain", marks=pytest.mark.full)])
 def test_down_ends_running_jobs_and_can_be_repeated(tool, mode):
     options = "--mode", mode, "--no-accounting", "--nodes", "1"
     runs_here(*options)
@@ -271,6 +275,7 @@ def test_down_ends_running_jobs_and_can_be_repeated(tool, mode):
     assert tool("down").returncode == 0
 
 
+@pytest.mark.full
 def test_two_clusters_side_by_side_differ(tool):
     runs_here("--mode", "auto", "--no-accounting")
     other = Tool(tool.folder.parent / "d")
@@ -295,6 +300,7 @@ def broken(base: Path, program: str, script: str) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("program", ["slurmctld", "mariadb-install-db", "slurmd"])
 def test_a_failed_start_says_why_and_leaves_nothing(tool, tmp_path, program):
     runs_here()
@@ -308,6 +314,7 @@ def test_a_failed_start_says_why_and_leaves_nothing(tool, tmp_path, program):
     assert HOSTS.read_text() == hosts
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 0.9, 2.0])
 def test_an_interrupted_start_leaves_nothing(tool, seconds):
     runs_here("--mode", "plain")
@@ -325,6 +332,7 @@ def test_an_interrupted_start_leaves_nothing(tool, seconds):
     assert not [pid for pid in users.split() if alive(int(pid))]
 
 
+@pytest.mark.full
 def test_a_killed_start_is_cleaned_by_down(tool):
     runs_here()
     with subprocess.Popen([str(SCRIPT), "up", "--dir", str(tool.folder)], env=clean_env()) as process:
@@ -375,6 +383,7 @@ def test_check_answers_in_a_line(tool):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.full
 def test_a_plain_user_can_have_a_cluster(tool):
     """All of it, with accounting, as somebody without any privilege."""
     runs_here("--mode", "plain")

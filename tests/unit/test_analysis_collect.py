@@ -83,6 +83,19 @@ def test_a_missing_repeat_is_not_complete(tmp_path):
     assert not results.complete
 
 
+def test_a_run_that_belongs_to_no_table_is_not_complete_either(tmp_path):
+    runs = ORACLE.write(tmp_path)
+    (last,) = (
+        run for run in runs if (one := run.spec().identity).repeat == 2 and one.nodes == 4 and one.strategy == "pp"
+    )
+    last.spec_path.unlink()  # its repeat is the highest one, so that no gap shows that it was asked for
+
+    results = collect([tmp_path])
+
+    assert all(cell.runs_ok == cell.runs_asked for cell in results.tables[0].cells)
+    assert not results.complete
+
+
 def test_every_run_is_a_row_of_the_frame_and_unknown_is_not_zero(tmp_path):
     runs = replace(ORACLE, failures={("pp", 4, 1): Cause.TIMEOUT}, never_ran=frozenset({("ddp", 1, 2)})).write(tmp_path)
     runs[0].spec_path.write_bytes(b"{")

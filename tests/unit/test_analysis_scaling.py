@@ -377,3 +377,20 @@ def test_the_headline_holds_the_target_against_whole_intervals(tmp_path):
     assert line.startswith("ddp on 8 nodes: speed-up 4.11")  # 0.074 / 0.018
     assert "up to 2 nodes" in line
     assert "already on 2 nodes" in headlines(table, 0.95)[0]
+
+
+def test_a_target_inside_the_interval_is_not_reached(tmp_path):
+    (table,) = tables(tmp_path, replace(NOISY, truths={"ddp": TRUTHS["ddp"]}))
+    efficiency = cells(table)["ddp", 2].efficiency
+
+    assert "already on 2 nodes" in headlines(table, (efficiency.low + efficiency.value) / 2)[0]
+    assert "already" not in headlines(table, 0.99 * efficiency.low)[0]
+
+
+def test_a_size_that_is_no_evidence_ends_what_is_said_about_the_target(tmp_path):
+    for run in ideal().write(tmp_path):
+        change_record(run, oversubscribed=run.spec().identity.nodes == 2)
+
+    (table,) = build(gather([tmp_path]).rows)
+
+    assert "already on 2 nodes the interval cannot be held against the target of 50 %" in headlines(table, 0.5)[0]

@@ -98,7 +98,7 @@ def test_a_drained_queue_is_empty(bench):
 
 
 def test_a_run_whose_script_dies_gets_an_exit_line_and_the_queue_goes_on(bench):
-    bench.batch("a", [0, 1], body='[[ $HPCPAR_INDEX == 0 ]] && kill -9 $$')
+    bench.batch("a", [0, 1], body="[[ $HPCPAR_INDEX == 0 ]] && kill -9 $$")
     assert local_queue.drain() == 2
     codes = [run.events(run.attempts()[0]).records[-1].data["code"] for run in bench.study.runs()]
     # 128 + 9; the other script's last command was the test, which failed
@@ -274,9 +274,7 @@ def test_resume_while_the_queue_is_worked_off_says_so(bench, capsys):
 def test_a_queue_that_was_started_in_the_background_drains_itself(bench):
     bench.batch("a", [0])
     local_queue.start()
-    with local_queue.folder().joinpath("lock").open("ab"):
-        children = psutil.Process().children()
-        psutil.wait_procs(children, timeout=60)
+    psutil.wait_procs(psutil.Process().children(), timeout=60)
     assert (bench.ran(), local_queue.num_waiting()) == (["local-a.0"], 0)
 
 

@@ -38,7 +38,13 @@ class Story:
 
     def ended(self, state, job_id="7_0", exit_code="0:0"):
         line = Submission(
-            kind="ended", time=self._tick(), batch="b", scheduler="slurm", job_id=job_id, state=state, exit_code=exit_code
+            kind="ended",
+            time=self._tick(),
+            batch="b",
+            scheduler="slurm",
+            job_id=job_id,
+            state=state,
+            exit_code=exit_code,
         )
         records.append(self.folder.submission_path, line)
         return self

@@ -76,7 +76,9 @@ def test_only_slurm_gets_directives(cluster):
 
 
 def test_the_directives_are_those_of_the_plan():
-    text = script(nodes=[2], repeats=3, account="m1", qos="q", partition="p", constraint="a&b", memory="3GiB", time="1h")
+    text = script(
+        nodes=[2], repeats=3, account="m1", qos="q", partition="p", constraint="a&b", memory="3GiB", time="1h"
+    )
     directives = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     wanted = """
     --nodes=2 --ntasks-per-node=2 --cpus-per-task=3 --time=01:00:00 --array=0-2 --account=m1 --qos=q --partition=p
@@ -134,9 +136,7 @@ def test_all_shipped_scripts_parse_and_shellcheck_finds_nothing(tmp_path):
     files = sorted(map(str, tmp_path.iterdir()))
     parsed = [subprocess.run(["bash", "-n", file], capture_output=True, text=True, timeout=30) for file in files]
     # SC1091: a script that is sourced lies on the cluster, not here.
-    found = subprocess.run(
-        [shellcheck, "--exclude=SC1091", *files], capture_output=True, text=True, timeout=120
-    )
+    found = subprocess.run([shellcheck, "--exclude=SC1091", *files], capture_output=True, text=True, timeout=120)
     assert "".join(one.stderr for one in parsed) + found.stdout == ""
 
 
@@ -370,13 +370,18 @@ class Stage:
         path.chmod(0o700)
 
     def run(self, text, values):
-        (self.place / "activate" / values.activate).write_text("printf '%s' \"$BASH_SOURCE\" >\"$STUB_OUT/source\"\n")
+        (self.place / "activate" / values.activate).write_text('printf \'%s\' "$BASH_SOURCE" >"$STUB_OUT/source"\n')
         script = self.place / "job.sh"
         script.write_text(text)
         environment = {"PATH": str(self.bin), "STUB_OUT": str(self.out), "HOME": str(self.place), "SLURM_JOB_ID": "7"}
         environment |= {"HPCPAR_JOB_ID": "local-x", "HPCPAR_INDEX": "0"}
         return subprocess.run(
-            ["bash", str(script)], cwd=self.cwd, env=environment, capture_output=True, timeout=60, stdin=subprocess.DEVNULL
+            ["bash", str(script)],
+            cwd=self.cwd,
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
         )
 
     def calls(self, name):

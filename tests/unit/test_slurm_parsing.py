@@ -20,7 +20,9 @@ from hpcpar.spec import Submission
 
 def test_a_pending_array_with_gaps_and_a_throttle():
     (row,) = parse_squeue("123|[0-7,9%2]|PENDING|0:00|(Priority)|name|\n")
-    assert row == slurm.QueueRow("123", frozenset({0, 1, 2, 3, 4, 5, 6, 7, 9}), "PENDING", "0:00", "(Priority)", "name", "")
+    assert row == slurm.QueueRow(
+        "123", frozenset({0, 1, 2, 3, 4, 5, 6, 7, 9}), "PENDING", "0:00", "(Priority)", "name", ""
+    )
 
 
 def test_a_running_task_of_an_array():
@@ -77,7 +79,26 @@ def test_task_lists(text, tasks):
 # ---------------------------------------------------------------- arbitrary text
 
 WORDS = st.sampled_from(
-    ["|", "\n", "123", "_", ".", "[", "]", "-", ",", "%", ":", "CANCELLED by 0", "PENDING", "COMPLETED", "0:00", "²", "٣", " "]
+    [
+        "|",
+        "\n",
+        "123",
+        "_",
+        ".",
+        "[",
+        "]",
+        "-",
+        ",",
+        "%",
+        ":",
+        "CANCELLED by 0",
+        "PENDING",
+        "COMPLETED",
+        "0:00",
+        "²",
+        "٣",
+        " ",
+    ]
 )
 noise = st.lists(WORDS | st.text(max_size=4), max_size=30).map("".join)
 

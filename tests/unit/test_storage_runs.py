@@ -16,7 +16,16 @@ from records_oracle import ideal
 from hpcpar import records, storage
 from hpcpar.errors import InputError, StorageError
 from hpcpar.records import Event
-from hpcpar.runs import BatchFolder, BatchLine, RunFolder, StudyFolder, find_studies, remember_study, remembered_studies, runs_root
+from hpcpar.runs import (
+    BatchFolder,
+    BatchLine,
+    RunFolder,
+    StudyFolder,
+    find_studies,
+    remember_study,
+    remembered_studies,
+    runs_root,
+)
 
 
 def names(folder):
@@ -202,7 +211,7 @@ except StorageError as error:
         capture_output=True,
         text=True,
         timeout=60,
-        preexec_fn=set_limit,  # noqa: PLW1509 - a limit can only be set there
+        preexec_fn=set_limit,
     )
     return done.stdout.strip()
 
