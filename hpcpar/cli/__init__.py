@@ -6,6 +6,7 @@ Results go to stdout, talk goes to stderr. Exit codes: 0 done, 1 something faile
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -81,6 +82,11 @@ def group() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib is not loaded yet, and the help is to be fast
+    except OSError:
+        click.echo("error: the current folder is gone: change to another one", err=True)
+        return 2
     try:
         code = group.main(args=list(argv) if argv is not None else None, prog_name="hpcpar", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -35,6 +35,7 @@ Examples:
 @click.option("--offline", is_flag=True, help="Do not ask the scheduler about runs without a result.")
 def command(
     paths: tuple[Path, ...],
+    *,
     baseline: str,
     warmup_steps: int | None,
     efficiency_target: float,
@@ -71,6 +72,6 @@ def command(
     printed = escape_json(printed) if form == "json" else printable(printed)
     sys.stdout.write(printed if printed.endswith("\n") else printed + "\n")
     if out is not None:
-        for path in results.save(out.absolute()):
+        for path in results.save(out.absolute(), warn):
             click.echo(f"wrote {path}", err=True)
     return 0 if results.complete else 1

@@ -132,7 +132,10 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
         data, where = read_toml(path), _short(path)
         data.setdefault("name", path.stem)
     problems = find_problems(Study, data, where) if data else []
-    pairs = {key: _pairs(flags[key], f"--{key}", problems) for key in ("workload_options", "strategy_options")}
+    pairs = {
+        key: _pairs(flags[key], flag, problems)
+        for key, flag in (("workload_options", "--set"), ("strategy_options", "--option"))
+    }
     data = {**data, **{key: flags[key] for key in _STUDY_FLAGS if flags[key] is not None}}
     if pairs["workload_options"]:
         data["workload_options"] = _merged(data.get("workload_options", {}), nested(pairs["workload_options"]))
@@ -151,7 +154,7 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
 def _apply_strategies(data: dict[str, Any], flags: dict[str, Any], options: dict[str, Any]) -> None:
     """Let --strategy, --mesh and --option override the file's strategies."""
     names = [name for given in flags["strategies"] for name in given.split(",") if name]
-    if names:
+    if flags["strategies"]:  # an empty name is no name, and not the default
         data["strategies"] = names
     if not flags["mesh"] and not options:
         return

@@ -100,7 +100,7 @@ def start() -> None:
 
 def is_alive() -> bool:
     """Say whether a process drains the queue: it holds the lock."""
-    if not folder().is_dir():
+    if not (folder() / "lock").exists():  # asking makes no file
         return False
     with _lock() as held:
         return not held

@@ -19,7 +19,7 @@ from hpcpar.errors import Problem
 _WORD = re.compile(r"[A-Za-z0-9._@+:,/=&|*!()\[\]~^-]*", re.ASCII)
 _OPTION = re.compile(r"--[A-Za-z0-9][A-Za-z0-9-]*|-[A-Za-z]", re.ASCII)
 _OWNED = re.compile(r"HPCPAR_.*|SUBMITIT_.*|SLURM_(?:JOB_ID|JOBID|ARRAY_.*|RESTART_COUNT)")
-"""What the job scripts read: the scheduler or hpcpar sets it. An array index is arithmetic to the shell, that is, code."""
+"""What the job scripts read; the scheduler or hpcpar sets it. To bash an array index is arithmetic, that is, code."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -75,14 +75,16 @@ def path_problems(paths: Mapping[str, str]) -> Iterator[Problem]:
         elif "%%" in path:  # seen on Slurm 22.05: srun's own escape for it, four signs, starts no step
             yield Problem(where, f"the path holds two percent signs in a row: {path}", "srun cannot write there")
         elif path.startswith("-"):
-            yield Problem(where, f"the path begins with a dash: {path}", "it would be read as an option; write ./ before")
+            yield Problem(
+                where, f"the path begins with a dash: {path}", "it would be read as an option: write ./ first"
+            )
 
 
 def option_problems(options: Sequence[str], where: str) -> Iterator[Problem]:
     """Yield a problem for every item that is not one option: sbatch or srun would take it for a command or for two."""
     for i, option in enumerate(options):
         if not _OPTION.fullmatch(option.partition("=")[0]):
-            yield Problem(f"{where}[{i}]", f"{option!a} is not an option", "one option a string: --name or --name=value")
+            yield Problem(f"{where}[{i}]", f"{option!a} is not an option", "one a string: --name or --name=value")
 
 
 def variable_problems(variables: Mapping[str, str], where: str) -> Iterator[Problem]:

@@ -306,7 +306,12 @@ def test_option_and_mesh_reach_the_strategies(run):
         (["submit", "--cluster", "local", "--nodes", "0"], "0"),
         (["submit", "--cluster", "local", "--nodes", "two"], "two"),
         (["submit", "--cluster", "local", "--nodes", "1", "1"], "twice"),
-        (["submit", "--cluster", "local", "--set", "layers"], "KEY=VALUE"),
+        (["submit", "--cluster", "local", "--set", "layers"], "--set: 'layers' is not KEY=VALUE"),
+        (["submit", "--cluster", "local", "--option", "=1"], "--option: '=1' is not KEY=VALUE"),
+        (["submit", "--cluster", "local", "--set", "a.b=1", "--set", "a=1"], "as a value and as a table"),
+        (["submit", "--cluster", "local", "--strategy", ","], "at least one strategy"),
+        (["submit", "--cluster", "local", "--strategy", "ddp", "ddp"], "given twice"),
+        (["submit", "--cluster", "local", "--strategy", "ddp", "--mesh", "pp=2"], "takes no mesh"),
         (["submit", "--cluster", "local", "--time", "30"], "30m"),
         (["submit", "--cluster", "local", "--nodes", "3", "--global-batch", "32"], "sizes that fit: 30, 33"),
         (["submit", "--cluster", "local", "--name", "a/b"], "name"),
@@ -322,6 +327,18 @@ def test_a_mistake_is_answered_with_what_would_be_right(run, arguments, words):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert words in err
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["submit", "--cluster", "local", "--dry-run"], ["collect"]])
+def test_a_current_folder_that_is_gone_is_bad_input(run, tmp_path, monkeypatch, arguments):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    code, out, err = run(*arguments)
+    monkeypatch.chdir(tmp_path)
+    assert (code, out) == (2, "")
+    assert "current folder is gone" in err
 
 
 def test_several_mistakes_are_all_named_and_counted(run):
@@ -387,7 +404,7 @@ def tree(*roots):
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])
-def test_a_dry_run_writes_nothing_at_all(run, isolation, tmp_path, mine, monkeypatch, more):
+def test_a_dry_run_writes_nothing_at_all(run, *, isolation, tmp_path, mine, monkeypatch, more):
     monkeypatch.chdir(tmp_path)
     before = tree(isolation, tmp_path)
     code, out, _ = run("submit", "--cluster", "mine", *SMALL, "--dry-run", *more)
@@ -445,6 +462,33 @@ def no_room(tmp_path):
             subprocess.run(["umount", "-l", str(place)], timeout=20, check=True)
             return
     pytest.skip("may not mount a small file system here")
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder in which nobody may write, root included."""
+    place = tmp_path / "fixed"
+    place.mkdir()
+    if os.geteuid() != 0:
+        place.chmod(0o500)
+        yield place
+        place.chmod(0o700)
+        return
+    with contextlib.suppress(OSError):
+        command = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True, timeout=20).returncode == 0:
+            yield place
+            subprocess.run(["umount", "-l", str(place)], timeout=20, check=True)
+            return
+    pytest.skip("may not mount here")
+
+
+def test_a_read_only_runs_folder_is_bad_input_and_nothing_is_written_elsewhere(run, read_only, no_queue, isolation):
+    before = tree(isolation)
+    code, _, err = run("submit", "--cluster", "local", *SMALL, "--runs", read_only / "runs")
+    assert code == 2
+    assert "cannot write" in err
+    assert tree(isolation, read_only) == before
 
 
 def test_a_full_runs_folder_is_bad_input_and_is_left_as_it_was(run, no_room, no_queue, isolation):
@@ -513,7 +557,7 @@ def test_the_writes_that_are_made_to_fail_are_all_there_are(run, isolation, monk
 
 
 def test_the_batch_of_another_submit_is_left_alone(run, isolation, monkeypatch, no_queue):
-    """Where the file system has no locks, the batch's folder keeps two submits apart: the later one must not remove it."""
+    """Where the file system has no locks, the batch's folder keeps two submits apart: the later one leaves it alone."""
     from hpcpar.control import submit as control
 
     real = control._write_all
@@ -545,7 +589,7 @@ def test_a_second_submit_at_the_same_time_is_told_so(run, isolation, no_queue):
 
 def test_what_is_under_way_is_not_submitted_again(run, no_queue, isolation):
     assert run("submit", "--cluster", "local", *SMALL)[0] == 0
-    code, out, err = run("submit", "--cluster", "local", *SMALL, "--json")
+    code, out, _ = run("submit", "--cluster", "local", *SMALL, "--json")
     assert (code, json.loads(out)["jobs"]) == (0, [])
     assert json.loads(out)["skipped"] == {"queued": 1}
 

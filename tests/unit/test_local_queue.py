@@ -186,7 +186,8 @@ def killed(bench, tmp_path):
     os.mkfifo(tmp_path / "hold")
     body = f"""
 runs=({bench.run(0)} {bench.run(1)} {bench.run(2)})
-echo '{{"time":1.0,"kind":"start"}}' >"{bench.study.path}/${{runs[HPCPAR_INDEX]}}/events.$HPCPAR_JOB_ID.$HPCPAR_RESTARTS.jsonl"
+cd "{bench.study.path}/${{runs[HPCPAR_INDEX]}}"
+echo '{{"time":1.0,"kind":"start"}}' >"events.$HPCPAR_JOB_ID.$HPCPAR_RESTARTS.jsonl"
 if [[ $HPCPAR_INDEX == 1 && ! -e "{tmp_path}/go" ]]; then
   echo up >"{tmp_path}/up"
   read -r <"{tmp_path}/hold"

@@ -247,12 +247,14 @@ def test_an_unknown_template_is_bad_input():
 
 PIECES = [
     "$(touch canary)", "`touch canary`", "; touch canary;", "&& touch canary #", "| touch canary", "'; touch canary; '",
-    '"; touch canary; "', "$(touch canary)'", ">canary", "<(touch canary)", "${IFS}", "$HOME", "$0", "~", "*", "?", "[a]",
-    "{a,b}", "#", "%", "%j", "%%", "!", "!!", "-", "--", "=", " ", "  ", "\\", "\\'", '\\"', "'", '"', ":", ",", "\u00e9",
-    "\u4e16", "\u200b", "\u202e", "\U0001f600", "{{ 1 }}", "&amp;",
+    '"; touch canary; "', "$(touch canary)'", ">canary", "<(touch canary)", "${IFS}", "$HOME", "$0", "~", "*", "?",
+    "[a]", "{a,b}", "#", "%", "%j", "%%", "!", "!!", "-", "--", "=", " ", "  ", "\\", "\\'", '\\"', "'", '"', ":", ",",
+    "\u00e9", "\u4e16", "\u200b", "\u202e", "\U0001f600", "{{ 1 }}", "&amp;",
 ]  # fmt: skip
 PRINTABLE = st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters="/")
-hostile = st.lists(st.sampled_from(PIECES) | st.text(PRINTABLE, max_size=5), min_size=1, max_size=4).map("".join)
+hostile = (
+    st.lists(st.sampled_from(PIECES) | st.text(PRINTABLE, max_size=5), min_size=1, max_size=4).map("".join).filter(bool)
+)
 # Names of folders and files: what the file system takes.
 names = hostile.map(lambda text: text.encode()[:80].decode(errors="ignore")).filter(lambda text: text.strip("."))
 
@@ -469,7 +471,7 @@ def check_directives(values, batch, text):
     assert options["--output"] == str(batch.folder.path / "logs").replace("%", "%%") + "/%j.log"
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(hostile_values)
 @example(Values(*["$(touch canary)'\"`touch canary`"] * len(Values._fields)))
 @example(Values(*["-x\\y %j #é"] * len(Values._fields)))
@@ -481,7 +483,7 @@ def test_every_value_arrives_as_one_argument_or_is_refused_by_name(values):
         check_arrival(values, prepared, stage)
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(hostile_values)
 @example(Values(*["$(touch canary)'\"`touch canary`"] * len(Values._fields)))
 def test_every_value_arrives_on_this_machine_too(values):
