@@ -21,7 +21,7 @@ AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 """The axes of the mesh, outer to inner; `ep` is carved out of the data axes and multiplies nothing."""
 
 Positive = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 """A name that becomes a folder or a part of a job name."""
 
 
@@ -294,7 +294,7 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     steps: Positive | None = None
     warmup_steps: Annotated[int, Meta(ge=0)] = 10
     """Steps that the collector leaves out; they are recorded all the same, so the cut can be changed later."""
-    repeats: Positive = 1
+    repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     time: str = ""
     memory: str = ""

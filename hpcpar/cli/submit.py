@@ -56,7 +56,7 @@ def _complete(kind: str) -> Any:
 )
 @click.option("--nodes", multiple=True, type=click.IntRange(min=1), metavar="N...", help="One or more node counts.")
 @click.option("--workload", help="What to compute (default: llama-tiny).", shell_complete=_complete("workload"))
-@click.option("--repeats", type=click.IntRange(min=1), help="Repeats of every cell; intervals need 3 or more.")
+@click.option("--repeats", type=click.IntRange(min=1, max=1000), help="Repeats of every cell; an interval needs 3.")
 @click.option("--scaling", type=click.Choice(["strong", "weak"]), help="Keep the global batch, or the batch a rank.")
 @click.option("--global-batch", type=click.IntRange(min=1), help="Samples an update, at the smallest size.")
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Samples a rank and forward pass.")

@@ -11,6 +11,7 @@ import pytest
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
+REASONS = ("holds", "backslash", "percent", "dash", "cannot be started", "cannot write")
 DRIVER = Path(__file__).with_name("hostile_scripts.py")
 
 
@@ -29,4 +30,4 @@ def test_generated_values_arrive_as_they_are_or_are_refused_by_name(slurm: Any, 
         assert "Partition=main" in one["shown"]
     for one in refused:
         assert one["written"] == [], f"refused, but something was written: {one}"
-        assert any(word in one["refused"] for word in ("holds", "backslash", "percent", "dash", "cannot be started", "cannot write")), one
+        assert any(word in one["refused"] for word in REASONS), one
