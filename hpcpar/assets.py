@@ -42,7 +42,9 @@ def find(kind: Kind, name: str) -> Path:
         if is_file(path):
             return path.absolute()
         if os.sep in name:
-            raise InputError(Problem(f"{kind[:-1]} '{name}'", "there is no such file"))
+            stem = path.name.removesuffix(_SUFFIX[kind])
+            hint = f"hpcpar brings one called '{stem}': name it so" if stem in available(kind) else ""
+            raise InputError(Problem(f"{kind[:-1]} '{name}'", "there is no such file", hint))
         name = name.removesuffix(_SUFFIX[kind])
     for folder in search_path(kind):
         path = folder / (name + _SUFFIX[kind])

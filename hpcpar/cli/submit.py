@@ -20,7 +20,7 @@ Examples:
   hpcpar submit --cluster local --strategy ddp --nodes 1 2 --repeats 3 --wait
   hpcpar submit --cluster perlmutter --strategy hybrid --mesh pp=2,dp=-1 --nodes 4 --dry-run
   hpcpar submit jobs/quickstart.toml --cluster local
-  hpcpar submit --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
+  hpcpar submit --cluster local --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
 """
 _STUDY_FLAGS = (
     "cluster node_type workload scaling global_batch micro_batch steps warmup_steps repeats seed time memory account"
@@ -263,4 +263,5 @@ def _answer(prepared: Any, job_ids: list[str], flags: dict[str, Any]) -> int:
 
 
 def _shape(resources: Any) -> str:
-    return f"{resources.nodes} node{'s' * (resources.nodes > 1)} x {resources.ranks_per_node} ranks"
+    nodes, ranks = resources.nodes, resources.ranks_per_node
+    return f"{nodes} node{'s' * (nodes > 1)} x {ranks} rank{'s' * (ranks > 1)}"

@@ -58,9 +58,10 @@ def _package_problems(extras: list[str], profile: ClusterProfile, python: str) -
     if profile.environment.modules or profile.environment.activate:
         return  # that Python exists only once the job has loaded its modules; the job itself will tell
     packages = ["hpcpar", *(package for extra in extras for package in EXTRA_PACKAGES.get(extra, (extra,)))]
-    code = f"import importlib.util as u, sys; sys.exit(' '.join(p for p in {packages!r} if not u.find_spec(p)))"
+    # -P: a folder that happens to be called hpcpar where the user stands is not the installed package.
+    code = f"import importlib.util as u, sys; sys.exit(' '.join(p for p in {packages!r} if not u.find_spec(p)) or 0)"
     try:
-        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S)
+        done = subprocess.run([python, "-P", "-c", code], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         yield Problem(f"python '{python}'", f"cannot be started: {error}", "name the nodes' interpreter with --python")
         return

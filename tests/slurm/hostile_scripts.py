@@ -60,7 +60,7 @@ def _recorder(folder):
     path = folder / "python"
     path.write_text(
         "#!/bin/sh\n"
-        'case "$1" in -c) exit 0;; esac\n'
+        'case "$1" in -P) exit 0;; esac\n'
         'for one in "$@" "HOSTILE=$HOSTILE"; do printf "%s\\0" "$one"; done >"$RECORD"\n'
     )
     path.chmod(0o755)

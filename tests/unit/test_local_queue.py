@@ -275,7 +275,9 @@ def test_resume_while_the_queue_is_worked_off_says_so(bench, capsys):
 def test_a_queue_that_was_started_in_the_background_drains_itself(bench):
     bench.batch("a", [0])
     local_queue.start()
-    psutil.wait_procs(psutil.Process().children(), timeout=60)
+    end = time.monotonic() + 60
+    while (local_queue.num_waiting() or local_queue.is_alive()) and time.monotonic() < end:
+        time.sleep(0.05)
     assert (bench.ran(), local_queue.num_waiting()) == (["local-a.0"], 0)
 
 
