@@ -21,6 +21,7 @@ STRATEGIES = {
     "ddp": "hpcpar.worker.strategies.ddp:STRATEGY",
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
+    "layerwise": "hpcpar.worker.strategies.layerwise:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
@@ -92,7 +93,10 @@ class StepResult(NamedTuple):
 
 
 class Trainer(Protocol):
-    """A workload under a strategy, ready to train."""
+    """A workload under a strategy, ready to train.
+
+    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over.
+    """
 
     def batch(self, step: int) -> Any:
         """Fetch this rank's share of the global batch of `step` (1, 2, ...)."""
