@@ -22,6 +22,7 @@ STRATEGIES = {
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
     "layerwise": "hpcpar.worker.strategies.layerwise:STRATEGY",
+    "dp": "hpcpar.worker.strategies.dp:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",

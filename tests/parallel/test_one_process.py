@@ -11,7 +11,12 @@ MLP = {"hidden": 24, "layers": 5}
 LLAMA = {"dim": 32, "heads": 2, "kv_heads": 1, "hidden": 48, "layers": 3, "sequence": 16}
 SGD = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
 ADAMW = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01}
-CASES = [("layerwise", {}), ("layerwise", {"cuts": [1]}), ("layerwise", {"cuts": [1, 2, 4]})]
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("layerwise", {}),
+    ("layerwise", {"cuts": [1]}),
+    ("layerwise", {"cuts": [1, 2, 4]}),
+    ("dp", {}),
+]
 
 
 @pytest.mark.parametrize("accum", [1, 2])
@@ -54,3 +59,8 @@ def test_without_cuts_a_cpu_holds_two_parts_of_even_weight(pools: Any) -> None:
 def test_a_cut_beyond_the_model_is_refused(pools: Any) -> None:
     message = "cuts: 6 lies beyond the model: its 6 units are cut before 1 to 5"
     assert look(pools, "layerwise", {"cuts": [2, 6]}) == {"refusal": message}
+
+
+def test_data_parallel_says_that_a_cpu_is_one_replica(pools: Any) -> None:
+    note = "dp: this process sees one device (cpu): it is one replica, nothing was spread"
+    assert look(pools, "dp", {})["notes"] == [note]

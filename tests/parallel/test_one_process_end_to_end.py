@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from worker_runs import finish, logs, make_run, start
 
-NOTES = {"layerwise": "layerwise: all parts are on the same device (cpu)"}
+NOTES = {
+    "layerwise": "layerwise: all parts are on the same device (cpu)",
+    "dp": "dp: this process sees one device (cpu): it is one replica",
+}
 
 
 @pytest.mark.parametrize("strategy", NOTES)

@@ -20,6 +20,7 @@ from hpcpar.spec import Mesh
         ("ddp", {}, World(2, 4), Mesh(dp_replicate=8)),
         ("ddp", {}, World(1, 1), Mesh()),
         ("layerwise", {"cuts": [1, 3]}, World(1, 1), Mesh()),
+        ("dp", {}, World(1, 1), Mesh()),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
         ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
@@ -37,6 +38,8 @@ def test_layouts(strategy: str, options: dict[str, Any], world: World, mesh: Mes
     [
         ("single", {}, World(2, 1), "single is one process"),
         ("single", {}, World(1, 2), "single is one process"),
+        ("dp", {}, World(2, 1), "dp is one process, this world has 2 x 1 ranks: .* or ddp, which replicates"),
+        ("dp", {}, World(1, 2), "dp is one process, this world has 1 x 2 ranks: .* or ddp, which replicates"),
         ("layerwise", {}, World(2, 1), "layerwise is one process, this world has 2 x 1 ranks: .* or pp, which spreads"),
         ("layerwise", {}, World(1, 2), "layerwise is one process, this world has 1 x 2 ranks: .* or pp, which spreads"),
         ("hybrid", {}, World(3, 1), "does not divide 3 ranks"),
