@@ -23,6 +23,7 @@ STRATEGIES = {
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
     "layerwise": "hpcpar.worker.strategies.layerwise:STRATEGY",
     "dp": "hpcpar.worker.strategies.dp:STRATEGY",
+    "localsgd": "hpcpar.worker.strategies.localsgd:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",

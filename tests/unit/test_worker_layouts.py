@@ -21,6 +21,8 @@ from hpcpar.spec import Mesh
         ("ddp", {}, World(1, 1), Mesh()),
         ("layerwise", {"cuts": [1, 3]}, World(1, 1), Mesh()),
         ("dp", {}, World(1, 1), Mesh()),
+        ("localsgd", {}, World(2, 2), Mesh(dp_replicate=4)),
+        ("localsgd", {"outer": "nesterov"}, World(1, 1), Mesh()),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
         ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
