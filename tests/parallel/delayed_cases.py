@@ -10,13 +10,23 @@ from unittest.mock import patch
 import msgspec
 import torch
 from cases import build, plant_wrong_gradient
+from delayed_runs import LEAD
 from torch.nn.functional import cross_entropy
 
 from hpcpar import registry
 
 
-def trace(rank: int, *, steps: int, plant: str = "", uneven: bool = False, **arguments: Any) -> dict[str, Any]:
-    """Train; return what the simulation needs and what it must find: this rank's batches, losses and weights."""
+def trace(
+    rank: int, *, steps: int, plant: str = "", uneven: bool = False, late: str = "", **arguments: Any
+) -> dict[str, Any]:
+    """Train; return what the simulation needs and what it must find: this rank's batches, losses and weights.
+
+    Args:
+        plant: "gradient" or "averaging": what goes wrong on rank 1.
+        uneven: samples differ in weight.
+        late: a word that no other case uses: rank 1 begins when rank 0 has done `LEAD` steps.
+    """
+    store = torch.distributed.distributed_c10d._get_default_store()
     with contextlib.ExitStack() as stack:
         if uneven:
             stack.enter_context(_uneven_weights())
@@ -30,9 +40,16 @@ def trace(rank: int, *, steps: int, plant: str = "", uneven: bool = False, **arg
             batch = trainer.batch(step)
             share = getattr(batch, "share", batch)
             found["shares"].append((share.inputs.numpy(), share.targets.numpy()))
+            if late and rank == 1 and step == 1:
+                store.wait([late])
             result = trainer.step(batch)
             found["losses"].append((float(result.loss_sum), result.weight))
             found["weights"].append(_weights(trainer))
+            if late and rank == 0 and step == LEAD:
+                store.set(late, "go")
+        if rank == 0 and hasattr(trainer, "arrivals"):
+            found["arrivals"] = [[tuple(one) for one in trainer.arrivals(step)] for step in range(1, steps + 1)]
+            found["final"] = _weights(trainer)
         trainer.close()
     found["notes"] = list(getattr(trainer, "notes", ()))
     return found
@@ -46,13 +63,17 @@ def _weights(trainer: Any) -> list[Any]:
 def _wrong_mean() -> Iterator[None]:
     """Plant the classic mistake: a mean in which this rank's own part counts twice."""
     from hpcpar.worker.delayed import local_sgd
+    from hpcpar.worker.delayed.server import Server
 
-    right = local_sgd.weighted_mean
+    right, push = local_sgd.weighted_mean, Server.push
 
     def wrong(tensors: Any, weight: float, group: Any) -> None:
         right(tensors, weight * (1 + torch.distributed.get_rank()), group)
 
-    with patch.object(local_sgd, "weighted_mean", wrong):
+    def wrong_push(self: Any, rank: int, step: int, gradient: Any) -> None:
+        push(self, rank, step, gradient._replace(weight=gradient.weight * (1 + rank)))
+
+    with patch.object(local_sgd, "weighted_mean", wrong), patch.object(Server, "push", wrong_push):
         yield
 
 

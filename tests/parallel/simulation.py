@@ -140,3 +140,25 @@ def local_sgd(
                         one[:] = copy(together)
         history.append([copy(x) for x in replicas])
     return losses, history
+
+
+def stale(
+    initial: Model, shares: list[list[Share]], inner: dict[str, Any], arrivals: list[list[tuple[int, int]]]
+) -> tuple[list[float], list[Model]]:
+    """Replay a run with a parameter server, for shares of equal weight.
+
+    Args:
+        arrivals: of every step the (rank, staleness) of its gradients; the rest is as in `local_sgd`.
+
+    Returns:
+        The loss of every step, and the parameters after 0, 1, 2, ... updates.
+    """
+    versions, server = [copy(initial)], optimizer(inner)
+    losses = []
+    for step, brought in enumerate(arrivals, start=1):
+        found = [gradient(versions[step - 1 - late], shares[rank][step - 1]) for rank, late in sorted(brought)]
+        losses.append(sum(loss for loss, _, _ in found) / sum(weight for _, weight, _ in found))
+        newest = copy(versions[-1])
+        server.step(newest, mean([g for _, _, g in found]))
+        versions.append(newest)
+    return losses, versions

@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simulation
-
-STEPS = 9
-TOLERANCE = 2e-5
-MLP = {"hidden": 12, "layers": 2}
-PLAIN = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.01}
-MOMENTUM = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
-ADAMW = {"optimizer": "adamw", "lr": 3e-3, "momentum": 0.9, "weight_decay": 0.01}
+from delayed_runs import ADAMW, MOMENTUM, PLAIN, STEPS, TOLERANCE, distance, losses, train
 
 RULES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "every-3": ({"period": 3}, MOMENTUM, {"period": 3}),
@@ -41,36 +35,6 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"period": 3, "average_state": False},
     ),
 }
-
-
-def train(pools: Any, ranks: int, strategy: str, options: Any, inner: Any, **more: Any) -> list[dict[str, Any]]:
-    arguments = {"grad_accum": 2, "steps": STEPS, "global_batch": 16, **more}
-    found: list[dict[str, Any]] = pools(ranks).run(
-        "delayed_cases.trace",
-        world_size=ranks,
-        strategy=strategy,
-        strategy_options=options,
-        workload="mlp",
-        workload_options={**MLP, **inner},
-        **arguments,
-    )
-    return found
-
-
-def losses(traces: list[dict[str, Any]]) -> list[float]:
-    """Do what the collector of the steps does: sum(loss_sum) / sum(weight) over the ranks."""
-    steps = zip(*(found["losses"] for found in traces), strict=True)
-    return [sum(loss for loss, _ in ranks) / sum(weight for _, weight in ranks) for ranks in steps]
-
-
-def distance(left: list[dict[str, Any]], right: list[list[Any]]) -> float:
-    """Return the largest difference between the weights of all ranks after all steps and right[step][rank]."""
-    return max(
-        float(np.abs(mine - theirs).max())
-        for step, replicas in enumerate(right)
-        for found, model in zip(left, replicas, strict=True)
-        for mine, theirs in zip(found["weights"][step], model, strict=True)
-    )
 
 
 CELLS = [*((rule, 2) for rule in RULES), ("every-4-not-a-divisor", 4), ("diloco-after-warmup", 4)]

@@ -22,6 +22,7 @@ from hpcpar.spec import Mesh
         ("layerwise", {"cuts": [1, 3]}, World(1, 1), Mesh()),
         ("dp", {}, World(1, 1), Mesh()),
         ("localsgd", {}, World(2, 2), Mesh(dp_replicate=4)),
+        ("async", {"staleness_bound": 0}, World(2, 2), Mesh(dp_replicate=4)),
         ("localsgd", {"outer": "nesterov"}, World(1, 1), Mesh()),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
@@ -80,6 +81,20 @@ def test_text_that_is_not_there_is_a_problem_with_its_place(tmp_path: Path) -> N
 def test_options_that_are_refused(workload: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=words):
         msgspec.convert(options, registry.get_workload(workload).Options)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "words"),
+    [
+        ("async", {"staleness_bound": -1}, ">= 0"),
+        ("localsgd", {"period": 0}, ">= 1"),
+        ("localsgd", {"outer": "adam"}, "Invalid enum value"),
+        ("localsgd", {"outer_momentum": 1.0}, "< 1"),
+    ],
+)
+def test_options_of_strategies_that_are_refused(strategy: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=words):
+        msgspec.convert(options, registry.get_strategy(strategy).Options)
 
 
 @pytest.mark.parametrize("cuts", [[0], [2, 2], [3, 1], [-1]])
