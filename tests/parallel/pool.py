@@ -19,7 +19,7 @@ PRELOAD = [
     "torch.distributed.pipelining",
     "hpcpar.worker.mesh_engine.build",
     "hpcpar.worker.mesh_engine.pipeline",
-    "hpcpar.worker.delayed.stale",
+    "hpcpar.worker.delayed.asynchronous",
 ]
 
 

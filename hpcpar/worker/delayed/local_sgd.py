@@ -17,7 +17,7 @@ so that a meeting after every step does what ddp does with uneven batches too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from msgspec import Struct
@@ -26,9 +26,9 @@ from torch import nn
 from hpcpar.registry import StepResult, Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.delayed.average import weighted_mean
-from hpcpar.worker.delayed.share import backward
+from hpcpar.worker.delayed.share import Numbered, backward
 from hpcpar.worker.mesh_engine import weights
-from hpcpar.worker.mesh_engine.feed import Batch, Feed
+from hpcpar.worker.mesh_engine.feed import Feed
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -58,13 +58,6 @@ class Outer:
         self._sgd.step()
         for common, parameter in zip(self._common, parameters, strict=True):
             parameter.detach().copy_(common.detach())
-
-
-class Numbered(NamedTuple):
-    """A batch that knows its step."""
-
-    step: int
-    share: Batch
 
 
 class LocalSgdTrainer:

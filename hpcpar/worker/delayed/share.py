@@ -1,4 +1,4 @@
-"""The gradient of this rank's share of a batch, without a word to the other ranks. Imports torch."""
+"""This rank's share of a batch and its gradient, without a word to the other ranks. Imports torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from torch import nn
 
 from hpcpar.worker.mesh_engine.feed import Batch
 from hpcpar.worker.neural import NeuralWorkload
+
+
+class Numbered(NamedTuple):
+    """A share of a batch that knows its step."""
+
+    step: int
+    share: Batch
 
 
 class Loss(NamedTuple):

@@ -37,7 +37,7 @@ class Async:
 
     def build(self, context: Any, workload: Any, options: AsyncOptions) -> Trainer:
         """Build the trainer."""
-        from hpcpar.worker.delayed.stale import build
+        from hpcpar.worker.delayed.asynchronous import build
 
         return build(context, workload, options.staleness_bound)
 

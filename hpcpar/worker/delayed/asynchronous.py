@@ -18,9 +18,8 @@ from hpcpar.registry import StepResult, Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.delayed.average import flatten, unflatten
 from hpcpar.worker.delayed.link import Far, Link, Near, serve
-from hpcpar.worker.delayed.local_sgd import Numbered
 from hpcpar.worker.delayed.server import Arrival, Gradient, Server
-from hpcpar.worker.delayed.share import backward
+from hpcpar.worker.delayed.share import Numbered, backward
 from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.mesh_engine.feed import Feed
 from hpcpar.worker.neural import NeuralWorkload
