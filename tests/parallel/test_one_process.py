@@ -19,8 +19,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("accum", [1, 2])
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(("optimizer", "accum"), [(SGD, 1), (ADAMW, 2)], ids=["sgd-accum1", "adamw-accum2"])
 @pytest.mark.parametrize(("workload", "shape"), [("mlp", MLP), ("llama-tiny", LLAMA)], ids=["mlp", "llama"])
 @pytest.mark.parametrize(("strategy", "options"), CASES, ids=str)
 def test_losses_are_those_of_single_bit_by_bit(  # noqa: PLR0917
@@ -34,9 +33,9 @@ def test_losses_are_those_of_single_bit_by_bit(  # noqa: PLR0917
     assert planted != expected[:2], "a wrong gradient must be seen"
 
 
-def look(pools: Any, strategy: str, options: dict[str, Any]) -> dict[str, Any]:
+def look(pools: Any, strategy: str, options: dict[str, Any], gpus: int = 0) -> dict[str, Any]:
     found: dict[str, Any] = pools(2).run(
-        "one_process_cases.look", strategy=strategy, options=options, workload_options=MLP
+        "one_process_cases.look", strategy=strategy, options=options, workload_options=MLP, gpus=gpus
     )[0]
     return found
 
@@ -59,6 +58,11 @@ def test_without_cuts_a_cpu_holds_two_parts_of_even_weight(pools: Any) -> None:
 def test_a_cut_beyond_the_model_is_refused(pools: Any) -> None:
     message = "cuts: 6 lies beyond the model: its 6 units are cut before 1 to 5"
     assert look(pools, "layerwise", {"cuts": [2, 6]}) == {"refusal": message}
+
+
+def test_more_parts_than_devices_are_refused(pools: Any) -> None:
+    message = "cuts make 3 parts, but this process sees 2 devices: choose fewer cuts"
+    assert look(pools, "layerwise", {"cuts": [1, 3]}, gpus=2) == {"refusal": message}
 
 
 def test_data_parallel_says_that_a_cpu_is_one_replica(pools: Any) -> None:
