@@ -76,6 +76,9 @@ class Step(Struct, kw_only=True, omit_defaults=True):
     """What the loss was summed over: samples or tokens."""
     applied: bool = True
     """False: the update was skipped."""
+    arrivals: list[tuple[int, int]] = field(default_factory=list)
+    """Of an asynchronous update: its gradients in the order of their arrival, each as (rank, staleness); the staleness
+    counts the updates that the weights were behind when that gradient was computed."""
 
 
 class RankFacts(Struct, kw_only=True):

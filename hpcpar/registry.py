@@ -21,6 +21,10 @@ STRATEGIES = {
     "ddp": "hpcpar.worker.strategies.ddp:STRATEGY",
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
+    "layerwise": "hpcpar.worker.strategies.layerwise:STRATEGY",
+    "dp": "hpcpar.worker.strategies.dp:STRATEGY",
+    "localsgd": "hpcpar.worker.strategies.localsgd:STRATEGY",
+    "async": "hpcpar.worker.strategies.async_:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
@@ -92,7 +96,12 @@ class StepResult(NamedTuple):
 
 
 class Trainer(Protocol):
-    """A workload under a strategy, ready to train."""
+    """A workload under a strategy, ready to train.
+
+    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; and
+    `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
+    what only the strategy knows of them.
+    """
 
     def batch(self, step: int) -> Any:
         """Fetch this rank's share of the global batch of `step` (1, 2, ...)."""

@@ -104,7 +104,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
             data=built.data,
             versions=facts.versions(),
-            notes=notes,
+            notes=[*notes, *getattr(built.trainer, "notes", ())],
         )
         _conclude(folder, info, record, journal)
     team.part()

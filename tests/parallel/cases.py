@@ -67,7 +67,7 @@ def _groups(rank: int, mesh: Mesh) -> tuple[dict[str, Any], Any]:
     return made.groups, made.device_mesh
 
 
-def train(
+def build(
     rank: int,
     *,
     world_size: int,
@@ -77,16 +77,16 @@ def train(
     workload_options: dict[str, Any],
     global_batch: int,
     grad_accum: int,
-    steps: int,
-    plant: bool = False,
     weigh_each: bool = False,
-) -> list[tuple[float, float]]:
-    """Train for some steps; return this rank's (loss_sum, weight) of each."""
+    steps: int = 8,
+) -> Any:
+    """Build the trainer of this rank."""
     spread = registry.get_strategy(strategy)
     work = registry.get_workload(workload)
     options = msgspec.convert(strategy_options, spread.Options)
     mesh = spread.layout(World(1, world_size), options)
     who = identity(strategy, strategy_options, workload, workload_options, mesh, global_batch, grad_accum)
+    who = msgspec.structs.replace(who, steps=steps)
     groups, device_mesh = _groups(rank, mesh) if world_size > 1 else ({}, None)
     context = JobContext(
         info=rank_info(rank, world_size),
@@ -98,11 +98,23 @@ def train(
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
-    trainer: Any = spread.build(context, loaded, options)
+    return spread.build(context, loaded, options)
+
+
+def plant_wrong_gradient(trainer: Any) -> None:
+    # Moved, not scaled: AdamW does not notice a gradient that is 10 % too large in every step.
+    list(trainer.model.parameters())[-1].register_hook(lambda gradient: gradient.roll(1, 0))
+
+
+def train(
+    rank: int, *, world_size: int, steps: int, plant: bool = False, **arguments: Any
+) -> list[tuple[float, float]]:
+    """Train for some steps; return this rank's (loss_sum, weight) of each."""
+    trainer = build(rank, world_size=world_size, steps=steps, **arguments)
     if plant and rank == world_size - 1:
-        # Moved, not scaled: AdamW does not notice a gradient that is 10 % too large in every step.
-        list(trainer.model.parameters())[-1].register_hook(lambda gradient: gradient.roll(1, 0))
+        plant_wrong_gradient(trainer)
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
+    trainer.close()
     return [(0.0 if r.loss_sum is None else float(r.loss_sum), r.weight) for r in results]
 
 

@@ -1,4 +1,4 @@
-"""A strategy from "somebody else's package": ddp on which one rank does something terrible at a chosen step."""
+"""A strategy from "somebody else's package": another one on which one rank does something terrible at a chosen step."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class ChaosOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     deed: str
     rank: int
     step: int
+    under: str = "ddp"
 
 
 def kill() -> None:
@@ -53,7 +54,7 @@ class ChaosTrainer:
 
 class Chaos:
     name = "chaos"
-    summary = "ddp with an accident"
+    summary = "a strategy with an accident"
     kinds = frozenset({"neural"})
     extras = ("torch",)
     Options = ChaosOptions
@@ -62,8 +63,8 @@ class Chaos:
         return Mesh(dp_replicate=world.size)
 
     def build(self, context: Any, workload: Any, options: ChaosOptions) -> Any:
-        ddp = get_strategy("ddp")
-        trainer = ddp.build(context, workload, ddp.Options())
+        inner = get_strategy(options.under)
+        trainer = inner.build(context, workload, inner.Options())
         return ChaosTrainer(trainer, options) if context.info.rank == options.rank else trainer
 
 

@@ -19,6 +19,7 @@ PRELOAD = [
     "torch.distributed.pipelining",
     "hpcpar.worker.mesh_engine.build",
     "hpcpar.worker.mesh_engine.pipeline",
+    "hpcpar.worker.delayed.asynchronous",
 ]
 
 
@@ -40,7 +41,7 @@ class Pool:
             self._processes.append(process)
 
     def run(self, case: str, **arguments: Any) -> list[Any]:
-        """Call a function of `cases` on all ranks; return what each of them returned, or raise the first error."""
+        """Call a function of `cases`, or "module.function", on all ranks; return what each returned, or raise."""
         for end in self._ends:
             end.send((case, arguments))
         answers = [end.recv() if end.poll(_PATIENCE_S) else ("error", "no answer") for end in self._ends]
@@ -65,13 +66,13 @@ def serve(rank: int, size: int, store: str, end: Connection) -> None:
 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", store=distributed.FileStore(store, size), rank=rank, world_size=size)
-    cases = importlib.import_module("cases")
     while True:
         try:
             name, arguments = end.recv()
         except EOFError:
             return
         try:
-            end.send(("ok", getattr(cases, name)(rank=rank, **arguments)))
+            module, _, function = name.rpartition(".")
+            end.send(("ok", getattr(importlib.import_module(module or "cases"), function)(rank=rank, **arguments)))
         except Exception:
             end.send(("error", traceback.format_exc()))

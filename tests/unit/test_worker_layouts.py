@@ -19,6 +19,11 @@ from hpcpar.spec import Mesh
         ("single", {}, World(1, 1), Mesh()),
         ("ddp", {}, World(2, 4), Mesh(dp_replicate=8)),
         ("ddp", {}, World(1, 1), Mesh()),
+        ("layerwise", {"cuts": [1, 3]}, World(1, 1), Mesh()),
+        ("dp", {}, World(1, 1), Mesh()),
+        ("localsgd", {}, World(2, 2), Mesh(dp_replicate=4)),
+        ("async", {"staleness_bound": 0}, World(2, 2), Mesh(dp_replicate=4)),
+        ("localsgd", {"outer": "nesterov"}, World(1, 1), Mesh()),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
         ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
@@ -36,6 +41,10 @@ def test_layouts(strategy: str, options: dict[str, Any], world: World, mesh: Mes
     [
         ("single", {}, World(2, 1), "single is one process"),
         ("single", {}, World(1, 2), "single is one process"),
+        ("dp", {}, World(2, 1), "dp is one process, this world has 2 x 1 ranks: .* or ddp, which replicates"),
+        ("dp", {}, World(1, 2), "dp is one process, this world has 1 x 2 ranks: .* or ddp, which replicates"),
+        ("layerwise", {}, World(2, 1), "layerwise is one process, this world has 2 x 1 ranks: .* or pp, which spreads"),
+        ("layerwise", {}, World(1, 2), "layerwise is one process, this world has 1 x 2 ranks: .* or pp, which spreads"),
         ("hybrid", {}, World(3, 1), "does not divide 3 ranks"),
         ("hybrid", {"mesh": "pp=2,dp=2"}, World(1, 8), "has 4 ranks, the run has 8"),
         ("hybrid", {"mesh": "tp=2,dp=-1"}, World(1, 4), "tp is not supported yet"),
@@ -72,6 +81,26 @@ def test_text_that_is_not_there_is_a_problem_with_its_place(tmp_path: Path) -> N
 def test_options_that_are_refused(workload: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=words):
         msgspec.convert(options, registry.get_workload(workload).Options)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "words"),
+    [
+        ("async", {"staleness_bound": -1}, ">= 0"),
+        ("localsgd", {"period": 0}, ">= 1"),
+        ("localsgd", {"outer": "adam"}, "Invalid enum value"),
+        ("localsgd", {"outer_momentum": 1.0}, "< 1"),
+    ],
+)
+def test_options_of_strategies_that_are_refused(strategy: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=words):
+        msgspec.convert(options, registry.get_strategy(strategy).Options)
+
+
+@pytest.mark.parametrize("cuts", [[0], [2, 2], [3, 1], [-1]])
+def test_cuts_that_do_not_rise_are_refused(cuts: list[int]) -> None:
+    with pytest.raises(msgspec.ValidationError, match="must rise and begin at 1 or more"):
+        msgspec.convert({"cuts": cuts}, registry.get_strategy("layerwise").Options)
 
 
 def test_units_follow_the_options() -> None:

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +48,22 @@ def test_every_step_is_recorded_once_and_in_order(steps: int) -> None:
     assert losses == (1.0, float(steps))
     assert [record.applied for record in written[:4]] == [True, True, False, True][:steps]
     assert all(record.slowest == 0 and record.time_s == record.time_min_s > 0 for record in written)
+
+
+class KnowingTrainer(CountingTrainer):
+    """It knows more of a step than the loop does."""
+
+    def complete(self, records: list[Step]) -> list[Step]:
+        return [msgspec.structs.replace(record, arrivals=[(0, record.step % 2)]) for record in records]
+
+
+def test_a_trainer_may_complete_the_records_of_a_window() -> None:
+    written: list[Step] = []
+    train(KnowingTrainer(), 9, CpuClock(), window.exchange_alone, written.extend)
+    assert [record.arrivals for record in written] == [[(0, step % 2)] for step in range(1, 10)]
+    nobody: list[Step] = []
+    train(KnowingTrainer(), 9, CpuClock(), lambda table, size: window.Exchanged(None, size), nobody.extend)
+    assert nobody == [], "only rank 0 writes"
 
 
 def test_a_kill_loses_at_most_what_was_recorded_plus_one() -> None:

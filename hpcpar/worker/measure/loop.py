@@ -34,6 +34,7 @@ def train(trainer: Trainer, steps: int, clock: Clock, exchange: window.Exchange,
     """
     first: float | None = None
     last: float | None = None
+    complete = getattr(trainer, "complete", None)
     done, size = 0, 1
     while done < steps:
         size = min(size, steps - done)
@@ -42,6 +43,7 @@ def train(trainer: Trainer, steps: int, clock: Clock, exchange: window.Exchange,
         exchanged = exchange(table_KC, window.next_size(size, time.perf_counter() - begun))
         if exchanged.table_WKC is not None:
             records = window.to_records(exchanged.table_WKC, done + 1)
+            records = complete(records) if complete is not None else records
             sink(records)
             first = records[0].loss if done == 0 else first
             last = records[-1].loss

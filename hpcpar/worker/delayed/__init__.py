@@ -1,0 +1,1 @@
+"""Replicas that do not agree after every update. Imports torch: only `Strategy.build` may import it."""
