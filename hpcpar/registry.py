@@ -19,6 +19,7 @@ from hpcpar.spec import Mesh
 STRATEGIES = {
     "single": "hpcpar.worker.strategies.single:STRATEGY",
     "ddp": "hpcpar.worker.strategies.ddp:STRATEGY",
+    "fsdp": "hpcpar.worker.strategies.fsdp:STRATEGY",
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
 }
@@ -105,7 +106,10 @@ class Trainer(Protocol):
 
 
 class Strategy(Protocol):
-    """How work is spread."""
+    """How work is spread.
+
+    A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    """
 
     name: str
     summary: str

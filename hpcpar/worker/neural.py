@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from hpcpar.registry import Declaration
+
 if TYPE_CHECKING:
     import numpy as np  # 0.1 s that the login node does not pay
 
@@ -38,6 +40,8 @@ class Unit(NamedTuple):
 class NeuralWorkload(Struct, frozen=True, kw_only=True):
     """A model as a sequence of units, and how it learns."""
 
+    declared: Declaration
+    """What the workload says of itself on the login node: the engine refuses by the same rules as the plan."""
     units: tuple[Unit, ...]
     initialise: Callable[[str, Any, Any], None]
     """(full parameter name, tensor, CPU generator): fill the tensor in place, from nothing else."""

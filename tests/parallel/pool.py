@@ -16,7 +16,10 @@ from typing import Any
 _PATIENCE_S = 60.0
 PRELOAD = [
     "torch",
+    "torch.distributed.fsdp",
     "torch.distributed.pipelining",
+    "torch.distributed.tensor.parallel",
+    "torch._dynamo",
     "hpcpar.worker.mesh_engine.build",
     "hpcpar.worker.mesh_engine.pipeline",
 ]

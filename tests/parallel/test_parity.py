@@ -6,6 +6,8 @@ for that and for nothing else, as the planted error in one gradient of one rank 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,6 +26,7 @@ class Cell(NamedTuple):
     options: dict[str, Any]
     ranks: int
     grad_accum: int
+    full: bool = False
 
     def __str__(self) -> str:
         words = "-".join(str(value).replace("=", "") for value in self.options.values())
@@ -45,22 +48,38 @@ CELLS = [
     Cell("hybrid", {"mesh": "pp=2,dp=2", "schedule": "1f1b"}, 4, 2),
     Cell("hybrid", {"mesh": "pp=2,dp=2", "schedule": "gpipe"}, 4, 4),
     Cell("hybrid", {"mesh": "dp=-1"}, 2, 2),
+    Cell("fsdp", {}, 2, 1),
+    Cell("fsdp", {"reshard_after_forward": False}, 2, 2),
+    Cell("fsdp", {"cpu_offload": True}, 2, 2),
+    Cell("fsdp", {}, 4, 2),
+    Cell("fsdp", {"shard_size": 2}, 4, 1, full=True),
+    Cell("fsdp", {"shard_size": 2}, 4, 2),
+    Cell("hybrid", {"mesh": "dp_shard=2,dp=2"}, 4, 2),
+    Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "1f1b"}, 4, 2),
+    Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "gpipe"}, 4, 4),
     Cell("single", {}, 1, 4),
+    Cell("fsdp", {}, 1, 2),
     Cell("ddp", {}, 1, 2),
     Cell("pp", {}, 1, 2),
     Cell("hybrid", {}, 1, 2),
 ]
-WORKLOADS = [("mlp", MLP, 32), ("llama-tiny", LLAMA, 16)]
+WORKLOADS = {"mlp": (MLP, 32), "llama-tiny": (LLAMA, 16)}
+OPTIMIZERS = {"sgd": SGD, "adamw": ADAMW}
 _oracles: dict[str, list[float]] = {}
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
-@pytest.mark.parametrize(("workload", "shape", "batch"), WORKLOADS, ids=[name for name, _, _ in WORKLOADS])
-@pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_equals_one_process(  # noqa: PLR0917
-    pools: Any, cell: Cell, workload: str, shape: dict[str, Any], batch: int, optimizer: dict[str, Any]
-) -> None:
-    work = {"workload": workload, "workload_options": {**shape, **optimizer}, "global_batch": batch}
+def _matrix() -> Iterator[Any]:
+    """Yield every cell x workload x optimizer; the diagonal is the everyday part, the rest is `full`."""
+    for cell, workload, optimizer in itertools.product(CELLS, WORKLOADS, OPTIMIZERS):
+        everyday = (workload, optimizer) in (("llama-tiny", "sgd"), ("mlp", "adamw")) and not cell.full
+        marks = [] if everyday else [pytest.mark.full]
+        yield pytest.param(cell, workload, optimizer, marks=marks, id=f"{cell}-{workload}-{optimizer}")
+
+
+@pytest.mark.parametrize(("cell", "workload", "optimizer"), list(_matrix()))
+def test_equals_one_process(pools: Any, cell: Cell, workload: str, optimizer: str) -> None:
+    shape, batch = WORKLOADS[workload]
+    work = {"workload": workload, "workload_options": {**shape, **OPTIMIZERS[optimizer]}, "global_batch": batch}
     expected = _oracle(pools, work)
     got = _losses(pools, cell, work)
     assert got == pytest.approx(expected, abs=TOLERANCE, rel=0)

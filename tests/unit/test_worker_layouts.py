@@ -19,10 +19,13 @@ from hpcpar.spec import Mesh
         ("single", {}, World(1, 1), Mesh()),
         ("ddp", {}, World(2, 4), Mesh(dp_replicate=8)),
         ("ddp", {}, World(1, 1), Mesh()),
+        ("fsdp", {}, World(2, 2), Mesh(dp_shard=4)),
+        ("fsdp", {"shard_size": 2}, World(2, 4), Mesh(dp_replicate=4, dp_shard=2)),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
         ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
         ("hybrid", {}, World(1, 1), Mesh()),
+        ("hybrid", {"mesh": "pp=2,dp_shard=-1"}, World(2, 4), Mesh(pp=2, dp_shard=4)),
         ("hybrid", {"mesh": "pp=4,dp=2"}, World(2, 4), Mesh(pp=4, dp_replicate=2)),
     ],
 )
@@ -38,9 +41,7 @@ def test_layouts(strategy: str, options: dict[str, Any], world: World, mesh: Mes
         ("single", {}, World(1, 2), "single is one process"),
         ("hybrid", {}, World(3, 1), "does not divide 3 ranks"),
         ("hybrid", {"mesh": "pp=2,dp=2"}, World(1, 8), "has 4 ranks, the run has 8"),
-        ("hybrid", {"mesh": "tp=2,dp=-1"}, World(1, 4), "tp is not supported yet"),
-        ("hybrid", {"mesh": "dp_shard=2,dp=-1"}, World(1, 4), "dp_shard is not supported yet"),
-        ("hybrid", {"mesh": "dp=-1,ep=2"}, World(1, 4), "ep is not supported yet"),
+        ("fsdp", {"shard_size": 3}, World(1, 4), "shard_size 3 does not divide 4 ranks"),
     ],
 )
 def test_layouts_that_are_refused(strategy: str, options: dict[str, Any], world: World, words: str) -> None:

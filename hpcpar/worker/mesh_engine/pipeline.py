@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import shard
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.replicate import sum_gradients
 from hpcpar.worker.neural import NeuralWorkload
@@ -26,28 +28,23 @@ class PipelineTrainer:
         workload: NeuralWorkload,
         model: nn.Module,
         optimizer: Any,
-        schedule: Literal["gpipe", "1f1b"],
+        options: EngineOptions,
     ) -> None:
         self.model, self._workload, self._optimizer = model, workload, optimizer
         self._feed = Feed(context, workload)
-        self._replicas = context.groups.get("dp_replicate")
+        self._averaged_over = shard.averages_over(context)
+        self._replicas = context.groups.get("dp_replicate") if context.mesh.dp_shard == 1 else None
         self._stage, self._num_stages = context.place["pp"], context.mesh.pp
         self._global_weight = 1.0
-        micro_batches = context.identity.grad_accum
-        if schedule == "1f1b" and micro_batches < self._num_stages:
-            raise ValueError(
-                f"the 1f1b schedule needs at least as many micro-batches as stages: grad_accum is {micro_batches}, "
-                f"the pipeline has {self._num_stages} stages"
-            )
         stage = PipelineStage(model, self._stage, self._num_stages, context.device, group=context.groups["pp"])
         # scale_grads=False: `_loss` has divided by the weight of the whole batch already.
-        self._schedule: Any = _SCHEDULES[schedule](
-            stage, n_microbatches=micro_batches, loss_fn=self._loss, scale_grads=False
+        self._schedule: Any = _SCHEDULES[options.schedule](
+            stage, n_microbatches=context.identity.grad_accum, loss_fn=self._loss, scale_grads=False
         )
 
     def _loss(self, output: Any, targets: Any) -> Any:
         loss_sum, _ = self._workload.loss(output, targets)
-        return loss_sum / self._global_weight
+        return loss_sum * self._averaged_over / self._global_weight
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""
@@ -69,7 +66,7 @@ class PipelineTrainer:
         self._optimizer.step()
         if not losses:
             return StepResult(None, 0.0, True)
-        loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * self._global_weight
+        loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
         return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
 
     def close(self) -> None:

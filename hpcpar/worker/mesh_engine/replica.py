@@ -1,4 +1,4 @@
-"""Train a whole model on every rank: one process, or replicas under DDP."""
+"""Train a model without a pipeline: one process, replicas under DDP, or shards under FSDP2."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ReplicaTrainer:
         self.model, self._workload, self._optimizer = model, workload, optimizer
         self._feed = Feed(context, workload)
         self._micro_batch = context.identity.micro_batch
-        # DDP averages over the replicas; the loss is to be divided by the weight of all of them together.
-        self._averaged_over = context.mesh.dp_replicate
+        # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
+        self._averaged_over = context.mesh.data_ranks
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""
@@ -35,7 +35,7 @@ class ReplicaTrainer:
         pairs = list(zip(batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True))
         loss_sums, weight = [], 0.0
         for i, (inputs, targets) in enumerate(pairs):
-            with self._quiet(last=i == len(pairs) - 1):
+            with self._gradients_meet(i == len(pairs) - 1):
                 loss_sum, its_weight = self._workload.loss(self.model(inputs), targets)
                 (loss_sum * scale).backward()
             loss_sums.append(loss_sum.detach())
@@ -43,8 +43,11 @@ class ReplicaTrainer:
         self._optimizer.step()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
 
-    def _quiet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        model = self.model
+    def _gradients_meet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        model: Any = self.model
+        if hasattr(model, "set_requires_gradient_sync"):  # sharded
+            model.set_requires_gradient_sync(last)
+            return contextlib.nullcontext()
         # no_sync in a static graph fails an assertion inside torch 2.13 (reducer.cpp); reducing every time is right.
         if last or not isinstance(model, nn.parallel.DistributedDataParallel) or model.static_graph:
             return contextlib.nullcontext()

@@ -8,20 +8,25 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine.shard import local
 
 
-def with_ddp(model: nn.Module, context: JobContext, bucket_mb: float, static_graph: bool) -> nn.Module:
-    """Wrap a whole model so that gradients are averaged over the replicas during the backward pass."""
+def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> nn.Module:
+    """Wrap a whole model so that gradients are averaged over the replicas during the backward pass.
+
+    A sharded model is left alone: FSDP2 averages over its replicas itself.
+    """
     group = context.groups.get("dp_replicate")
-    if group is None:
+    if group is None or context.mesh.dp_shard > 1:
         return model
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(
         model,
         device_ids=[context.device.index] if context.device.type == "cuda" else None,
         process_group=group,
-        bucket_cap_mb=bucket_mb,
-        static_graph=static_graph,
+        bucket_cap_mb=options.bucket_mb,
+        static_graph=options.static_graph,
         gradient_as_bucket_view=True,
     )
     return wrapped
@@ -32,7 +37,7 @@ def sum_gradients(parameters: Iterable[Any], group: Any) -> None:
 
     Under a pipeline DDP is wrong without a word: it reduces after the first micro-batch (seen with torch 2.13).
     """
-    gradients = [parameter.grad for parameter in parameters]
+    gradients = [local(parameter.grad) for parameter in parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(flat, group=group)
     for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):

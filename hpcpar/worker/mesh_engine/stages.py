@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 from hpcpar.worker.neural import Unit
 
 
-class Cut(NamedTuple):
-    """The units of one stage."""
-
-    units: tuple[Unit, ...]
-
-
-def cut(units: tuple[Unit, ...], num_stages: int, stage: int) -> Cut:
-    """Return the units of a stage.
-
-    Raises:
-        ValueError: there are more stages than units.
-    """
+def cut(units: tuple[Unit, ...], num_stages: int, stage: int) -> tuple[Unit, ...]:
+    """Return the units of a stage; there are at least as many units as stages."""
     if num_stages == 1:
-        return Cut(units)
-    if num_stages > len(units):
-        raise ValueError(f"a pipeline of {num_stages} stages is deeper than the model's {len(units)} units")
+        return units
     bounds = partition([_num_parameters(unit) for unit in units], num_stages)
-    return Cut(units[bounds[stage] : bounds[stage + 1]])
+    return units[bounds[stage] : bounds[stage + 1]]
 
 
 def partition(weights: Sequence[int], parts: int) -> tuple[int, ...]:

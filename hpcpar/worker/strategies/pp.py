@@ -1,40 +1,32 @@
-"""Pipeline parallel training: the model's units cut into as many stages as there are ranks."""
+"""Pipeline parallel training: the model's units cut into stages, micro-batches flow through them."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 from msgspec import Struct
 
-from hpcpar.registry import Trainer, World
+from hpcpar.mesh_options import ScheduleName
+from hpcpar.registry import World
 from hpcpar.spec import Mesh
+from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
 class PpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How micro-batches flow."""
+    """How micro-batches flow through the stages."""
 
-    schedule: Literal["1f1b", "gpipe"] = "1f1b"
+    schedule: ScheduleName = "1f1b"
     """"1f1b" keeps at most as many activations as there are stages, "gpipe" those of the whole batch."""
 
 
-class Pp:
+class Pp(MeshStrategy):
     """pp takes all ranks."""
 
     name = "pp"
     summary = "a stage of the model on every rank, micro-batches flow through"
-    kinds = frozenset({"neural"})
-    extras = ("torch",)
     Options = PpOptions
 
     def layout(self, world: World, options: PpOptions) -> Mesh:
         """Make a stage of every rank."""
         return Mesh(pp=world.size)
-
-    def build(self, context: Any, workload: Any, options: PpOptions) -> Trainer:
-        """Build the trainer."""
-        from hpcpar.worker.mesh_engine.build import EngineOptions, build
-
-        return build(context, workload, EngineOptions(schedule=options.schedule))
 
 
 STRATEGY = Pp()

@@ -77,6 +77,7 @@ class LlamaTiny:
 
         shape = llama_model.Shape(**{f: getattr(options, f) for f in llama_model.Shape._fields})
         return NeuralWorkload(
+            declared=self.declare(options),
             units=llama_model.units(shape, VOCABULARY, options.layers),
             initialise=partial(llama_model.initialise, layers=options.layers),
             loss=llama_model.loss,

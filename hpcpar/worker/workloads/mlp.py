@@ -54,6 +54,7 @@ class Mlp:
         from hpcpar.worker.workloads import mlp_model
 
         return NeuralWorkload(
+            declared=self.declare(options),
             units=mlp_model.units(options.hidden, options.layers),
             initialise=mlp_model.initialise,
             loss=mlp_model.loss,

@@ -1,0 +1,35 @@
+"""What may be chosen about the axes of the mesh. A strategy offers some of it under the same names (a test compares)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+ScheduleName = Literal["1f1b", "gpipe"]
+Megabytes = Annotated[float, Meta(gt=0)]
+
+
+class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that strategies may choose beyond the mesh itself; each counts where its axis is on the mesh."""
+
+    bucket_mb: Megabytes = 25.0
+    """Gradients of replicas travel in buckets of this many MiB, while the backward pass still runs (torch's default).
+    Not under a pipeline: there they travel in one message after it."""
+    static_graph: bool = False
+    """True promises that every step uses the same parameters: DDP may then plan ahead. With accumulation it sends the
+    gradients of every micro-batch, as torch's static graph does not get on with leaving some out."""
+    reshard_after_forward: bool | None = None
+    """True gives the weights of a sharded unit back after its forward pass and gathers them again for the backward
+    pass; False keeps them in between (as ZeRO-2 does). Not given: True wherever that is right."""
+    cpu_offload: bool = False
+    """Keep shards and optimizer state in the memory of the host."""
+    schedule: ScheduleName = "1f1b"
+    """How micro-batches flow through a pipeline: "1f1b" keeps at most as many activations as there are stages,
+    "gpipe" those of the whole batch."""
+
+
+def engine_options(options: Any) -> EngineOptions:
+    """Take from a strategy's options what the engine knows."""
+    names = EngineOptions.__struct_fields__
+    return EngineOptions(**{name: getattr(options, name) for name in names if hasattr(options, name)})

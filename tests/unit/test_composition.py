@@ -1,0 +1,54 @@
+"""Which axes go together, on which workloads: a pinned list of refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hpcpar import registry
+from hpcpar.composition import batch_refusals, check, layout_refusals
+from hpcpar.mesh_options import EngineOptions
+from hpcpar.registry import Declaration
+from hpcpar.spec import Mesh
+
+DECLARED = Declaration(kind="neural", num_units=6)
+REFUSED = [
+    (Mesh(pp=7), {}, "deeper than the model's 6 units"),
+    (Mesh(dp_replicate=4, ep=2), {}, "ep=2 is not supported yet"),
+]
+REFUSED_BATCHES = [
+    (Mesh(pp=4), {"schedule": "1f1b"}, 3, "at least as many micro-batches as stages"),
+]
+
+
+@pytest.mark.parametrize(("mesh", "options", "words"), REFUSED)
+def test_what_is_refused_whatever_the_batch(mesh: Mesh, options: dict[str, Any], words: str) -> None:
+    found = list(layout_refusals(mesh, EngineOptions(**options), DECLARED))
+    assert [words in refusal.what for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(("mesh", "options", "micro_batches", "words"), REFUSED_BATCHES)
+def test_what_is_refused_for_its_batch(mesh: Mesh, options: dict[str, Any], micro_batches: int, words: str) -> None:
+    found = list(batch_refusals(mesh, EngineOptions(**options), micro_batches))
+    assert [words in refusal.what for refusal in found] == [True], found
+    with pytest.raises(ValueError, match=words):
+        check(mesh, EngineOptions(**options), DECLARED, micro_batches)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(), Mesh(dp_replicate=2, dp_shard=2), Mesh(pp=6, dp_replicate=2, dp_shard=2)])
+def test_what_is_not_refused(mesh: Mesh) -> None:
+    check(mesh, EngineOptions(), DECLARED, 6)
+
+
+@pytest.mark.parametrize("name", list(registry.STRATEGIES))
+def test_a_strategy_offers_the_engines_options_under_their_names(name: str) -> None:
+    """An option that the engine does not know would be ignored without a word; one with another default would lie."""
+    strategy: Any = registry.get_strategy(name)
+    own = {"mesh", "shard_size", "degree"}  # these are about the layout
+    fields = set(strategy.Options.__struct_fields__)
+    assert fields - own <= set(EngineOptions.__struct_fields__)
+    engine = strategy.engine(strategy.Options())
+    for field in fields - own:
+        assert getattr(engine, field) == getattr(EngineOptions(), field)
+        assert strategy.Options.__annotations__.get(field) in (None, EngineOptions.__annotations__[field])
