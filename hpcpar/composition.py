@@ -28,14 +28,37 @@ def reshards(options: EngineOptions) -> bool:
 
 def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
     """Yield why this mesh cannot run with these options on this workload, whatever the batch."""
-    missing = [f"{axis}={getattr(mesh, axis)}" for axis in ("cp", "tp", "ep") if getattr(mesh, axis) > 1]
+    missing = [f"{axis}={getattr(mesh, axis)}" for axis in ("cp", "ep") if getattr(mesh, axis) > 1]
     if missing:
-        yield Refusal(f"mesh {mesh.label()}: {', '.join(missing)} is not supported yet", "use pp, dp and dp_shard")
+        yield Refusal(f"mesh {mesh.label()}: {', '.join(missing)} is not supported yet", "use pp, dp, dp_shard and tp")
     if mesh.pp > declared.num_units:
         yield Refusal(
             f"a pipeline of {mesh.pp} stages is deeper than the model's {declared.num_units} units",
             f"choose pp of {declared.num_units} or less, or a deeper model",
         )
+    if mesh.tp > 1:
+        yield from _tensor_refusals(mesh, options, declared)
+
+
+def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
+    plan, tp = declared.tensor, mesh.tp
+    if plan is None:
+        what = "the workload has no tensor-parallel plan"
+        yield Refusal(what, "ddp, fsdp and pp need none, nor does a mesh of dp, dp_shard and pp")
+        return
+    if plan.divides % tp:
+        sizes = [str(size) for size in range(1, min(plan.divides, 64) + 1) if plan.divides % size == 0]
+        what = f"tp={tp} does not divide the {plan.divides} parts into which the workload's layers can be split"
+        yield Refusal(what, f"choose tp from {', '.join(sizes)}, and let dp, dp_shard or pp take the other ranks")
+    if options.sequence_parallel and declared.sequence is None:
+        yield Refusal("sequence_parallel: the workload has no sequence axis", "leave it out, tp works without it")
+    elif options.sequence_parallel and declared.sequence is not None and declared.sequence % tp:
+        what = f"sequence_parallel: a sequence of {declared.sequence} does not divide over tp={tp}"
+        yield Refusal(what, "choose a sequence that is a multiple of tp, or leave sequence_parallel out")
+    if options.loss_parallel and not plan.loss_parallel:
+        yield Refusal("loss_parallel: the workload's plan does not split its logits", "leave it out")
+    if options.static_graph and mesh.dp_replicate > 1:
+        yield Refusal("static_graph and tp have not been shown to go together", "leave static_graph out")
 
 
 def batch_refusals(mesh: Mesh, options: EngineOptions, micro_batches: int) -> Iterator[Refusal]:

@@ -1,4 +1,4 @@
-"""What may be chosen about the axes of the mesh. A strategy offers some of it under the same names (a test compares)."""
+"""What can be chosen about the axes of the mesh; a strategy offers some of it under these names (a test compares)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass; False keeps them in between (as ZeRO-2 does). Not given: True wherever that is right."""
     cpu_offload: bool = False
     """Keep shards and optimizer state in the memory of the host."""
+    sequence_parallel: bool = False
+    """Between the matrices of a tensor-parallel block, every rank keeps its slice of the sequence only."""
+    loss_parallel: bool = False
+    """With tensor parallelism, leave the logits spread over the ranks: nobody holds all classes of a token."""
     schedule: ScheduleName = "1f1b"
     """How micro-batches flow through a pipeline: "1f1b" keeps at most as many activations as there are stages,
     "gpipe" those of the whole batch."""

@@ -5,8 +5,9 @@ No strategy names a workload and no workload names a strategy; this is all that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -29,12 +30,26 @@ class Samples(Protocol):
         """Describe the data for the record: name, num_samples, sha256, synthetic."""
 
 
+TensorStyle = Literal["vocabulary", "gather", "norm", "column", "row", "logits"]
+"""What a module of a unit is to tensor parallelism.
+
+"vocabulary": an embedding, split by rows. "gather": a part that needs the whole sequence on its way in. "norm": works
+on every token by itself. "column": a linear layer split by its outputs. "row": one split by its inputs, which are the
+outputs of columns; its results are added up. "logits": a last layer split by its classes. What is not named is the
+same on every rank, and gets whole inputs.
+"""
+Loss = Callable[[Any, Any], tuple[Any, float]]
+"""(output, targets) -> (sum of the losses as a tensor, their weight)."""
+
+
 class Unit(NamedTuple):
     """A place where the model may be cut: a part that takes one tensor and returns one tensor."""
 
     name: str
     build: Callable[[], Any]
     """Make the torch.nn.Module; under the meta device it costs nothing."""
+    tensor: Mapping[str, TensorStyle] = MappingProxyType({})
+    """The tensor-parallel plan: path of a module inside the unit ("" is the unit) -> what it is."""
 
 
 class NeuralWorkload(Struct, frozen=True, kw_only=True):
@@ -45,8 +60,7 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     units: tuple[Unit, ...]
     initialise: Callable[[str, Any, Any], None]
     """(full parameter name, tensor, CPU generator): fill the tensor in place, from nothing else."""
-    loss: Callable[[Any, Any], tuple[Any, float]]
-    """(output, targets) -> (sum of the losses as a tensor, their weight)."""
+    loss: Loss
     weigh: Callable[[Any], float]
     """targets -> the weight that `loss` will return for them."""
     sample_weight: float | None

@@ -16,7 +16,7 @@ TOLERANCE = 1e-5
 STEPS = 6
 
 MLP = {"hidden": 32, "layers": 5}
-LLAMA = {"dim": 32, "heads": 2, "kv_heads": 1, "hidden": 48, "layers": 4, "sequence": 16}
+LLAMA = {"dim": 32, "heads": 8, "kv_heads": 4, "hidden": 48, "layers": 4, "sequence": 16}
 SGD = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
 ADAMW = {"optimizer": "adamw", "lr": 3e-3, "weight_decay": 0.01}
 
@@ -29,8 +29,12 @@ class Cell(NamedTuple):
     full: bool = False
 
     def __str__(self) -> str:
-        words = "-".join(str(value).replace("=", "") for value in self.options.values())
+        words = "-".join(_word(*item) for item in self.options.items())
         return f"{self.strategy}{'-' + words if words else ''}-{self.ranks}ranks-accum{self.grad_accum}"
+
+
+def _word(name: str, value: Any) -> str:
+    return (name if value is True else f"{name}{value}" if name != "mesh" else value).replace("=", "")
 
 
 CELLS = [
@@ -57,12 +61,28 @@ CELLS = [
     Cell("hybrid", {"mesh": "dp_shard=2,dp=2"}, 4, 2),
     Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "1f1b"}, 4, 2),
     Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "gpipe"}, 4, 4),
+    Cell("tp", {}, 2, 1),
+    Cell("tp", {}, 4, 2),
+    Cell("tp", {"degree": 2}, 4, 2),
+    Cell("hybrid", {"mesh": "dp_shard=2,tp=2"}, 4, 2),
+    Cell("hybrid", {"mesh": "pp=2,tp=2"}, 4, 2),
     Cell("single", {}, 1, 4),
     Cell("fsdp", {}, 1, 2),
     Cell("ddp", {}, 1, 2),
     Cell("pp", {}, 1, 2),
     Cell("hybrid", {}, 1, 2),
 ]
+SEQUENCE = {"sequence_parallel": True}
+LOSS = {"sequence_parallel": True, "loss_parallel": True}
+LLAMA_CELLS = [
+    Cell("tp", SEQUENCE, 2, 2),
+    Cell("tp", LOSS, 2, 2),
+    Cell("tp", LOSS, 4, 1, full=True),
+    Cell("tp", {"degree": 2, **SEQUENCE}, 4, 2),
+    Cell("hybrid", {"mesh": "dp_shard=2,tp=2", **SEQUENCE}, 4, 2),
+    Cell("hybrid", {"mesh": "pp=2,tp=2", **LOSS}, 4, 2),
+]
+"""What needs an axis that only llama-tiny has."""
 WORKLOADS = {"mlp": (MLP, 32), "llama-tiny": (LLAMA, 16)}
 OPTIMIZERS = {"sgd": SGD, "adamw": ADAMW}
 _oracles: dict[str, list[float]] = {}
@@ -70,7 +90,10 @@ _oracles: dict[str, list[float]] = {}
 
 def _matrix() -> Iterator[Any]:
     """Yield every cell x workload x optimizer; the diagonal is the everyday part, the rest is `full`."""
-    for cell, workload, optimizer in itertools.product(CELLS, WORKLOADS, OPTIMIZERS):
+    everything = itertools.chain(
+        itertools.product(CELLS, WORKLOADS, OPTIMIZERS), itertools.product(LLAMA_CELLS, ["llama-tiny"], OPTIMIZERS)
+    )
+    for cell, workload, optimizer in everything:
         everyday = (workload, optimizer) in (("llama-tiny", "sgd"), ("mlp", "adamw")) and not cell.full
         marks = [] if everyday else [pytest.mark.full]
         yield pytest.param(cell, workload, optimizer, marks=marks, id=f"{cell}-{workload}-{optimizer}")

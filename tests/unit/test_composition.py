@@ -9,10 +9,20 @@ import pytest
 from hpcpar import registry
 from hpcpar.composition import batch_refusals, check, layout_refusals
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import Declaration
+from hpcpar.registry import Declaration, TensorPlan
 from hpcpar.spec import Mesh
 
 DECLARED = Declaration(kind="neural", num_units=6)
+PLANNED = Declaration(kind="neural", num_units=6, sequence=24, tensor=TensorPlan(divides=16, loss_parallel=True))
+NO_SEQUENCE = Declaration(kind="neural", num_units=6, tensor=TensorPlan(divides=16))
+REFUSED_TENSOR = [
+    (DECLARED, 2, {}, "no tensor-parallel plan", "ddp, fsdp and pp need none"),
+    (PLANNED, 6, {}, "tp=6 does not divide the 16 parts", "choose tp from 1, 2, 4, 8, 16"),
+    (NO_SEQUENCE, 2, {"sequence_parallel": True}, "no sequence axis", "leave it out"),
+    (PLANNED, 16, {"sequence_parallel": True}, "sequence of 24 does not divide over tp=16", "multiple of tp"),
+    (NO_SEQUENCE, 2, {"loss_parallel": True}, "does not split its logits", "leave it out"),
+    (PLANNED, 2, {"static_graph": True}, "static_graph and tp", "leave static_graph out"),
+]
 REFUSED = [
     (Mesh(pp=7), {}, "deeper than the model's 6 units"),
     (Mesh(dp_replicate=4, ep=2), {}, "ep=2 is not supported yet"),
@@ -26,6 +36,20 @@ REFUSED_BATCHES = [
 def test_what_is_refused_whatever_the_batch(mesh: Mesh, options: dict[str, Any], words: str) -> None:
     found = list(layout_refusals(mesh, EngineOptions(**options), DECLARED))
     assert [words in refusal.what for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(("declared", "size", "options", "words", "fix"), REFUSED_TENSOR)
+def test_what_tensor_parallelism_refuses(
+    declared: Declaration, size: int, options: dict[str, Any], words: str, fix: str
+) -> None:
+    found = list(layout_refusals(Mesh(dp_replicate=2, tp=size), EngineOptions(**options), declared))
+    assert [words in refusal.what and fix in refusal.fix for refusal in found] == [True], found
+
+
+def test_what_tensor_parallelism_does_not_refuse() -> None:
+    options = EngineOptions(sequence_parallel=True, loss_parallel=True)
+    check(Mesh(pp=2, dp_shard=2, tp=8), options, PLANNED, 2)
+    check(Mesh(tp=16), EngineOptions(), NO_SEQUENCE, 1)
 
 
 @pytest.mark.parametrize(("mesh", "options", "micro_batches", "words"), REFUSED_BATCHES)

@@ -21,6 +21,8 @@ from hpcpar.spec import Mesh
         ("ddp", {}, World(1, 1), Mesh()),
         ("fsdp", {}, World(2, 2), Mesh(dp_shard=4)),
         ("fsdp", {"shard_size": 2}, World(2, 4), Mesh(dp_replicate=4, dp_shard=2)),
+        ("tp", {}, World(2, 2), Mesh(tp=4)),
+        ("tp", {"degree": 2}, World(2, 4), Mesh(dp_replicate=4, tp=2)),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
         ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
@@ -41,6 +43,7 @@ def test_layouts(strategy: str, options: dict[str, Any], world: World, mesh: Mes
         ("single", {}, World(1, 2), "single is one process"),
         ("hybrid", {}, World(3, 1), "does not divide 3 ranks"),
         ("hybrid", {"mesh": "pp=2,dp=2"}, World(1, 8), "has 4 ranks, the run has 8"),
+        ("tp", {"degree": 3}, World(1, 4), "degree 3 does not divide 4 ranks"),
         ("fsdp", {"shard_size": 3}, World(1, 4), "shard_size 3 does not divide 4 ranks"),
     ],
 )

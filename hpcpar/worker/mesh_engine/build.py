@@ -1,7 +1,7 @@
 """Build the trainer for a point of the mesh, in a fixed order.
 
 The order is the one that all libraries agree on, and each later axis is one more step: pipeline cut (outermost), then
-unit by unit weights -> shard, then shard the rest of the stage -> replicate -> optimizer -> schedule.
+unit by unit tensor -> weights -> shard, then shard the rest of the stage -> replicate -> optimizer -> schedule.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
     model = weights.materialise(mine, workload, context, options)
     if context.mesh.pp == 1:
         model = replicate.with_ddp(model, context, options)
-        return ReplicaTrainer(context, workload, model, _optimizer(workload, model))
+        return ReplicaTrainer(context, workload, model, _optimizer(workload, model), options)
     from hpcpar.worker.mesh_engine.pipeline import PipelineTrainer  # 1.2 s: only for pipelines
 
     return PipelineTrainer(context, workload, model, _optimizer(workload, model), options)

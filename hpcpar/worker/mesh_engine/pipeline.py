@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import shard
+from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.replicate import sum_gradients
 from hpcpar.worker.neural import NeuralWorkload
@@ -31,6 +32,8 @@ class PipelineTrainer:
         options: EngineOptions,
     ) -> None:
         self.model, self._workload, self._optimizer = model, workload, optimizer
+        self._loss_of = tensor.loss(workload.loss, context, options)
+        self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
         self._averaged_over = shard.averages_over(context)
         self._replicas = context.groups.get("dp_replicate") if context.mesh.dp_shard == 1 else None
@@ -43,7 +46,7 @@ class PipelineTrainer:
         )
 
     def _loss(self, output: Any, targets: Any) -> Any:
-        loss_sum, _ = self._workload.loss(output, targets)
+        loss_sum, _ = self._loss_of(output, targets)
         return loss_sum * self._averaged_over / self._global_weight
 
     def batch(self, step: int) -> Batch:
@@ -55,12 +58,9 @@ class PipelineTrainer:
         self._global_weight = self._feed.global_weight(batch)
         self._optimizer.zero_grad(set_to_none=True)
         losses: list[Any] = []
-        if self._stage == 0:
-            self._schedule.step(batch.inputs)
-        elif self._stage == self._num_stages - 1:
-            self._schedule.step(target=batch.targets, losses=losses, return_outputs=False)
-        else:
-            self._schedule.step()
+        with self._loss_region():
+            self._run(batch, losses)
+        tensor.settle_gradients(self.model)
         if self._replicas is not None:
             sum_gradients(self.model.parameters(), self._replicas)
         self._optimizer.step()
@@ -68,6 +68,14 @@ class PipelineTrainer:
             return StepResult(None, 0.0, True)
         loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
         return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
+
+    def _run(self, batch: Batch, losses: list[Any]) -> None:
+        if self._stage == 0:
+            self._schedule.step(batch.inputs)
+        elif self._stage == self._num_stages - 1:
+            self._schedule.step(target=batch.targets, losses=losses, return_outputs=False)
+        else:
+            self._schedule.step()
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 
@@ -17,8 +20,12 @@ from hpcpar.worker.neural import NeuralWorkload
 class ReplicaTrainer:
     """One update is grad_accum forward and backward passes; gradients meet in the last of them."""
 
-    def __init__(self, context: JobContext, workload: NeuralWorkload, model: nn.Module, optimizer: Any) -> None:
-        self.model, self._workload, self._optimizer = model, workload, optimizer
+    def __init__(
+        self, context: JobContext, workload: NeuralWorkload, model: nn.Module, optimizer: Any, options: EngineOptions
+    ) -> None:
+        self.model, self._optimizer = model, optimizer
+        self._loss = tensor.loss(workload.loss, context, options)
+        self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
         self._micro_batch = context.identity.micro_batch
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
@@ -35,11 +42,12 @@ class ReplicaTrainer:
         pairs = list(zip(batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True))
         loss_sums, weight = [], 0.0
         for i, (inputs, targets) in enumerate(pairs):
-            with self._gradients_meet(i == len(pairs) - 1):
-                loss_sum, its_weight = self._workload.loss(self.model(inputs), targets)
+            with self._gradients_meet(i == len(pairs) - 1), self._loss_region():
+                loss_sum, its_weight = self._loss(self.model(inputs), targets)
                 (loss_sum * scale).backward()
             loss_sums.append(loss_sum.detach())
             weight += its_weight
+        tensor.settle_gradients(self.model)
         self._optimizer.step()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
 

@@ -21,10 +21,12 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
     group = context.groups.get("dp_replicate")
     if group is None or context.mesh.dp_shard > 1:
         return model
+    # With a mesh, DDP knows that weights may be split over tp; with a group it raises for them.
+    where = {"device_mesh": context.device_mesh["dp_replicate"]} if context.mesh.tp > 1 else {"process_group": group}
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(
         model,
         device_ids=[context.device.index] if context.device.type == "cuda" else None,
-        process_group=group,
+        **where,
         bucket_cap_mb=options.bucket_mb,
         static_graph=options.static_graph,
         gradient_as_bucket_view=True,

@@ -50,6 +50,16 @@ def mesh_of(tensor: Any) -> Any:
     return getattr(tensor, "device_mesh", None)
 
 
+def like(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
+    """Return what of a whole tensor this rank has of a parameter. Every rank has the whole one, so nothing is sent."""
+    mesh = mesh_of(parameter)
+    if mesh is None:
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None).to_local()
+
+
 def local(tensor: Any) -> Any:
     """Return this rank's part of a tensor, which shares its memory."""
     return tensor.to_local() if mesh_of(tensor) is not None else tensor

@@ -11,7 +11,7 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import shard
+from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.neural import NeuralWorkload, Unit
 
 
@@ -23,9 +23,10 @@ def materialise(
         model = nn.Sequential(OrderedDict((unit.name, unit.build()) for unit in units))
     buffers = [name for name, _ in model.named_buffers()]
     assert not buffers, f"units must not have buffers, nobody would fill them: {buffers}"
-    for name, module in model.named_children():
+    for unit, module in zip(units, model.children(), strict=True):
+        tensor.apply(module, unit, context, options)
         module.to_empty(device=shard.home(context, options))
-        _fill(module, name, workload)
+        _fill(module, unit.name, workload)
         shard.apply(module, context, options)
     shard.apply(model, context, options)
     return model
@@ -37,7 +38,7 @@ def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
         values = torch.empty(parameter.shape, dtype=parameter.dtype)
         workload.initialise(name, values, generator(workload.seed, name))
         with torch.no_grad():
-            parameter.copy_(values)
+            shard.local(parameter).copy_(shard.like(values, parameter))
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta
 
 from hpcpar.errors import Problem
-from hpcpar.registry import Declaration
+from hpcpar.registry import Declaration, TensorPlan
 from hpcpar.worker.data.text import DataOptions, TextWindows, check
 from hpcpar.worker.workloads.optimizer import OptimizerOptions, make_optimizer
 
@@ -62,6 +63,10 @@ class LlamaTiny:
             kind="neural",
             tokens_per_sample=options.sequence,
             num_units=options.layers + 2,
+            sequence=options.sequence,
+            tensor=TensorPlan(
+                divides=math.gcd(options.heads, options.kv_heads, options.hidden, VOCABULARY), loss_parallel=True
+            ),
             global_batch=32,
             steps=60,
         )

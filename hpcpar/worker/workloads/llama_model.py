@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hpcpar.worker.neural import Unit
+from hpcpar.worker.neural import TensorStyle, Unit
 
 _STD = 0.02
 """Standard deviation of the initial weights (GPT-2, Llama)."""
@@ -115,11 +115,28 @@ class Head(nn.Module):
         return self.output(self.norm(x_BSD))
 
 
+BLOCK_PLAN: dict[str, TensorStyle] = {
+    "attention_norm": "norm",
+    "attention": "gather",
+    "attention.query": "column",
+    "attention.key": "column",
+    "attention.value": "column",
+    "attention.output": "row",
+    "feed_norm": "norm",
+    "feed_forward": "gather",
+    "feed_forward.gate": "column",
+    "feed_forward.up": "column",
+    "feed_forward.output": "row",
+}
+"""Two pairs a block (Shoeybi et al. 2019, arXiv:1909.08053, section 3); norms as in Korthikanti et al. 2022."""
+HEAD_PLAN: dict[str, TensorStyle] = {"norm": "norm", "output": "logits"}
+
+
 def units(shape: Shape, vocabulary: int, layers: int) -> tuple[Unit, ...]:
     """Return the embedding, the blocks and the head."""
-    blocks = (Unit(f"block{i}", partial(Block, shape)) for i in range(layers))
-    embedding = Unit("embedding", partial(nn.Embedding, vocabulary, shape.dim))
-    return (embedding, *blocks, Unit("head", partial(Head, shape.dim, vocabulary)))
+    blocks = (Unit(f"block{i}", partial(Block, shape), BLOCK_PLAN) for i in range(layers))
+    embedding = Unit("embedding", partial(nn.Embedding, vocabulary, shape.dim), {"": "vocabulary"})
+    return (embedding, *blocks, Unit("head", partial(Head, shape.dim, vocabulary), HEAD_PLAN))
 
 
 def initialise(name: str, values: Any, generator: torch.Generator, layers: int) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from hpcpar.errors import InputError, Problem
-from hpcpar.registry import Declaration
+from hpcpar.registry import Declaration, TensorPlan
 from hpcpar.worker.workloads.optimizer import OptimizerOptions, make_optimizer
 
 Size = Annotated[int, Meta(ge=1)]
@@ -35,7 +35,13 @@ class Mlp:
 
     def declare(self, options: MlpOptions) -> Declaration:
         """Describe the work."""
-        return Declaration(kind="neural", num_units=options.layers + 1, global_batch=256, steps=200)
+        return Declaration(
+            kind="neural",
+            num_units=options.layers + 1,
+            tensor=TensorPlan(divides=options.hidden),
+            global_batch=256,
+            steps=200,
+        )
 
     def check(self, options: MlpOptions) -> list[Problem]:
         """Say whether the digits are missing."""
