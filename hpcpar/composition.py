@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration
+from hpcpar.schedules import SCHEDULES
 from hpcpar.spec import Mesh
 
 
@@ -21,9 +22,27 @@ class Refusal(NamedTuple):
     fix: str = ""
 
 
-def reshards(options: EngineOptions) -> bool:
-    """Say whether sharded weights are given back between the forward and the backward pass."""
-    return options.reshard_after_forward is not False
+def stages_per_rank(options: EngineOptions) -> int:
+    """Return how many stages of a pipeline each of its ranks has."""
+    return options.virtual_stages or SCHEDULES[options.schedule].stages_per_rank
+
+
+def least_micro_batches(mesh: Mesh, options: EngineOptions) -> int:
+    """Return how many micro-batches (grad_accum) a pipeline takes to have work for all of its ranks; 1 without one."""
+    if mesh.pp == 1:
+        return 1
+    return mesh.pp * (stages_per_rank(options) if SCHEDULES[options.schedule].fills == "stages" else 1)
+
+
+def reshards(mesh: Mesh, options: EngineOptions) -> bool:
+    """Say whether sharded weights are given back between the forward and the backward pass.
+
+    Never under a schedule that computes the gradients of weights later than those of inputs: torch 2.13 then reads
+    weights that are no longer there, without a word.
+    """
+    if options.reshard_after_forward is None:
+        return mesh.pp == 1 or not SCHEDULES[options.schedule].splits_backward
+    return options.reshard_after_forward
 
 
 def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
@@ -31,13 +50,26 @@ def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -
     missing = [f"{axis}={getattr(mesh, axis)}" for axis in ("cp", "ep") if getattr(mesh, axis) > 1]
     if missing:
         yield Refusal(f"mesh {mesh.label()}: {', '.join(missing)} is not supported yet", "use pp, dp, dp_shard and tp")
-    if mesh.pp > declared.num_units:
-        yield Refusal(
-            f"a pipeline of {mesh.pp} stages is deeper than the model's {declared.num_units} units",
-            f"choose pp of {declared.num_units} or less, or a deeper model",
-        )
+    if mesh.pp > 1:
+        yield from _pipeline_refusals(mesh, options, declared)
     if mesh.tp > 1:
         yield from _tensor_refusals(mesh, options, declared)
+
+
+def _pipeline_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
+    name, schedule = options.schedule, SCHEDULES[options.schedule]
+    each, units = stages_per_rank(options), declared.num_units
+    if schedule.fixed and each != schedule.stages_per_rank:
+        what = f"the {name} schedule has {schedule.stages_per_rank} stages a rank, virtual_stages is {each}"
+        loose = ", ".join(other for other, facts in SCHEDULES.items() if not facts.fixed)
+        yield Refusal(what, f"leave virtual_stages out; it can be chosen for {loose}")
+    elif mesh.pp * each > units:
+        turns = f" ({mesh.pp} ranks x {each})" if each > 1 else ""
+        what = f"a pipeline of {mesh.pp * each} stages{turns} is deeper than the model's {units} units"
+        yield Refusal(what, f"choose pp of {units // each} or less, or a deeper model")
+    if schedule.splits_backward and mesh.dp_shard > 1 and options.reshard_after_forward:
+        what = f"reshard_after_forward under the {name} schedule trains a wrong model (torch 2.13)"
+        yield Refusal(what, "leave reshard_after_forward out, or choose 1f1b, gpipe or interleaved-1f1b")
 
 
 def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
@@ -63,11 +95,21 @@ def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) 
 
 def batch_refusals(mesh: Mesh, options: EngineOptions, micro_batches: int) -> Iterator[Refusal]:
     """Yield why the schedule cannot run with this number of micro-batches (grad_accum)."""
-    if mesh.pp > 1 and options.schedule == "1f1b" and micro_batches < mesh.pp:
+    name, schedule = options.schedule, SCHEDULES[options.schedule]
+    if mesh.pp == 1:
+        return
+    least = least_micro_batches(mesh, options)
+    if schedule.fills != "nothing" and micro_batches < least:
         yield Refusal(
-            f"the 1f1b schedule needs at least as many micro-batches as stages: grad_accum is {micro_batches}, "
-            f"the pipeline has {mesh.pp} stages"
+            f"the {name} schedule needs at least as many micro-batches as {schedule.fills}: grad_accum is "
+            f"{micro_batches}, the pipeline has {least} {schedule.fills}",
+            "choose smaller micro-batches or a larger batch",
         )
+    elif schedule.in_rounds and micro_batches % max(1, micro_batches // mesh.pp):
+        what = (
+            f"the {name} schedule sends equal rounds of about {mesh.pp} micro-batches, {micro_batches} do not divide so"
+        )
+        yield Refusal(what, f"choose micro_batch so that grad_accum is a multiple of {mesh.pp}")
 
 
 def check(mesh: Mesh, options: EngineOptions, declared: Declaration, micro_batches: int) -> None:

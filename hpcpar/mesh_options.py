@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-ScheduleName = Literal["1f1b", "gpipe"]
+from hpcpar.schedules import ScheduleName
+
 Megabytes = Annotated[float, Meta(gt=0)]
 
 
@@ -29,8 +30,13 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     loss_parallel: bool = False
     """With tensor parallelism, leave the logits spread over the ranks: nobody holds all classes of a token."""
     schedule: ScheduleName = "1f1b"
-    """How micro-batches flow through a pipeline: "1f1b" keeps at most as many activations as there are stages,
-    "gpipe" those of the whole batch."""
+    """How micro-batches flow through a pipeline.
+
+    "gpipe" keeps the activations of the whole batch, "1f1b" those of at most as many micro-batches as stages;
+    "looped-bfs" and "interleaved-1f1b" do the same with several stages a rank, which shortens the bubble;
+    "zero-bubble", "zbv" and "dualpipev" fill it with the gradients of weights."""
+    virtual_stages: Annotated[int, Meta(ge=1)] | None = None
+    """Stages a rank, where the schedule leaves it open. Not given: 2 there, 1 for gpipe and 1f1b."""
 
 
 def engine_options(options: Any) -> EngineOptions:

@@ -216,7 +216,8 @@ def _cell(resolved: _Study, chosen: _Chosen, resources: Resources) -> _Cell | Pr
     global_batch = _global_batch(resolved, ranks, mesh.world_size, label)
     if isinstance(global_batch, Problem):
         return global_batch
-    sizes = split_batch(global_batch, resolved.study.micro_batch, mesh, label)
+    least = composition.least_micro_batches(mesh, engine)
+    sizes = split_batch(global_batch, resolved.study.micro_batch, mesh, label, least)
     if isinstance(sizes, Problem):
         return sizes
     for refusal in composition.batch_refusals(mesh, engine, sizes.grad_accum):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import msgspec
 import torch
 
-from hpcpar import registry
+from hpcpar import composition, registry
 from hpcpar.registry import World
 from hpcpar.spec import Identity, Mesh
 from hpcpar.worker.context import JobContext, make_context
@@ -81,8 +83,13 @@ def train(
     steps: int,
     plant: bool = False,
     weigh_each: bool = False,
+    reshard: bool = False,
 ) -> list[tuple[float, float]]:
-    """Train for some steps; return this rank's (loss_sum, weight) of each."""
+    """Train for some steps; return this rank's (loss_sum, weight) of each.
+
+    `plant` makes one gradient wrong, `weigh_each` has the weights added up over the ranks, `reshard` breaks the rule
+    that keeps some schedules from giving weights back too early.
+    """
     spread = registry.get_strategy(strategy)
     work = registry.get_workload(workload)
     options = msgspec.convert(strategy_options, spread.Options)
@@ -99,7 +106,8 @@ def train(
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
-    trainer: Any = spread.build(context, loaded, options)
+    with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
+        trainer: Any = spread.build(context, loaded, options)
     if plant and rank == world_size - 1:
         trainer._optimizer.register_step_pre_hook(move_a_gradient)
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from hpcpar import registry
-from hpcpar.composition import batch_refusals, check, layout_refusals
+from hpcpar.composition import batch_refusals, check, layout_refusals, reshards
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration, TensorPlan
+from hpcpar.schedules import SCHEDULES, ScheduleName, stages_of
 from hpcpar.spec import Mesh
 
 DECLARED = Declaration(kind="neural", num_units=6)
@@ -25,10 +26,23 @@ REFUSED_TENSOR = [
 ]
 REFUSED = [
     (Mesh(pp=7), {}, "deeper than the model's 6 units"),
+    (Mesh(pp=4), {"schedule": "interleaved-1f1b"}, "a pipeline of 8 stages (4 ranks x 2) is deeper"),
+    (Mesh(pp=2), {"schedule": "looped-bfs", "virtual_stages": 4}, "a pipeline of 8 stages (2 ranks x 4) is deeper"),
+    (Mesh(pp=4), {"schedule": "zbv"}, "a pipeline of 8 stages (4 ranks x 2) is deeper"),
+    (Mesh(pp=2), {"schedule": "zbv", "virtual_stages": 3}, "the zbv schedule has 2 stages a rank"),
+    (Mesh(pp=2), {"schedule": "1f1b", "virtual_stages": 2}, "the 1f1b schedule has 1 stages a rank"),
+    (Mesh(pp=2, dp_shard=2), {"schedule": "zero-bubble", "reshard_after_forward": True}, "trains a wrong model"),
+    (Mesh(pp=2, dp_shard=2), {"schedule": "zbv", "reshard_after_forward": True}, "trains a wrong model"),
+    (Mesh(pp=2, dp_shard=2), {"schedule": "dualpipev", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(dp_replicate=4, ep=2), {}, "ep=2 is not supported yet"),
 ]
 REFUSED_BATCHES = [
-    (Mesh(pp=4), {"schedule": "1f1b"}, 3, "at least as many micro-batches as stages"),
+    (Mesh(pp=4), {"schedule": "1f1b"}, 3, "at least as many micro-batches as ranks"),
+    (Mesh(pp=3), {"schedule": "interleaved-1f1b"}, 2, "at least as many micro-batches as ranks"),
+    (Mesh(pp=2), {"schedule": "interleaved-1f1b"}, 5, "sends equal rounds"),
+    (Mesh(pp=2), {"schedule": "zero-bubble"}, 7, "sends equal rounds"),
+    (Mesh(pp=3), {"schedule": "zbv"}, 2, "at least as many micro-batches as ranks"),
+    (Mesh(pp=2), {"schedule": "dualpipev"}, 3, "at least as many micro-batches as stages"),
 ]
 
 
@@ -58,6 +72,23 @@ def test_what_is_refused_for_its_batch(mesh: Mesh, options: dict[str, Any], micr
     assert [words in refusal.what for refusal in found] == [True], found
     with pytest.raises(ValueError, match=words):
         check(mesh, EngineOptions(**options), DECLARED, micro_batches)
+
+
+def test_weights_are_given_back_only_where_that_is_right() -> None:
+    mesh = Mesh(pp=2, dp_shard=2)
+    assert {name: reshards(mesh, EngineOptions(schedule=name)) for name in SCHEDULES} == {
+        "gpipe": True, "1f1b": True, "looped-bfs": True, "interleaved-1f1b": True,
+        "zero-bubble": False, "zbv": False, "dualpipev": False,
+    }  # fmt: skip
+    assert reshards(Mesh(dp_shard=4), EngineOptions(schedule="zbv"))
+    assert not reshards(Mesh(dp_shard=4), EngineOptions(reshard_after_forward=False))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_stage_is_on_one_rank(name: ScheduleName) -> None:
+    turns = SCHEDULES[name].stages_per_rank
+    stages = [stage for rank in range(4) for stage in stages_of(SCHEDULES[name], rank, 4, turns)]
+    assert sorted(stages) == list(range(4 * turns))
 
 
 @pytest.mark.parametrize("mesh", [Mesh(), Mesh(dp_replicate=2, dp_shard=2), Mesh(pp=6, dp_replicate=2, dp_shard=2)])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from hpcpar import composition
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
@@ -24,14 +26,16 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
         ValueError: the composition rules refuse this mesh, these options or this batch.
     """
     composition.check(context.mesh, options, workload.declared, context.identity.grad_accum)
-    mine = stages.cut(workload.units, context.mesh.pp, context.place["pp"])
-    model = weights.materialise(mine, workload, context, options)
+    mine = stages.cut(workload.units, context, options)
+    parts = [weights.materialise(stage.units, workload, context, options) for stage in mine]
     if context.mesh.pp == 1:
-        model = replicate.with_ddp(model, context, options)
+        model = replicate.with_ddp(parts[0], context, options)
         return ReplicaTrainer(context, workload, model, _optimizer(workload, model), options)
     from hpcpar.worker.mesh_engine.pipeline import PipelineTrainer  # 1.2 s: only for pipelines
 
-    return PipelineTrainer(context, workload, model, _optimizer(workload, model), options)
+    whole = nn.ModuleList(parts)
+    optimizer = _optimizer(workload, whole)
+    return PipelineTrainer(context, workload, stages=mine, model=whole, optimizer=optimizer, options=options)
 
 
 def _optimizer(workload: NeuralWorkload, model: Any) -> Any:

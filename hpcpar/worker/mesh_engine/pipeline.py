@@ -1,4 +1,4 @@
-"""Train one stage of a pipeline: micro-batches are the accumulation steps, replicas of a stage add up gradients."""
+"""Train the stages that a rank has of a pipeline: micro-batches are the accumulation steps."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed import pipelining
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
+from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.replicate import sum_gradients
+from hpcpar.worker.mesh_engine.stages import Stage
 from hpcpar.worker.neural import NeuralWorkload
-
-_SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
 class PipelineTrainer:
-    """The first stage reads inputs, the last one reads targets and knows the loss."""
+    """The first stage reads inputs, the last one reads targets and knows the loss; one rank may have both."""
 
     def __init__(
         self,
         context: JobContext,
         workload: NeuralWorkload,
-        model: nn.Module,
+        *,
+        stages: list[Stage],
+        model: nn.ModuleList,
         optimizer: Any,
         options: EngineOptions,
     ) -> None:
@@ -37,12 +39,25 @@ class PipelineTrainer:
         self._feed = Feed(context, workload)
         self._averaged_over = shard.averages_over(context)
         self._replicas = context.groups.get("dp_replicate") if context.mesh.dp_shard == 1 else None
-        self._stage, self._num_stages = context.place["pp"], context.mesh.pp
         self._global_weight = 1.0
-        stage = PipelineStage(model, self._stage, self._num_stages, context.device, group=context.groups["pp"])
+        self._first = stages[0].number == 0
+        self._last = stages[-1].number == stages[-1].num_stages - 1
+        self._schedule = self._make_schedule(context, stages, options)
+
+    def _make_schedule(self, context: JobContext, stages: list[Stage], options: EngineOptions) -> Any:
+        facts = SCHEDULES[options.schedule]
+        group = context.groups["pp"]
+        made = [
+            pipelining.PipelineStage(module, stage.number, stage.num_stages, context.device, group=group)
+            for stage, module in zip(stages, self.model, strict=True)
+        ]
+        schedule = getattr(pipelining.schedules, facts.torch_name)
         # scale_grads=False: `_loss` has divided by the weight of the whole batch already.
-        self._schedule: Any = _SCHEDULES[options.schedule](
-            stage, n_microbatches=context.identity.grad_accum, loss_fn=self._loss, scale_grads=False
+        return schedule(
+            made[0] if issubclass(schedule, pipelining.schedules.PipelineScheduleSingle) else made,
+            n_microbatches=context.identity.grad_accum,
+            loss_fn=self._loss,
+            scale_grads=False,
         )
 
     def _loss(self, output: Any, targets: Any) -> Any:
@@ -58,8 +73,10 @@ class PipelineTrainer:
         self._global_weight = self._feed.global_weight(batch)
         self._optimizer.zero_grad(set_to_none=True)
         losses: list[Any] = []
+        inputs = (batch.inputs,) if self._first else ()
+        last: dict[str, Any] = {"target": batch.targets, "losses": losses} if self._last else {}
         with self._loss_region():
-            self._run(batch, losses)
+            self._schedule.step(*inputs, **last, return_outputs=False)
         tensor.settle_gradients(self.model)
         if self._replicas is not None:
             sum_gradients(self.model.parameters(), self._replicas)
@@ -68,14 +85,6 @@ class PipelineTrainer:
             return StepResult(None, 0.0, True)
         loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
         return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
-
-    def _run(self, batch: Batch, losses: list[Any]) -> None:
-        if self._stage == 0:
-            self._schedule.step(batch.inputs)
-        elif self._stage == self._num_stages - 1:
-            self._schedule.step(target=batch.targets, losses=losses, return_outputs=False)
-        else:
-            self._schedule.step()
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

@@ -35,7 +35,7 @@ def apply(module: nn.Module, context: JobContext, options: EngineOptions) -> Non
     fully_shard(
         module,
         mesh=context.device_mesh[axes],
-        reshard_after_forward=composition.reshards(options),
+        reshard_after_forward=composition.reshards(context.mesh, options),
         **more,
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
 
-from hpcpar.mesh_options import ScheduleName
+from msgspec import Meta, Struct
+
 from hpcpar.registry import World
+from hpcpar.schedules import ScheduleName
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
@@ -14,7 +16,11 @@ class PpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How micro-batches flow through the stages."""
 
     schedule: ScheduleName = "1f1b"
-    """"1f1b" keeps at most as many activations as there are stages, "gpipe" those of the whole batch."""
+    """"gpipe" keeps the activations of the whole batch, "1f1b" those of at most as many micro-batches as stages;
+    "looped-bfs" and "interleaved-1f1b" do the same with several stages a rank, which shortens the bubble;
+    "zero-bubble", "zbv" and "dualpipev" fill it with the gradients of weights."""
+    virtual_stages: Annotated[int, Meta(ge=1)] | None = None
+    """Stages a rank, where the schedule leaves it open. Not given: 2 there, 1 for gpipe and 1f1b."""
 
 
 class Pp(MeshStrategy):
