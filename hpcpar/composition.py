@@ -47,9 +47,13 @@ def reshards(mesh: Mesh, options: EngineOptions) -> bool:
 
 def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
     """Yield why this mesh cannot run with these options on this workload, whatever the batch."""
-    missing = [f"{axis}={getattr(mesh, axis)}" for axis in ("cp", "ep") if getattr(mesh, axis) > 1]
-    if missing:
-        yield Refusal(f"mesh {mesh.label()}: {', '.join(missing)} is not supported yet", "use pp, dp, dp_shard and tp")
+    if mesh.ep > 1:
+        yield Refusal(f"mesh {mesh.label()}: ep={mesh.ep} is not supported yet", "use pp, dp, dp_shard, cp and tp")
+    if mesh.cp > 1 and (declared.sequence is None or not declared.context_parallel):
+        yield Refusal("cp: the workload has no sequence that could be cut", "ddp, fsdp, tp and pp need none")
+    elif mesh.cp > 1 and declared.sequence is not None and declared.sequence % mesh.cp:
+        what = f"cp: a sequence of {declared.sequence} does not divide over cp={mesh.cp}"
+        yield Refusal(what, "choose a sequence that is a multiple of cp")
     if mesh.pp > 1:
         yield from _pipeline_refusals(mesh, options, declared)
     if mesh.tp > 1:
@@ -84,9 +88,10 @@ def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) 
         yield Refusal(what, f"choose tp from {', '.join(sizes)}, and let dp, dp_shard or pp take the other ranks")
     if options.sequence_parallel and declared.sequence is None:
         yield Refusal("sequence_parallel: the workload has no sequence axis", "leave it out, tp works without it")
-    elif options.sequence_parallel and declared.sequence is not None and declared.sequence % tp:
-        what = f"sequence_parallel: a sequence of {declared.sequence} does not divide over tp={tp}"
-        yield Refusal(what, "choose a sequence that is a multiple of tp, or leave sequence_parallel out")
+    elif options.sequence_parallel and declared.sequence is not None and declared.sequence % (mesh.cp * tp):
+        over = f"cp={mesh.cp} x tp={tp}" if mesh.cp > 1 else f"tp={tp}"
+        what = f"sequence_parallel: a sequence of {declared.sequence} does not divide over {over}"
+        yield Refusal(what, "choose a sequence that is a multiple of tp (and cp), or leave sequence_parallel out")
     if options.loss_parallel and not plan.loss_parallel:
         yield Refusal("loss_parallel: the workload's plan does not split its logits", "leave it out")
     if options.static_graph and mesh.dp_replicate > 1:

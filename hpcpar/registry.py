@@ -21,6 +21,7 @@ STRATEGIES = {
     "ddp": "hpcpar.worker.strategies.ddp:STRATEGY",
     "fsdp": "hpcpar.worker.strategies.fsdp:STRATEGY",
     "tp": "hpcpar.worker.strategies.tp:STRATEGY",
+    "cp": "hpcpar.worker.strategies.cp:STRATEGY",
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
 }
@@ -67,7 +68,9 @@ class Declaration(Struct, frozen=True, kw_only=True):
     num_units: int = 1
     """Into how many consecutive units the model can be cut; a pipeline cannot be deeper."""
     sequence: int | None = None
-    """Length of the axis along which a sample may be cut (sequence parallelism); None: it has no such axis."""
+    """Length of the axis along which a sample may be cut (sequence and context parallelism); None: it has no such axis."""
+    context_parallel: bool = False
+    """Its units say which of their modules must know that they see a slice of the sequence only."""
     tensor: TensorPlan | None = None
     """None: the workload has no tensor-parallel plan."""
     global_batch: int = 64

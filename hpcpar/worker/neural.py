@@ -24,7 +24,7 @@ class Samples(Protocol):
         """Return the number of training samples."""
 
     def fetch(self, ids_B: np.ndarray) -> tuple[Any, Any]:
-        """Return inputs and targets of these samples as CPU tensors, the batch outermost."""
+        """Return inputs and targets of these samples as CPU tensors, the batch outermost, then the sequence if any."""
 
     def facts(self) -> dict[str, Any]:
         """Describe the data for the record: name, num_samples, sha256, synthetic."""
@@ -38,6 +38,12 @@ on every token by itself. "column": a linear layer split by its outputs. "row": 
 outputs of columns; its results are added up. "logits": a last layer split by its classes. What is not named is the
 same on every rank, and gets whole inputs.
 """
+SequenceStyle = Literal["attention", "positions"]
+"""What a module of a unit is to a rank that has a slice of the sequence.
+
+"attention": causal attention, called with queries [B, H, S, E], keys and values [B, K, S, E]. "positions": has an
+attribute `part`: which slice this is, counted from 0.
+"""
 Loss = Callable[[Any, Any], tuple[Any, float]]
 """(output, targets) -> (sum of the losses as a tensor, their weight)."""
 
@@ -50,6 +56,8 @@ class Unit(NamedTuple):
     """Make the torch.nn.Module; under the meta device it costs nothing."""
     tensor: Mapping[str, TensorStyle] = MappingProxyType({})
     """The tensor-parallel plan: path of a module inside the unit ("" is the unit) -> what it is."""
+    sequence: Mapping[str, SequenceStyle] = MappingProxyType({})
+    """The same for context parallelism: the modules that must know that they see a slice. None has parameters."""
 
 
 class NeuralWorkload(Struct, frozen=True, kw_only=True):

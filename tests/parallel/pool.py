@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 PRELOAD = [
     "torch",
     "torch.distributed.fsdp",

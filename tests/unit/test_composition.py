@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from hpcpar import registry
@@ -15,6 +16,7 @@ from hpcpar.spec import Mesh
 
 DECLARED = Declaration(kind="neural", num_units=6)
 PLANNED = Declaration(kind="neural", num_units=6, sequence=24, tensor=TensorPlan(divides=16, loss_parallel=True))
+SEQUENCE = msgspec.structs.replace(PLANNED, context_parallel=True)
 NO_SEQUENCE = Declaration(kind="neural", num_units=6, tensor=TensorPlan(divides=16))
 REFUSED_TENSOR = [
     (DECLARED, 2, {}, "no tensor-parallel plan", "ddp, fsdp and pp need none"),
@@ -58,6 +60,21 @@ def test_what_tensor_parallelism_refuses(
 ) -> None:
     found = list(layout_refusals(Mesh(dp_replicate=2, tp=size), EngineOptions(**options), declared))
     assert [words in refusal.what and fix in refusal.fix for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(
+    ("declared", "size", "words"),
+    [(DECLARED, 2, "no sequence that could be cut"), (SEQUENCE, 5, "sequence of 24 does not divide over cp=5")],
+)
+def test_what_context_parallelism_refuses(declared: Declaration, size: int, words: str) -> None:
+    found = list(layout_refusals(Mesh(cp=size), EngineOptions(), declared))
+    assert [words in refusal.what for refusal in found] == [True], found
+
+
+def test_context_and_sequence_parallelism_cut_the_same_axis() -> None:
+    check(Mesh(cp=3, tp=8), EngineOptions(sequence_parallel=True), SEQUENCE, 1)
+    (found,) = layout_refusals(Mesh(cp=3, tp=16), EngineOptions(sequence_parallel=True), SEQUENCE)
+    assert "does not divide over cp=3 x tp=16" in found.what
 
 
 def test_what_tensor_parallelism_does_not_refuse() -> None:

@@ -23,6 +23,8 @@ from hpcpar.spec import Mesh
         ("fsdp", {"shard_size": 2}, World(2, 4), Mesh(dp_replicate=4, dp_shard=2)),
         ("tp", {}, World(2, 2), Mesh(tp=4)),
         ("tp", {"degree": 2}, World(2, 4), Mesh(dp_replicate=4, tp=2)),
+        ("cp", {}, World(2, 2), Mesh(cp=4)),
+        ("cp", {"degree": 2}, World(2, 4), Mesh(dp_replicate=4, cp=2)),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
         ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
@@ -44,6 +46,7 @@ def test_layouts(strategy: str, options: dict[str, Any], world: World, mesh: Mes
         ("hybrid", {}, World(3, 1), "does not divide 3 ranks"),
         ("hybrid", {"mesh": "pp=2,dp=2"}, World(1, 8), "has 4 ranks, the run has 8"),
         ("tp", {"degree": 3}, World(1, 4), "degree 3 does not divide 4 ranks"),
+        ("cp", {"degree": 3}, World(1, 4), "degree 3 does not divide 4 ranks"),
         ("fsdp", {"shard_size": 3}, World(1, 4), "shard_size 3 does not divide 4 ranks"),
     ],
 )

@@ -15,7 +15,7 @@ from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
-from hpcpar.worker.mesh_engine.replicate import sum_gradients
+from hpcpar.worker.mesh_engine.replicate import groups_to_sum, sum_gradients
 from hpcpar.worker.mesh_engine.stages import Stage
 from hpcpar.worker.neural import NeuralWorkload
 
@@ -38,7 +38,7 @@ class PipelineTrainer:
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
         self._averaged_over = shard.averages_over(context)
-        self._replicas = context.groups.get("dp_replicate") if context.mesh.dp_shard == 1 else None
+        self._groups = groups_to_sum(context)
         self._global_weight = 1.0
         self._first = stages[0].number == 0
         self._last = stages[-1].number == stages[-1].num_stages - 1
@@ -78,8 +78,8 @@ class PipelineTrainer:
         with self._loss_region():
             self._schedule.step(*inputs, **last, return_outputs=False)
         tensor.settle_gradients(self.model)
-        if self._replicas is not None:
-            sum_gradients(self.model.parameters(), self._replicas)
+        for group in self._groups:
+            sum_gradients(self.model.parameters(), group)
         self._optimizer.step()
         if not losses:
             return StepResult(None, 0.0, True)

@@ -14,6 +14,7 @@ from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
+from hpcpar.worker.mesh_engine.replicate import groups_to_sum, sum_gradients
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -27,6 +28,7 @@ class ReplicaTrainer:
         self._loss = tensor.loss(workload.loss, context, options)
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
+        self._groups = groups_to_sum(context)
         self._micro_batch = context.identity.micro_batch
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
         self._averaged_over = context.mesh.data_ranks
@@ -48,6 +50,8 @@ class ReplicaTrainer:
             loss_sums.append(loss_sum.detach())
             weight += its_weight
         tensor.settle_gradients(self.model)
+        for group in self._groups:
+            sum_gradients(self.model.parameters(), group)
         self._optimizer.step()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
 

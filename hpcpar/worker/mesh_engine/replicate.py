@@ -1,4 +1,4 @@
-"""Data replication, in the two ways that are right: DDP without a pipeline, one flat all-reduce under one."""
+"""Gradients of ranks that have the same weights: DDP without a pipeline, one flat all-reduce where DDP is wrong."""
 
 from __future__ import annotations
 
@@ -34,11 +34,19 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
     return wrapped
 
 
-def sum_gradients(parameters: Iterable[Any], group: Any) -> None:
-    """Add the gradients up over the replicas, in one message.
+def groups_to_sum(context: JobContext) -> list[Any]:
+    """Return the groups over which gradients are added up after the last backward pass.
 
-    Under a pipeline DDP is wrong without a word: it reduces after the first micro-batch (seen with torch 2.13).
+    Replicas under a pipeline, where DDP is wrong without a word: it reduces after the first micro-batch (torch 2.13).
+    And the ranks of cp: each has the gradients of its tokens.
     """
+    mesh = context.mesh
+    axes = ["dp_replicate"] if mesh.pp > 1 and mesh.dp_shard == 1 else []
+    return [context.groups[axis] for axis in (*axes, "cp") if axis in context.groups]
+
+
+def sum_gradients(parameters: Iterable[Any], group: Any) -> None:
+    """Add the gradients up over a group, in one message."""
     gradients = [local(parameter.grad) for parameter in parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(flat, group=group)

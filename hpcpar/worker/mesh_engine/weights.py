@@ -11,7 +11,7 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import shard, tensor
+from hpcpar.worker.mesh_engine import ring, shard, tensor
 from hpcpar.worker.neural import NeuralWorkload, Unit
 
 
@@ -25,6 +25,7 @@ def materialise(
     assert not buffers, f"units must not have buffers, nobody would fill them: {buffers}"
     for unit, module in zip(units, model.children(), strict=True):
         tensor.apply(module, unit, context, options)
+        ring.apply(module, unit, context)
         module.to_empty(device=shard.home(context, options))
         _fill(module, unit.name, workload)
         shard.apply(module, context, options)

@@ -64,6 +64,7 @@ class LlamaTiny:
             tokens_per_sample=options.sequence,
             num_units=options.layers + 2,
             sequence=options.sequence,
+            context_parallel=True,
             tensor=TensorPlan(
                 divides=math.gcd(options.heads, options.kv_heads, options.hidden, VOCABULARY), loss_parallel=True
             ),
