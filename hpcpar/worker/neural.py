@@ -77,3 +77,5 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     optimizer: Callable[[Iterable[Any]], Any]
     """parameters -> torch.optim.Optimizer."""
     seed: int
+    max_grad_norm: float = 0.0
+    """The longest that a gradient may be; 0: as long as it is."""

@@ -14,6 +14,7 @@ from hpcpar import composition, registry
 from hpcpar.registry import World
 from hpcpar.spec import Identity, Mesh
 from hpcpar.worker.context import JobContext, make_context
+from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.shard import local
 from hpcpar.worker.rank import RankInfo
 
@@ -109,7 +110,7 @@ def train(
     with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
         trainer: Any = spread.build(context, loaded, options)
     if plant and rank == world_size - 1:
-        trainer._optimizer.register_step_pre_hook(move_a_gradient)
+        trainer._update.optimizer.register_step_pre_hook(move_a_gradient)
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
     return [(0.0 if r.loss_sum is None else float(r.loss_sum), r.weight) for r in results]
 
@@ -124,6 +125,25 @@ def move_a_gradient(optimizer: Any, *_: Any) -> None:
     gradients = [local(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad.dim() > 1]
     most = max(gradients, key=lambda gradient: float((gradient.roll(1, 0) - gradient).norm()))
     most.copy_(most.roll(1, 0))
+
+
+def clipped_gradients(rank: int, *, limit: float) -> tuple[list[float], list[float]]:
+    """Clip random gradients, once as a single process does and once as torch does; return both, one after the other."""
+    work = registry.get_workload("mlp")
+    loaded = work.load(msgspec.convert({"max_grad_norm": limit}, work.Options), 0)
+    alone = identity("single", {}, "mlp", {}, Mesh(), 16, 1)
+    context = JobContext(info=rank_info(0, 1), identity=alone, device=torch.device("cpu"), groups={})
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    numbers = torch.Generator().manual_seed(1)
+    gradients = [torch.randn(p.shape, generator=numbers) for p in model.parameters()]
+    results = []
+    clippers = [Clipper(context, loaded, model), lambda ps: torch.nn.utils.clip_grad_norm_(ps.values(), limit)]
+    for clip in clippers:
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        clip(dict(model.named_parameters()))
+        results.append(torch.cat([p.grad.flatten() for p in model.parameters()]).tolist())
+    return results[0], results[1]
 
 
 def single(rank: int, **arguments: Any) -> list[tuple[float, float]]:

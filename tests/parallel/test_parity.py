@@ -162,6 +162,32 @@ def test_resharding_under_a_split_backward_is_wrong_and_so_never_done(pools: Any
     assert max(abs(a - b) for a, b in zip(wrong, _oracle(pools, work), strict=True)) > 100 * TOLERANCE
 
 
+CLIPPED = [
+    Cell("ddp", {}, 2, 2),
+    Cell("pp", {"schedule": "1f1b"}, 2, 2),
+    Cell("tp", {"degree": 2}, 4, 2),
+    Cell("tp", SEQUENCE, 2, 1),
+    Cell("hybrid", {"mesh": "dp_shard=2,tp=2"}, 4, 2),
+    Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "zbv"}, 4, 2),
+    Cell("cp", {"degree": 2}, 4, 2),
+]
+
+
+@pytest.mark.parametrize("cell", CLIPPED, ids=str)
+def test_a_gradient_is_clipped_by_the_norm_of_all_its_parts(pools: Any, cell: Cell) -> None:
+    work = {"workload": "llama-tiny", "workload_options": {**LLAMA, **SGD}, "global_batch": 16}
+    clipped = {**work, "workload_options": {**work["workload_options"], "max_grad_norm": 0.1}}
+    expected = _oracle(pools, clipped)
+    assert max(abs(a - b) for a, b in zip(expected, _oracle(pools, work), strict=True)) > 100 * TOLERANCE
+    assert _losses(pools, cell, clipped) == pytest.approx(expected, abs=TOLERANCE, rel=0)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e9])
+def test_one_process_clips_as_torch_does(pools: Any, limit: float) -> None:
+    ours, theirs = pools(2).run("clipped_gradients", limit=limit)[0]
+    assert ours == pytest.approx(theirs, rel=1e-6)
+
+
 def test_an_exchange_brings_all_ranks_to_rank_0_and_its_decision_to_all(pools: Any) -> None:
     answers = pools(4).run("exchange_windows", world_size=4)
     assert answers[0] == (5, [0.0, 1.0, 2.0, 3.0])

@@ -16,7 +16,9 @@ from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import replicate, shard, stages, weights
+from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
+from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -28,15 +30,16 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
     """
     composition.check(context.mesh, options, workload.declared, context.identity.grad_accum)
     mine = stages.cut(workload.units, context, options)
-    parts = [weights.materialise(stage.units, workload, context, options) for stage in mine]
+    parts: list[Any] = [weights.materialise(stage.units, workload, context, options) for stage in mine]
+    bare = parts[0] if context.mesh.pp == 1 else nn.ModuleList(parts)
+    clipper = Clipper(context, workload, bare)  # before DDP, which hides how weights are split over tp
+    model = replicate.with_ddp(bare, context, options)
+    update = Update(context, model, _optimizer(workload, model), clipper)
     if context.mesh.pp == 1:
-        model = replicate.with_ddp(parts[0], context, options)
-        return ReplicaTrainer(context, workload, model, _optimizer(workload, model), options)
+        return ReplicaTrainer(context, workload, model, update, options)
     from hpcpar.worker.mesh_engine.pipeline import PipelineTrainer  # 1.2 s: only for pipelines
 
-    whole = nn.ModuleList(parts)
-    optimizer = _optimizer(workload, whole)
-    return PipelineTrainer(context, workload, stages=mine, model=whole, optimizer=optimizer, options=options)
+    return PipelineTrainer(context, workload, stages=mine, model=model, update=update, options=options)
 
 
 def _optimizer(workload: NeuralWorkload, model: Any) -> Any:

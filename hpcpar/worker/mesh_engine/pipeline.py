@@ -15,8 +15,8 @@ from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
-from hpcpar.worker.mesh_engine.replicate import groups_to_sum, sum_gradients
 from hpcpar.worker.mesh_engine.stages import Stage
+from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -30,15 +30,14 @@ class PipelineTrainer:
         *,
         stages: list[Stage],
         model: nn.ModuleList,
-        optimizer: Any,
+        update: Update,
         options: EngineOptions,
     ) -> None:
-        self.model, self._workload, self._optimizer = model, workload, optimizer
+        self.model, self._workload, self._update = model, workload, update
         self._loss_of = tensor.loss(workload.loss, context, options)
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
         self._averaged_over = shard.averages_over(context)
-        self._groups = groups_to_sum(context)
         self._global_weight = 1.0
         self._first = stages[0].number == 0
         self._last = stages[-1].number == stages[-1].num_stages - 1
@@ -71,16 +70,13 @@ class PipelineTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         self._global_weight = self._feed.global_weight(batch)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._update.begin()
         losses: list[Any] = []
         inputs = (batch.inputs,) if self._first else ()
         last: dict[str, Any] = {"target": batch.targets, "losses": losses} if self._last else {}
         with self._loss_region():
             self._schedule.step(*inputs, **last, return_outputs=False)
-        tensor.settle_gradients(self.model)
-        for group in self._groups:
-            sum_gradients(self.model.parameters(), group)
-        self._optimizer.step()
+        self._update.finish()
         if not losses:
             return StepResult(None, 0.0, True)
         loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)

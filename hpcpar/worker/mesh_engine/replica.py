@@ -14,7 +14,7 @@ from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
-from hpcpar.worker.mesh_engine.replicate import groups_to_sum, sum_gradients
+from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -22,13 +22,12 @@ class ReplicaTrainer:
     """One update is grad_accum forward and backward passes; gradients meet in the last of them."""
 
     def __init__(
-        self, context: JobContext, workload: NeuralWorkload, model: nn.Module, optimizer: Any, options: EngineOptions
+        self, context: JobContext, workload: NeuralWorkload, model: nn.Module, update: Update, options: EngineOptions
     ) -> None:
-        self.model, self._optimizer = model, optimizer
+        self.model, self._update = model, update
         self._loss = tensor.loss(workload.loss, context, options)
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
-        self._groups = groups_to_sum(context)
         self._micro_batch = context.identity.micro_batch
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
         self._averaged_over = context.mesh.data_ranks
@@ -40,7 +39,7 @@ class ReplicaTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         scale = self._averaged_over / self._feed.global_weight(batch)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._update.begin()
         pairs = list(zip(batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True))
         loss_sums, weight = [], 0.0
         for i, (inputs, targets) in enumerate(pairs):
@@ -49,10 +48,7 @@ class ReplicaTrainer:
                 (loss_sum * scale).backward()
             loss_sums.append(loss_sum.detach())
             weight += its_weight
-        tensor.settle_gradients(self.model)
-        for group in self._groups:
-            sum_gradients(self.model.parameters(), group)
-        self._optimizer.step()
+        self._update.finish()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
 
     def _gradients_meet(self, last: bool) -> contextlib.AbstractContextManager[Any]:

@@ -16,10 +16,10 @@ from hpcpar.worker.mesh_engine.shard import local
 def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> nn.Module:
     """Wrap a whole model so that gradients are averaged over the replicas during the backward pass.
 
-    A sharded model is left alone: FSDP2 averages over its replicas itself.
+    A sharded model is left alone, as FSDP2 averages over its replicas itself; and so is a pipeline (`groups_to_sum`).
     """
     group = context.groups.get("dp_replicate")
-    if group is None or context.mesh.dp_shard > 1:
+    if group is None or context.mesh.dp_shard > 1 or context.mesh.pp > 1:
         return model
     # With a mesh, DDP knows that weights may be split over tp; with a group it raises for them.
     where = {"device_mesh": context.device_mesh["dp_replicate"]} if context.mesh.tp > 1 else {"process_group": group}

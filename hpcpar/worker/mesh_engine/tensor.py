@@ -7,6 +7,7 @@ sequence. So a pipeline may cut between any two units, and sends slices to the s
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -81,13 +82,13 @@ def loss_region(context: JobContext, options: EngineOptions) -> contextlib.Abstr
     return loss_parallel()
 
 
-def settle_gradients(model: nn.Module) -> None:
+def settle_gradients(parameters: Iterable[Any]) -> None:
     """Bring every gradient to the layout of its parameter.
 
     The gradient of a norm that saw a slice of the sequence is a sum that is still to be made (DTensor's Partial): what
     looks at gradients before the optimizer (a sum over replicas, a norm) must not depend on when torch makes it.
     """
-    for parameter in model.parameters():
+    for parameter in parameters:
         gradient = parameter.grad
         if shard.mesh_of(gradient) is not None and gradient.placements != parameter.placements:
             parameter.grad = gradient.redistribute(placements=parameter.placements)

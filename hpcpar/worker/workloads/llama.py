@@ -92,6 +92,7 @@ class LlamaTiny:
             samples=TextWindows(options.data, options.sequence),
             optimizer=partial(make_optimizer, options),
             seed=seed,
+            max_grad_norm=options.max_grad_norm,
         )
 
 

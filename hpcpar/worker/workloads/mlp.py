@@ -69,6 +69,7 @@ class Mlp:
             samples=Digits(),
             optimizer=partial(make_optimizer, options),
             seed=seed,
+            max_grad_norm=options.max_grad_norm,
         )
 
 
