@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from hpcpar.schedules import ScheduleName
 
+CheckpointingName = Literal["none", "full"]
 Megabytes = Annotated[float, Meta(gt=0)]
 
 
@@ -29,6 +30,8 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Between the matrices of a tensor-parallel block, every rank keeps its slice of the sequence only."""
     loss_parallel: bool = False
     """With tensor parallelism, leave the logits spread over the ranks: nobody holds all classes of a token."""
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
     schedule: ScheduleName = "1f1b"
     """How micro-batches flow through a pipeline.
 

@@ -71,7 +71,7 @@ def _groups(rank: int, mesh: Mesh) -> tuple[dict[str, Any], Any]:
     return made.groups, made.device_mesh
 
 
-def train(
+def build(
     rank: int,
     *,
     world_size: int,
@@ -81,15 +81,13 @@ def train(
     workload_options: dict[str, Any],
     global_batch: int,
     grad_accum: int,
-    steps: int,
-    plant: bool = False,
     weigh_each: bool = False,
     reshard: bool = False,
-) -> list[tuple[float, float]]:
-    """Train for some steps; return this rank's (loss_sum, weight) of each.
+) -> Any:
+    """Build this rank's trainer.
 
-    `plant` makes one gradient wrong, `weigh_each` has the weights added up over the ranks, `reshard` breaks the rule
-    that keeps some schedules from giving weights back too early.
+    `weigh_each` has the weights added up over the ranks, `reshard` breaks the rule that keeps some schedules from
+    giving weights back too early.
     """
     spread = registry.get_strategy(strategy)
     work = registry.get_workload(workload)
@@ -108,11 +106,27 @@ def train(
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
     with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
-        trainer: Any = spread.build(context, loaded, options)
-    if plant and rank == world_size - 1:
+        return spread.build(context, loaded, options)
+
+
+def train(rank: int, *, steps: int, plant: bool = False, **arguments: Any) -> list[tuple[float, float]]:
+    """Train for some steps; return this rank's (loss_sum, weight) of each. `plant` makes one gradient wrong."""
+    trainer = build(rank, **arguments)
+    if plant and rank == arguments["world_size"] - 1:
         trainer._update.optimizer.register_step_pre_hook(move_a_gradient)
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
     return [(0.0 if r.loss_sum is None else float(r.loss_sum), r.weight) for r in results]
+
+
+def forward_calls(rank: int, **arguments: Any) -> int:
+    """Return how often a linear layer computes its outputs in one step."""
+    trainer = build(rank, **arguments)
+    trainer.step(trainer.batch(1))  # a pipeline finds out about shapes in its first step
+    calls = []
+    layers = [module for module in trainer.model.modules() if isinstance(module, torch.nn.Linear)]
+    layers[0].register_forward_hook(lambda *_: calls.append(1))
+    trainer.step(trainer.batch(2))
+    return len(calls)
 
 
 def move_a_gradient(optimizer: Any, *_: Any) -> None:

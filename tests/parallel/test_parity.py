@@ -37,6 +37,7 @@ def _word(name: str, value: Any) -> str:
     return (name if value is True else f"{name}{value}" if name not in ("mesh", "schedule") else value).replace("=", "")
 
 
+AGAIN = {"activation_checkpointing": "full"}
 SPLIT = ["zero-bubble", "zbv", "dualpipev"]
 """Schedules that compute the gradients of weights later than those of inputs."""
 CELLS = [
@@ -85,6 +86,13 @@ CELLS = [
     Cell("tp", {"degree": 2}, 4, 2),
     Cell("hybrid", {"mesh": "dp_shard=2,tp=2"}, 4, 2),
     Cell("hybrid", {"mesh": "pp=2,tp=2"}, 4, 2),
+    Cell("single", AGAIN, 1, 2),
+    Cell("ddp", AGAIN, 2, 2),
+    Cell("fsdp", AGAIN, 2, 2),
+    Cell("tp", {"degree": 2, **AGAIN}, 4, 2, full=True),
+    Cell("pp", {"schedule": "1f1b", **AGAIN}, 2, 2),
+    Cell("hybrid", {"mesh": "dp_shard=2,tp=2", **AGAIN}, 4, 2, full=True),
+    Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "interleaved-1f1b", **AGAIN}, 4, 2, full=True),
     Cell("single", {}, 1, 4),
     Cell("fsdp", {}, 1, 2),
     Cell("ddp", {}, 1, 2),
@@ -103,6 +111,8 @@ LLAMA_CELLS = [
     Cell("cp", {}, 2, 1),
     Cell("cp", {}, 4, 2),
     Cell("cp", {"degree": 2}, 4, 2),
+    Cell("cp", AGAIN, 2, 2),
+    Cell("tp", {**LOSS, **AGAIN}, 2, 2),
     Cell("hybrid", {"mesh": "dp_shard=2,cp=2"}, 4, 2, full=True),
     Cell("hybrid", {"mesh": "cp=2,tp=2", **SEQUENCE}, 4, 2, full=True),
     Cell("hybrid", {"mesh": "pp=2,cp=2", "schedule": "1f1b"}, 4, 2),
@@ -160,6 +170,25 @@ def test_resharding_under_a_split_backward_is_wrong_and_so_never_done(pools: Any
     cell = Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": schedule}, 4, 4)
     wrong = _losses(pools, cell, work, reshard=True)
     assert max(abs(a - b) for a, b in zip(wrong, _oracle(pools, work), strict=True)) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell("single", AGAIN, 1, 2),
+        Cell("ddp", AGAIN, 2, 2),
+        Cell("fsdp", AGAIN, 2, 2),
+        Cell("pp", AGAIN, 2, 2),
+        Cell("tp", {"degree": 2, **AGAIN}, 4, 2),
+    ],
+    ids=str,
+)
+def test_activation_checkpointing_computes_everything_twice(pools: Any, cell: Cell) -> None:
+    work = {"workload": "mlp", "workload_options": {**MLP, **SGD}, "global_batch": 32, "grad_accum": cell.grad_accum}
+    for options, times in ((cell.options, 2), ({**cell.options, "activation_checkpointing": "none"}, 1)):
+        more = {"strategy": cell.strategy, "strategy_options": options, "world_size": cell.ranks}
+        counts = pools(max(2, cell.ranks)).run("forward_calls", **work, **more)
+        assert counts == [times * cell.grad_accum] * len(counts)
 
 
 CLIPPED = [

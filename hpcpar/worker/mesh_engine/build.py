@@ -1,8 +1,8 @@
 """Build the trainer for a point of the mesh, in a fixed order.
 
 The order is the one that all libraries agree on, and each later axis is one more step: pipeline cut (outermost), then
-unit by unit tensor -> sequence -> weights -> shard, then for the whole stage shard -> replicate -> optimizer ->
-schedule.
+unit by unit tensor -> sequence -> activation checkpointing -> weights -> shard, then for the whole stage shard ->
+replicate -> optimizer -> schedule.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from hpcpar.mesh_options import CheckpointingName
 from hpcpar.registry import World
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
@@ -16,6 +17,8 @@ class CpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     degree: Annotated[int, Meta(ge=1)] | None = None
     """Ranks that share a sequence; the other ranks replicate. Not given: all ranks."""
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Cp(MeshStrategy):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from hpcpar.mesh_options import Megabytes
+from hpcpar.mesh_options import CheckpointingName, Megabytes
 from hpcpar.registry import World
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
@@ -18,6 +18,8 @@ class DdpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     static_graph: bool = False
     """True promises that every step uses the same parameters: DDP may then plan ahead. With accumulation it sends the
     gradients of every micro-batch, as torch's static graph does not get on with leaving some out."""
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Ddp(MeshStrategy):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from hpcpar.mesh_options import CheckpointingName
 from hpcpar.registry import World
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
@@ -21,6 +22,8 @@ class FsdpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     backward pass; False keeps them in between (as ZeRO-2 does)."""
     cpu_offload: bool = False
     """Keep shards and optimizer state in the memory of the host."""
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Fsdp(MeshStrategy):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from hpcpar.mesh_options import CheckpointingName
 from hpcpar.registry import World
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
 class SingleOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Nothing to choose."""
+    """What does not need a second process."""
+
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Single(MeshStrategy):

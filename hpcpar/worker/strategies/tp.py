@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from hpcpar.mesh_options import CheckpointingName
 from hpcpar.registry import World
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
@@ -20,6 +21,8 @@ class TpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Between the matrices of a block, every rank keeps its slice of the sequence only."""
     loss_parallel: bool = False
     """Leave the logits spread over the ranks: nobody holds all classes of a token."""
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Tp(MeshStrategy):
