@@ -19,6 +19,9 @@ from hpcpar.spec import Mesh
 STRATEGIES = {
     "single": "hpcpar.worker.strategies.single:STRATEGY",
     "ddp": "hpcpar.worker.strategies.ddp:STRATEGY",
+    "fsdp": "hpcpar.worker.strategies.fsdp:STRATEGY",
+    "tp": "hpcpar.worker.strategies.tp:STRATEGY",
+    "cp": "hpcpar.worker.strategies.cp:STRATEGY",
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
     "layerwise": "hpcpar.worker.strategies.layerwise:STRATEGY",
@@ -50,6 +53,15 @@ class World(NamedTuple):
         return self.nodes * self.ranks_per_node
 
 
+class TensorPlan(Struct, frozen=True, kw_only=True):
+    """What a workload's tensor-parallel plan allows. The plan itself is beside its units."""
+
+    divides: int
+    """The size of the axis tp must divide this number (heads, widths and the like)."""
+    loss_parallel: bool = False
+    """The loss can be computed from logits of which every rank has some classes."""
+
+
 class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
@@ -59,6 +71,12 @@ class Declaration(Struct, frozen=True, kw_only=True):
     tokens_per_sample: int | None = None
     num_units: int = 1
     """Into how many consecutive units the model can be cut; a pipeline cannot be deeper."""
+    sequence: int | None = None
+    """Length of the axis along which a sample may be cut (sequence, context parallelism); None: it has no such axis."""
+    context_parallel: bool = False
+    """Its units say which of their modules must know that they see a slice of the sequence only."""
+    tensor: TensorPlan | None = None
+    """None: the workload has no tensor-parallel plan."""
     global_batch: int = 64
     steps: int = 100
     uses_cpu: bool = True
@@ -114,7 +132,10 @@ class Trainer(Protocol):
 
 
 class Strategy(Protocol):
-    """How work is spread."""
+    """How work is spread.
+
+    A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    """
 
     name: str
     summary: str

@@ -17,13 +17,16 @@ class BatchSizes(NamedTuple):
     grad_accum: int
 
 
-def split_batch(global_batch: int, micro_batch: int | None, mesh: Mesh, where: str) -> BatchSizes | Problem:
+def split_batch(
+    global_batch: int, micro_batch: int | None, mesh: Mesh, where: str, least: int | None = None
+) -> BatchSizes | Problem:
     """Split a global batch over a mesh, or say what is wrong and which sizes nearby would fit.
 
     Under a pipeline the micro-batches are the accumulation steps: 1F1B needs at least as many as there are stages, and
-    the bubble shrinks with more, so twice as many are taken where they divide.
+    the bubble shrinks with more, so twice as many are taken where they divide. `least` is how many micro-batches a
+    schedule takes where that is not the number of ranks of the pipeline.
     """
-    data_ranks, stages = mesh.data_ranks, mesh.pp
+    data_ranks, stages = mesh.data_ranks, least or mesh.pp
     unit = data_ranks * (micro_batch or 1) * stages if stages > 1 else data_ranks * (micro_batch or 1)
     if global_batch % (data_ranks * (micro_batch or 1)):
         parts = f"{data_ranks} data ranks" + (f" x micro-batches of {micro_batch}" if micro_batch else "")

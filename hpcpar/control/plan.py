@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hpcpar import registry
+from hpcpar import composition, registry
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
 from hpcpar.control.limits import limit_problems
 from hpcpar.control.safe import value_problems
 from hpcpar.decode import find_problems
 from hpcpar.errors import HpcparError, InputError, Problem, nearest
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
 from hpcpar.spec import ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
@@ -220,15 +221,25 @@ def _cell(resolved: _Study, chosen: _Chosen, resources: Resources) -> _Cell | Pr
         mesh = chosen.strategy.layout(World(nodes, ranks), chosen.options)
     except ValueError as error:
         return Problem(label, str(error))
-    units = resolved.declared.num_units
-    if mesh.pp > units:
-        what = f"a pipeline of {mesh.pp} stages is deeper than the model's {units} units"
-        return Problem(label, what, f"choose pp of {units} or less, or a deeper model")
+    engine = _engine(chosen)
+    for refusal in composition.layout_refusals(mesh, engine, resolved.declared):
+        return Problem(label, *refusal)
     global_batch = _global_batch(resolved, ranks, mesh.world_size, label)
     if isinstance(global_batch, Problem):
         return global_batch
-    sizes = split_batch(global_batch, resolved.study.micro_batch, mesh, label)
-    return sizes if isinstance(sizes, Problem) else _Cell(chosen, mesh, resources, sizes)
+    least = composition.least_micro_batches(mesh, engine)
+    sizes = split_batch(global_batch, resolved.study.micro_batch, mesh, label, least)
+    if isinstance(sizes, Problem):
+        return sizes
+    for refusal in composition.batch_refusals(mesh, engine, sizes.grad_accum):
+        return Problem(label, *refusal)
+    return _Cell(chosen, mesh, resources, sizes)
+
+
+def _engine(chosen: _Chosen) -> EngineOptions:
+    # Only points of the mesh have an engine; the rules hold for its axes, and other strategies have none.
+    engine = getattr(chosen.strategy, "engine", None)
+    return engine(chosen.options) if engine else EngineOptions()
 
 
 def _global_batch(resolved: _Study, ranks_per_node: int, world_size: int, label: str) -> int | Problem:

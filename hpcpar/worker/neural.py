@@ -5,10 +5,13 @@ No strategy names a workload and no workload names a strategy; this is all that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
+
+from hpcpar.registry import Declaration
 
 if TYPE_CHECKING:
     import numpy as np  # 0.1 s that the login node does not pay
@@ -21,10 +24,28 @@ class Samples(Protocol):
         """Return the number of training samples."""
 
     def fetch(self, ids_B: np.ndarray) -> tuple[Any, Any]:
-        """Return inputs and targets of these samples as CPU tensors, the batch outermost."""
+        """Return inputs and targets of these samples as CPU tensors, the batch outermost, then the sequence if any."""
 
     def facts(self) -> dict[str, Any]:
         """Describe the data for the record: name, num_samples, sha256, synthetic."""
+
+
+TensorStyle = Literal["vocabulary", "gather", "norm", "column", "row", "logits"]
+"""What a module of a unit is to tensor parallelism.
+
+"vocabulary": an embedding, split by rows. "gather": a part that needs the whole sequence on its way in. "norm": works
+on every token by itself. "column": a linear layer split by its outputs. "row": one split by its inputs, which are the
+outputs of columns; its results are added up. "logits": a last layer split by its classes. What is not named is the
+same on every rank, and gets whole inputs.
+"""
+SequenceStyle = Literal["attention", "positions"]
+"""What a module of a unit is to a rank that has a slice of the sequence.
+
+"attention": causal attention, called with queries [B, H, S, E], keys and values [B, K, S, E]. "positions": has an
+attribute `part`: which slice this is, counted from 0.
+"""
+Loss = Callable[[Any, Any], tuple[Any, float]]
+"""(output, targets) -> (sum of the losses as a tensor, their weight)."""
 
 
 class Unit(NamedTuple):
@@ -33,16 +54,21 @@ class Unit(NamedTuple):
     name: str
     build: Callable[[], Any]
     """Make the torch.nn.Module; under the meta device it costs nothing."""
+    tensor: Mapping[str, TensorStyle] = MappingProxyType({})
+    """The tensor-parallel plan: path of a module inside the unit ("" is the unit) -> what it is."""
+    sequence: Mapping[str, SequenceStyle] = MappingProxyType({})
+    """The same for context parallelism: the modules that must know that they see a slice. None has parameters."""
 
 
 class NeuralWorkload(Struct, frozen=True, kw_only=True):
     """A model as a sequence of units, and how it learns."""
 
+    declared: Declaration
+    """What the workload says of itself on the login node: the engine refuses by the same rules as the plan."""
     units: tuple[Unit, ...]
     initialise: Callable[[str, Any, Any], None]
     """(full parameter name, tensor, CPU generator): fill the tensor in place, from nothing else."""
-    loss: Callable[[Any, Any], tuple[Any, float]]
-    """(output, targets) -> (sum of the losses as a tensor, their weight)."""
+    loss: Loss
     weigh: Callable[[Any], float]
     """targets -> the weight that `loss` will return for them."""
     sample_weight: float | None
@@ -51,3 +77,5 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     optimizer: Callable[[Iterable[Any]], Any]
     """parameters -> torch.optim.Optimizer."""
     seed: int
+    max_grad_norm: float = 0.0
+    """The longest that a gradient may be; 0: as long as it is."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import msgspec
 import torch
 
-from hpcpar import registry
+from hpcpar import composition, registry
 from hpcpar.registry import World
 from hpcpar.spec import Identity, Mesh
 from hpcpar.worker.context import JobContext, make_context
+from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.shard import local
 from hpcpar.worker.rank import RankInfo
 
 
@@ -79,8 +83,13 @@ def build(
     grad_accum: int,
     weigh_each: bool = False,
     steps: int = 8,
+    reshard: bool = False,
 ) -> Any:
-    """Build the trainer of this rank."""
+    """Build this rank's trainer.
+
+    `weigh_each` has the weights added up over the ranks, `reshard` breaks the rule that keeps some schedules from
+    giving weights back too early.
+    """
     spread = registry.get_strategy(strategy)
     work = registry.get_workload(workload)
     options = msgspec.convert(strategy_options, spread.Options)
@@ -98,24 +107,65 @@ def build(
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
-    return spread.build(context, loaded, options)
+    with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
+        return spread.build(context, loaded, options)
 
 
-def plant_wrong_gradient(trainer: Any) -> None:
-    # Moved, not scaled: AdamW does not notice a gradient that is 10 % too large in every step.
-    list(trainer.model.parameters())[-1].register_hook(lambda gradient: gradient.roll(1, 0))
-
-
-def train(
-    rank: int, *, world_size: int, steps: int, plant: bool = False, **arguments: Any
-) -> list[tuple[float, float]]:
-    """Train for some steps; return this rank's (loss_sum, weight) of each."""
-    trainer = build(rank, world_size=world_size, steps=steps, **arguments)
-    if plant and rank == world_size - 1:
-        plant_wrong_gradient(trainer)
+def train(rank: int, *, steps: int, plant: bool = False, **arguments: Any) -> list[tuple[float, float]]:
+    """Train for some steps; return this rank's (loss_sum, weight) of each. `plant` makes one gradient wrong."""
+    trainer = build(rank, steps=steps, **arguments)
+    if plant and rank == arguments["world_size"] - 1:
+        plant_wrong_gradient(trainer._update.optimizer)
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
     trainer.close()
     return [(0.0 if r.loss_sum is None else float(r.loss_sum), r.weight) for r in results]
+
+
+def forward_calls(rank: int, **arguments: Any) -> int:
+    """Return how often a linear layer computes its outputs in one step."""
+    trainer = build(rank, **arguments)
+    trainer.step(trainer.batch(1))  # a pipeline finds out about shapes in its first step
+    calls = []
+    layers = [module for module in trainer.model.modules() if isinstance(module, torch.nn.Linear)]
+    layers[0].register_forward_hook(lambda *_: calls.append(1))
+    trainer.step(trainer.batch(2))
+    return len(calls)
+
+
+def plant_wrong_gradient(optimizer: Any) -> None:
+    """Have every later step of this optimizer use a gradient of which a part is in the wrong place."""
+    optimizer.register_step_pre_hook(_move_a_gradient)
+
+
+def _move_a_gradient(optimizer: Any, *_: Any) -> None:
+    """Move the rows of this rank's part of one gradient: the one that it changes most.
+
+    Moved, not scaled: AdamW does not notice a gradient that is 10 % too large in every step. In the optimizer and not
+    in a hook of the parameter, as sharded parameters get their gradients without the help of autograd. The one that
+    changes most, as the last shard of a vocabulary (bytes that no text has) holds rows that hardly differ.
+    """
+    gradients = [local(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad.dim() > 1]
+    most = max(gradients, key=lambda gradient: float((gradient.roll(1, 0) - gradient).norm()))
+    most.copy_(most.roll(1, 0))
+
+
+def clipped_gradients(rank: int, *, limit: float) -> tuple[list[float], list[float]]:
+    """Clip random gradients, once as a single process does and once as torch does; return both, one after the other."""
+    work = registry.get_workload("mlp")
+    loaded = work.load(msgspec.convert({"max_grad_norm": limit}, work.Options), 0)
+    alone = identity("single", {}, "mlp", {}, Mesh(), 16, 1)
+    context = JobContext(info=rank_info(0, 1), identity=alone, device=torch.device("cpu"), groups={})
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    numbers = torch.Generator().manual_seed(1)
+    gradients = [torch.randn(p.shape, generator=numbers) for p in model.parameters()]
+    results = []
+    clippers = [Clipper(context, loaded, model), lambda ps: torch.nn.utils.clip_grad_norm_(ps.values(), limit)]
+    for clip in clippers:
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient.clone()
+        clip(dict(model.named_parameters()))
+        results.append(torch.cat([p.grad.flatten() for p in model.parameters()]).tolist())
+    return results[0], results[1]
 
 
 def single(rank: int, **arguments: Any) -> list[tuple[float, float]]:

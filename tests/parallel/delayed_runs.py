@@ -13,6 +13,7 @@ LEAD = 3
 MLP = {"hidden": 12, "layers": 2}
 PLAIN = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.01}
 MOMENTUM = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+CLIPPED = {**MOMENTUM, "max_grad_norm": 0.5}
 ADAMW = {"optimizer": "adamw", "lr": 3e-3, "momentum": 0.9, "weight_decay": 0.01}
 
 

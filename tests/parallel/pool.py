@@ -13,10 +13,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 PRELOAD = [
     "torch",
+    "torch.distributed.fsdp",
     "torch.distributed.pipelining",
+    "torch.distributed.tensor.parallel",
+    "torch._dynamo",
     "hpcpar.worker.mesh_engine.build",
     "hpcpar.worker.mesh_engine.pipeline",
     "hpcpar.worker.delayed.asynchronous",

@@ -87,6 +87,12 @@ def copy(model: Model) -> Model:
     return [np.array(x, dtype=np.float64) for x in model]
 
 
+def clipped(gradients: Model, limit: float) -> Model:
+    """Return gradients whose joint 2-norm is at most the limit; 0 is none."""
+    norm = float(np.sqrt(sum((g**2).sum() for g in gradients)))
+    return [g * (limit / (norm + 1e-6)) for g in gradients] if limit and norm > limit else gradients
+
+
 def local_sgd(
     initial: Model,
     shares: list[list[Share]],
@@ -121,6 +127,7 @@ def local_sgd(
         gradients = [g for _, _, g in found]
         if step <= warmup:
             gradients = [mean(gradients)] * len(replicas)
+        gradients = [clipped(g, inner.get("max_grad_norm", 0.0)) for g in gradients]
         for x, one, g in zip(replicas, inners, gradients, strict=True):
             one.step(x, g)
         if step > warmup and ((step - warmup) % period == 0 or step == last):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simulation
-from delayed_runs import ADAMW, LEAD, MOMENTUM, PLAIN, STEPS, TOLERANCE, losses, train
+from delayed_runs import ADAMW, CLIPPED, LEAD, MOMENTUM, PLAIN, STEPS, TOLERANCE, losses, train
 
 
 def replay(traces: list[dict[str, Any]], inner: dict[str, Any]) -> float:
@@ -54,7 +54,7 @@ def test_what_was_recorded_is_what_was_computed(pools: Any, ranks: int, inner: A
 
 
 @pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
-@pytest.mark.parametrize("inner", [PLAIN, MOMENTUM, ADAMW], ids=["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("inner", [PLAIN, MOMENTUM, CLIPPED, ADAMW], ids=["sgd", "momentum", "clipped", "adamw"])
 def test_bound_0_is_ddp(pools: Any, inner: dict[str, Any], uneven: bool) -> None:
     ddp = train(pools, 2, "ddp", {}, inner, uneven=uneven)
     traces = train(pools, 2, "async", {"staleness_bound": 0}, inner, uneven=uneven)

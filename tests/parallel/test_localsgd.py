@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import simulation
-from delayed_runs import ADAMW, MOMENTUM, PLAIN, STEPS, TOLERANCE, distance, losses, train
+from delayed_runs import ADAMW, CLIPPED, MOMENTUM, PLAIN, STEPS, TOLERANCE, distance, losses, train
 
 RULES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "every-3": ({"period": 3}, MOMENTUM, {"period": 3}),
     "every-4-not-a-divisor": ({"period": 4}, MOMENTUM, {"period": 4}),
     "state-kept": ({"period": 3, "optimizer_state": "keep"}, MOMENTUM, {"period": 3, "average_state": False}),
+    "clipped": ({"period": 3, "warmup": 2}, CLIPPED, {"period": 3, "warmup": 2}),
     "adamw": ({"period": 2}, ADAMW, {"period": 2}),
     "post-local": ({"period": 3, "warmup": 4}, MOMENTUM, {"period": 3, "warmup": 4}),
     "diloco": (

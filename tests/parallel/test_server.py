@@ -22,7 +22,7 @@ def make(num_ranks: int, bound: int, patience_s: float = 0.05) -> Server:
         return torch.optim.SGD(parameters, lr=SGD["lr"], momentum=SGD["momentum"])
 
     initial = [torch.nn.Parameter(torch.tensor([1.0, -2.0])), torch.nn.Parameter(torch.tensor([[0.5]]))]
-    return Server(initial, sgd, num_ranks, bound, patience_s)
+    return Server(initial, sgd, num_ranks, bound, patience_s=patience_s)
 
 
 def push(server: Server, rank: int, step: int, weight: float = 1.0) -> np.ndarray[Any, Any]:

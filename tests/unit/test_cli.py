@@ -282,7 +282,10 @@ def test_option_and_mesh_reach_the_strategies(run):
         "--option",
         "schedule=gpipe",
     )
-    assert specs[0]["identity"]["strategy_options"] == {"mesh": "pp=4", "schedule": "gpipe", "bucket_mb": 25.0}
+    options = specs[0]["identity"]["strategy_options"]
+    assert options["mesh"] == "pp=4"
+    assert options["schedule"] == "gpipe"
+    assert options["bucket_mb"] == 25.0, "what was not given is written down too"
 
 
 # ---------------------------------------------------------------- mistakes

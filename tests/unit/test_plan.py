@@ -290,6 +290,11 @@ def test_an_unknown_name_is_answered_with_the_nearest(values, words):
     assert all(word in problem for word in words), problem
 
 
+def test_a_mesh_that_the_workload_does_not_allow_is_refused_with_what_would_do():
+    (problem,) = problems(strategies=["tp"], ranks_per_node=3, global_batch=6)
+    assert all(words in problem for words in ["tp=3 does not divide", "choose tp from 1, 2"]), problem
+
+
 # ---------------------------------------------------------------- limits
 
 

@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import distributed, nn
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.records import Step
 from hpcpar.registry import StepResult, Trainer
 from hpcpar.worker.context import JobContext
@@ -89,14 +90,16 @@ class AsyncTrainer:
 
 def build(context: JobContext, workload: NeuralWorkload, bound: int) -> Trainer:
     """Make the trainer of this rank; on rank 0 the server, too, and its threads."""
-    model = weights.materialise(workload.units, workload, context.device)
+    model = weights.materialise(workload.units, workload, context, EngineOptions())
     parameters = list(model.parameters())
     like = flatten(parameters).cpu()
     num_ranks = context.mesh.dp_replicate
     group, patience_s = (None, 60.0) if num_ranks == 1 else _host_group(context)
     if context.info.rank:
         return AsyncTrainer(context, workload, model, Far(like, group), None)
-    server = Server(parameters, workload.optimizer, num_ranks, bound, patience_s)
+    server = Server(
+        parameters, workload.optimizer, num_ranks, bound, patience_s=patience_s, max_grad_norm=workload.max_grad_norm
+    )
     serve(server, range(1, num_ranks), context.identity.steps, like, group)
     return AsyncTrainer(context, workload, model, Near(server), server)
 

@@ -3,7 +3,7 @@
 With r replicas, inner optimizer U (the workload's), period H, and a_i the weight of what replica i saw since the last
 meeting (its samples or tokens):
 
-    every step          x_i <- U(x_i, gradient of replica i's own mean loss)
+    every step          x_i <- U(x_i, gradient of replica i's own mean loss, clipped by its own norm)
     every H steps       m = sum_i a_i x_i / sum_i a_i
       plain averaging   x_i <- m, and the same mean of the optimizer's moments where they are averaged
       DiLoCo            d = z - m;  b <- mu b + d;  z <- z - eta (d + mu b);  x_i <- z
@@ -23,6 +23,7 @@ import torch
 from msgspec import Struct
 from torch import nn
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult, Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.delayed.average import weighted_mean
@@ -88,6 +89,8 @@ class LocalSgdTrainer:
         loss = backward(self.model, self._workload, batch.share, self._micro_batch)
         if not local:
             self._mean([p.grad for p in self._parameters if p.grad is not None], loss.weight)
+        if self._workload.max_grad_norm:
+            nn.utils.clip_grad_norm_(self._parameters, self._workload.max_grad_norm)
         self._optimizer.step()
         self._weight += loss.weight if local else 0.0
         if local and ((step - rhythm.warmup) % rhythm.period == 0 or step == self._last_step):
@@ -127,5 +130,5 @@ def _note(rhythm: Rhythm) -> str:
 
 def build(context: JobContext, workload: NeuralWorkload, rhythm: Rhythm) -> Trainer:
     """Make the trainer of this rank."""
-    model = weights.materialise(workload.units, workload, context.device)
+    model = weights.materialise(workload.units, workload, context, EngineOptions())
     return LocalSgdTrainer(context, workload, model, rhythm)

@@ -58,6 +58,7 @@ class Server:
         num_ranks: how many gradients make an update.
         bound: the largest staleness.
         patience_s: how long a caller waits for other ranks before it gives up.
+        max_grad_norm: the longest that the mean of an update's gradients may be; 0: as long as it is.
     """
 
     def __init__(
@@ -66,11 +67,14 @@ class Server:
         optimizer: Callable[[Sequence[Any]], Any],
         num_ranks: int,
         bound: int,
+        *,
         patience_s: float,
+        max_grad_norm: float = 0.0,
     ) -> None:
         self._parameters = [nn.Parameter(parameter.detach().cpu().clone()) for parameter in parameters]
         self._optimizer = optimizer(self._parameters)
         self._num_ranks, self._bound, self._patience_s = num_ranks, bound, patience_s
+        self._max_grad_norm = max_grad_norm
         self._changed = threading.Condition()
         self._inbox: dict[int, dict[int, Gradient]] = {}
         self._arrivals: dict[int, list[Arrival]] = {}
@@ -111,6 +115,8 @@ class Server:
         mean = sum((g.flat * (g.weight / total) for g in ordered[1:]), ordered[0].flat * (ordered[0].weight / total))
         for parameter, values in zip(self._parameters, unflatten(mean, self._parameters), strict=True):
             parameter.grad = values.to(parameter.dtype)
+        if self._max_grad_norm:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._optimizer.step()
         self.version += 1
 

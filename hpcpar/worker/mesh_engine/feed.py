@@ -26,13 +26,19 @@ class Feed:
         self._context, self._workload = context, workload
         identity = context.identity
         self._sampler = Sampler(len(workload.samples), identity.global_batch, identity.seed)
-        self._groups = [context.groups[axis] for axis in ("dp_replicate", "dp_shard") if axis in context.groups]
+        self._groups = [context.groups[axis] for axis in ("dp_replicate", "dp_shard", "cp") if axis in context.groups]
 
     def fetch(self, step: int) -> Batch:
         """Return this data rank's contiguous slice of the global batch of `step`, on the device."""
         ids_B = self._sampler.ids(step, self._context.data_rank, self._context.mesh.data_ranks)
         inputs, targets = self._workload.samples.fetch(ids_B)
-        return Batch(inputs.to(self._context.device), targets.to(self._context.device))
+        return Batch(self._mine(inputs), self._mine(targets))
+
+    def _mine(self, tensor_BS: Any) -> Any:
+        """Return this rank's slice of the sequence, on the device; the whole of it without context parallelism."""
+        if self._context.mesh.cp > 1:
+            tensor_BS = tensor_BS.chunk(self._context.mesh.cp, dim=1)[self._context.place["cp"]].contiguous()
+        return tensor_BS.to(self._context.device)
 
     def global_weight(self, batch: Batch) -> float:
         """Return the weight of the global batch; ranks speak to each other only where samples may weigh differently."""

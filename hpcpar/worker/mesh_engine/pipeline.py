@@ -1,53 +1,67 @@
-"""Train one stage of a pipeline: micro-batches are the accumulation steps, replicas of a stage add up gradients."""
+"""Train the stages that a rank has of a pipeline: micro-batches are the accumulation steps."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed import pipelining
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
+from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
-from hpcpar.worker.mesh_engine.replicate import sum_gradients
+from hpcpar.worker.mesh_engine.stages import Stage
+from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
-
-_SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
 class PipelineTrainer:
-    """The first stage reads inputs, the last one reads targets and knows the loss."""
+    """The first stage reads inputs, the last one reads targets and knows the loss; one rank may have both."""
 
     def __init__(
         self,
         context: JobContext,
         workload: NeuralWorkload,
-        model: nn.Module,
-        optimizer: Any,
-        schedule: Literal["gpipe", "1f1b"],
+        *,
+        stages: list[Stage],
+        model: nn.ModuleList,
+        update: Update,
+        options: EngineOptions,
     ) -> None:
-        self.model, self._workload, self._optimizer = model, workload, optimizer
+        self.model, self._workload, self._update = model, workload, update
+        self._loss_of = tensor.loss(workload.loss, context, options)
+        self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
-        self._replicas = context.groups.get("dp_replicate")
-        self._stage, self._num_stages = context.place["pp"], context.mesh.pp
+        self._averaged_over = shard.averages_over(context)
         self._global_weight = 1.0
-        micro_batches = context.identity.grad_accum
-        if schedule == "1f1b" and micro_batches < self._num_stages:
-            raise ValueError(
-                f"the 1f1b schedule needs at least as many micro-batches as stages: grad_accum is {micro_batches}, "
-                f"the pipeline has {self._num_stages} stages"
-            )
-        stage = PipelineStage(model, self._stage, self._num_stages, context.device, group=context.groups["pp"])
+        self._first = stages[0].number == 0
+        self._last = stages[-1].number == stages[-1].num_stages - 1
+        self._schedule = self._make_schedule(context, stages, options)
+
+    def _make_schedule(self, context: JobContext, stages: list[Stage], options: EngineOptions) -> Any:
+        facts = SCHEDULES[options.schedule]
+        group = context.groups["pp"]
+        made = [
+            pipelining.PipelineStage(module, stage.number, stage.num_stages, context.device, group=group)
+            for stage, module in zip(stages, self.model, strict=True)
+        ]
+        schedule = getattr(pipelining.schedules, facts.torch_name)
         # scale_grads=False: `_loss` has divided by the weight of the whole batch already.
-        self._schedule: Any = _SCHEDULES[schedule](
-            stage, n_microbatches=micro_batches, loss_fn=self._loss, scale_grads=False
+        return schedule(
+            made[0] if issubclass(schedule, pipelining.schedules.PipelineScheduleSingle) else made,
+            n_microbatches=context.identity.grad_accum,
+            loss_fn=self._loss,
+            scale_grads=False,
         )
 
     def _loss(self, output: Any, targets: Any) -> Any:
-        loss_sum, _ = self._workload.loss(output, targets)
-        return loss_sum / self._global_weight
+        loss_sum, _ = self._loss_of(output, targets)
+        return loss_sum * self._averaged_over / self._global_weight
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""
@@ -56,20 +70,16 @@ class PipelineTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         self._global_weight = self._feed.global_weight(batch)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._update.begin()
         losses: list[Any] = []
-        if self._stage == 0:
-            self._schedule.step(batch.inputs)
-        elif self._stage == self._num_stages - 1:
-            self._schedule.step(target=batch.targets, losses=losses, return_outputs=False)
-        else:
-            self._schedule.step()
-        if self._replicas is not None:
-            sum_gradients(self.model.parameters(), self._replicas)
-        self._optimizer.step()
+        inputs = (batch.inputs,) if self._first else ()
+        last: dict[str, Any] = {"target": batch.targets, "losses": losses} if self._last else {}
+        with self._loss_region():
+            self._schedule.step(*inputs, **last, return_outputs=False)
+        self._update.finish()
         if not losses:
             return StepResult(None, 0.0, True)
-        loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * self._global_weight
+        loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
         return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
 
     def close(self) -> None:

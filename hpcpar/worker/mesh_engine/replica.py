@@ -1,28 +1,36 @@
-"""Train a whole model on every rank: one process, or replicas under DDP."""
+"""Train a model without a pipeline: one process, replicas under DDP, or shards under FSDP2."""
 
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
+from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
 
 
 class ReplicaTrainer:
     """One update is grad_accum forward and backward passes; gradients meet in the last of them."""
 
-    def __init__(self, context: JobContext, workload: NeuralWorkload, model: nn.Module, optimizer: Any) -> None:
-        self.model, self._workload, self._optimizer = model, workload, optimizer
+    def __init__(
+        self, context: JobContext, workload: NeuralWorkload, model: nn.Module, update: Update, options: EngineOptions
+    ) -> None:
+        self.model, self._update = model, update
+        self._loss = tensor.loss(workload.loss, context, options)
+        self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
         self._micro_batch = context.identity.micro_batch
-        # DDP averages over the replicas; the loss is to be divided by the weight of all of them together.
-        self._averaged_over = context.mesh.dp_replicate
+        # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
+        self._averaged_over = context.mesh.data_ranks
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""
@@ -31,20 +39,23 @@ class ReplicaTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         scale = self._averaged_over / self._feed.global_weight(batch)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._update.begin()
         pairs = list(zip(batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True))
         loss_sums, weight = [], 0.0
         for i, (inputs, targets) in enumerate(pairs):
-            with self._quiet(last=i == len(pairs) - 1):
-                loss_sum, its_weight = self._workload.loss(self.model(inputs), targets)
+            with self._gradients_meet(i == len(pairs) - 1), self._loss_region():
+                loss_sum, its_weight = self._loss(self.model(inputs), targets)
                 (loss_sum * scale).backward()
             loss_sums.append(loss_sum.detach())
             weight += its_weight
-        self._optimizer.step()
+        self._update.finish()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
 
-    def _quiet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        model = self.model
+    def _gradients_meet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        model: Any = self.model
+        if hasattr(model, "set_requires_gradient_sync"):  # sharded
+            model.set_requires_gradient_sync(last)
+            return contextlib.nullcontext()
         # no_sync in a static graph fails an assertion inside torch 2.13 (reducer.cpp); reducing every time is right.
         if last or not isinstance(model, nn.parallel.DistributedDataParallel) or model.static_graph:
             return contextlib.nullcontext()

@@ -6,27 +6,31 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+from hpcpar import composition
+from hpcpar.mesh_options import EngineOptions
+from hpcpar.schedules import SCHEDULES, stages_of
+from hpcpar.worker.context import JobContext
 from hpcpar.worker.neural import Unit
 
 
-class Cut(NamedTuple):
-    """The units of one stage."""
+class Stage(NamedTuple):
+    """A part of the model that a rank has: the whole of it without a pipeline."""
 
+    number: int
+    num_stages: int
     units: tuple[Unit, ...]
 
 
-def cut(units: tuple[Unit, ...], num_stages: int, stage: int) -> Cut:
-    """Return the units of a stage.
-
-    Raises:
-        ValueError: there are more stages than units.
-    """
-    if num_stages == 1:
-        return Cut(units)
-    if num_stages > len(units):
-        raise ValueError(f"a pipeline of {num_stages} stages is deeper than the model's {len(units)} units")
+def cut(units: tuple[Unit, ...], context: JobContext, options: EngineOptions) -> list[Stage]:
+    """Return the stages of this rank; there are at least as many units as stages."""
+    ranks = context.mesh.pp
+    if ranks == 1:
+        return [Stage(0, 1, units)]
+    turns = composition.stages_per_rank(options)
+    num_stages = ranks * turns
     bounds = partition([_num_parameters(unit) for unit in units], num_stages)
-    return Cut(units[bounds[stage] : bounds[stage + 1]])
+    mine = stages_of(SCHEDULES[options.schedule], context.place["pp"], ranks, turns)
+    return [Stage(i, num_stages, units[bounds[i] : bounds[i + 1]]) for i in mine]
 
 
 def partition(weights: Sequence[int], parts: int) -> tuple[int, ...]:

@@ -9,22 +9,38 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from hpcpar.mesh_options import EngineOptions
+from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import recompute, ring, shard, tensor
 from hpcpar.worker.neural import NeuralWorkload, Unit
 
 
-def materialise(units: Sequence[Unit], workload: NeuralWorkload, device: torch.device) -> nn.Sequential:
-    """Build the units without memory, allocate them on the device, and fill every parameter by its full name."""
+def materialise(
+    units: Sequence[Unit], workload: NeuralWorkload, context: JobContext, options: EngineOptions
+) -> nn.Module:
+    """Build the units without memory, then give one after the other its weights and shard it."""
     with torch.device("meta"):
         model = nn.Sequential(OrderedDict((unit.name, unit.build()) for unit in units))
     buffers = [name for name, _ in model.named_buffers()]
     assert not buffers, f"units must not have buffers, nobody would fill them: {buffers}"
-    model.to_empty(device=device)
-    for name, parameter in model.named_parameters():
+    for unit, module in zip(units, model.children(), strict=True):
+        tensor.apply(module, unit, context, options)
+        ring.apply(module, unit, context)
+        recompute.apply(module, options)
+        module.to_empty(device=shard.home(context, options))
+        _fill(module, unit.name, workload)
+        shard.apply(module, context, options)
+    shard.apply(model, context, options)
+    return model
+
+
+def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
+    for its_name, parameter in module.named_parameters():
+        name = f"{unit_name}.{its_name}"
         values = torch.empty(parameter.shape, dtype=parameter.dtype)
         workload.initialise(name, values, generator(workload.seed, name))
         with torch.no_grad():
-            parameter.copy_(values)
-    return model
+            shard.local(parameter).copy_(shard.like(values, parameter))
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import weights
+from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
+from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
 from hpcpar.worker.one_process.devices import visible
 
@@ -20,9 +21,11 @@ class DataParallelTrainer(ReplicaTrainer):
     The loss is computed there, over all of the micro-batch: gradients are sums, and nothing is to be averaged.
     """
 
-    def __init__(self, context: JobContext, workload: NeuralWorkload, model: nn.Module, optimizer: Any) -> None:
-        super().__init__(context, workload, model, optimizer)
+    def __init__(self, context: JobContext, workload: NeuralWorkload, bare: nn.Module) -> None:
+        update = Update(context, bare, workload.optimizer(bare.parameters()), Clipper(context, workload, bare))
         devices = visible(context.device)
+        model = nn.DataParallel(bare, device_ids=devices) if len(devices) > 1 else bare
+        super().__init__(context, workload, model, update, EngineOptions())
         if len(devices) == 1:
             self.notes = (f"dp: this process sees one device ({devices[0]}): it is one replica, nothing was spread",)
         else:
@@ -31,8 +34,5 @@ class DataParallelTrainer(ReplicaTrainer):
 
 def build(context: JobContext, workload: NeuralWorkload) -> Trainer:
     """Wrap the whole model; without several GPUs it is called as it is."""
-    model = weights.materialise(workload.units, workload, context.device)
-    optimizer = workload.optimizer(list(model.parameters()))
-    devices = visible(context.device)
-    wrapped = nn.DataParallel(model, device_ids=devices) if len(devices) > 1 else model
-    return DataParallelTrainer(context, workload, wrapped, optimizer)
+    bare = weights.materialise(workload.units, workload, context, EngineOptions())
+    return DataParallelTrainer(context, workload, bare)

@@ -7,15 +7,18 @@ pipelining (strategy pp) gains. Source of the scheme: Huang et al. 2019, GPipe (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import stages, weights
+from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
+from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
 from hpcpar.worker.one_process.devices import visible
 
@@ -41,10 +44,9 @@ class Layerwise(nn.Module):
 class LayerwiseTrainer(ReplicaTrainer):
     """One replica, whose layers lie on several devices."""
 
-    def __init__(
-        self, context: JobContext, workload: NeuralWorkload, model: nn.Module, optimizer: Any, notes: Sequence[str]
-    ) -> None:
-        super().__init__(context, workload, model, optimizer)
+    def __init__(self, context: JobContext, workload: NeuralWorkload, model: nn.Module, notes: Sequence[str]) -> None:
+        update = Update(context, model, workload.optimizer(model.parameters()), Clipper(context, workload, model))
+        super().__init__(context, workload, model, update, EngineOptions())
         self.notes = tuple(notes)
 
 
@@ -58,12 +60,12 @@ def build(context: JobContext, workload: NeuralWorkload, cuts: Sequence[int]) ->
     bounds = _bounds(workload, cuts, devices)
     homes = _assign(devices, len(bounds) - 1)
     parts = [
-        weights.materialise(workload.units[begin:end], workload, device)
+        weights.materialise(workload.units[begin:end], workload, replace(context, device=device), EngineOptions())
         for begin, end, device in zip(bounds, bounds[1:], homes, strict=False)
     ]
     model = Layerwise(parts, homes, context.device)
     notes = [_note(workload, bounds, homes)]
-    return LayerwiseTrainer(context, workload, model, workload.optimizer(model.parameters()), notes)
+    return LayerwiseTrainer(context, workload, model, notes)
 
 
 def _bounds(workload: NeuralWorkload, cuts: Sequence[int], devices: Sequence[torch.device]) -> tuple[int, ...]:

@@ -1,40 +1,41 @@
-"""Pipeline parallel training: the model's units cut into as many stages as there are ranks."""
+"""Pipeline parallel training: the model's units cut into stages, micro-batches flow through them."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from hpcpar.registry import Trainer, World
+from hpcpar.mesh_options import CheckpointingName
+from hpcpar.registry import World
+from hpcpar.schedules import ScheduleName
 from hpcpar.spec import Mesh
+from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
 class PpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How micro-batches flow."""
+    """How micro-batches flow through the stages."""
 
-    schedule: Literal["1f1b", "gpipe"] = "1f1b"
-    """"1f1b" keeps at most as many activations as there are stages, "gpipe" those of the whole batch."""
+    schedule: ScheduleName = "1f1b"
+    """"gpipe" keeps the activations of the whole batch, "1f1b" those of at most as many micro-batches as stages;
+    "looped-bfs" and "interleaved-1f1b" do the same with several stages a rank, which shortens the bubble;
+    "zero-bubble", "zbv" and "dualpipev" fill it with the gradients of weights."""
+    virtual_stages: Annotated[int, Meta(ge=1)] | None = None
+    """Stages a rank, where the schedule leaves it open. Not given: 2 there, 1 for gpipe and 1f1b."""
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
-class Pp:
+class Pp(MeshStrategy):
     """pp takes all ranks."""
 
     name = "pp"
     summary = "a stage of the model on every rank, micro-batches flow through"
-    kinds = frozenset({"neural"})
-    extras = ("torch",)
     Options = PpOptions
 
     def layout(self, world: World, options: PpOptions) -> Mesh:
         """Make a stage of every rank."""
         return Mesh(pp=world.size)
-
-    def build(self, context: Any, workload: Any, options: PpOptions) -> Trainer:
-        """Build the trainer."""
-        from hpcpar.worker.mesh_engine.build import EngineOptions, build
-
-        return build(context, workload, EngineOptions(schedule=options.schedule))
 
 
 STRATEGY = Pp()

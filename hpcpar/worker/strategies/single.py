@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
-from hpcpar.registry import Trainer, World
+from hpcpar.mesh_options import CheckpointingName
+from hpcpar.registry import World
 from hpcpar.spec import Mesh
+from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
 class SingleOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Nothing to choose."""
+    """What does not need a second process."""
+
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
-class Single:
+class Single(MeshStrategy):
     """Everything on one rank, without a process group."""
 
     name = "single"
     summary = "one process, the baseline"
-    kinds = frozenset({"neural"})
-    extras = ("torch",)
     Options = SingleOptions
 
     def layout(self, world: World, options: SingleOptions) -> Mesh:
@@ -31,12 +32,6 @@ class Single:
                 "choose one node with one rank, or a strategy that spreads work"
             )
         return Mesh()
-
-    def build(self, context: Any, workload: Any, options: SingleOptions) -> Trainer:
-        """Build the trainer."""
-        from hpcpar.worker.mesh_engine.build import EngineOptions, build
-
-        return build(context, workload, EngineOptions())
 
 
 STRATEGY = Single()

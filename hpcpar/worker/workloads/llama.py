@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta
 
 from hpcpar.errors import Problem
-from hpcpar.registry import Declaration
+from hpcpar.registry import Declaration, TensorPlan
 from hpcpar.worker.data.text import DataOptions, TextWindows, check
 from hpcpar.worker.workloads.optimizer import OptimizerOptions, make_optimizer
 
@@ -62,6 +63,11 @@ class LlamaTiny:
             kind="neural",
             tokens_per_sample=options.sequence,
             num_units=options.layers + 2,
+            sequence=options.sequence,
+            context_parallel=True,
+            tensor=TensorPlan(
+                divides=math.gcd(options.heads, options.kv_heads, options.hidden, VOCABULARY), loss_parallel=True
+            ),
             global_batch=32,
             steps=60,
         )
@@ -77,6 +83,7 @@ class LlamaTiny:
 
         shape = llama_model.Shape(**{f: getattr(options, f) for f in llama_model.Shape._fields})
         return NeuralWorkload(
+            declared=self.declare(options),
             units=llama_model.units(shape, VOCABULARY, options.layers),
             initialise=partial(llama_model.initialise, layers=options.layers),
             loss=llama_model.loss,
@@ -85,6 +92,7 @@ class LlamaTiny:
             samples=TextWindows(options.data, options.sequence),
             optimizer=partial(make_optimizer, options),
             seed=seed,
+            max_grad_norm=options.max_grad_norm,
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hpcpar.worker.neural import Unit
+from hpcpar.worker.neural import SequenceStyle, TensorStyle, Unit
 
 _STD = 0.02
 """Standard deviation of the initial weights (GPT-2, Llama)."""
@@ -35,34 +35,62 @@ class Attention(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self._shape, self._head = shape, shape.dim // shape.heads
+        self._head = shape.dim // shape.heads
         self.query = nn.Linear(shape.dim, shape.heads * self._head, bias=False)
         self.key = nn.Linear(shape.dim, shape.kv_heads * self._head, bias=False)
         self.value = nn.Linear(shape.dim, shape.kv_heads * self._head, bias=False)
         self.output = nn.Linear(shape.heads * self._head, shape.dim, bias=False)
+        self.rotary = Rotary(self._head, shape.rope_theta)
+        self.mix = Mix()
 
     def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
         """Mix every token with the ones before it."""
         batch, sequence, _ = x_BSD.shape
-        tables = rope_tables(sequence, self._head, self._shape.rope_theta, x_BSD.device, x_BSD.dtype)
-        q_BHSE = rotate(self._split(self.query(x_BSD)), *tables)
-        k_BKSE = rotate(self._split(self.key(x_BSD)), *tables)
-        v_BKSE = self._split(self.value(x_BSD))
-        grouped = self._shape.heads != self._shape.kv_heads
-        mixed_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True, enable_gqa=grouped)
+        q_BHSE = self.rotary(self._split(self.query(x_BSD)))
+        k_BKSE = self.rotary(self._split(self.key(x_BSD)))
+        mixed_BHSE = self.mix(q_BHSE, k_BKSE, self._split(self.value(x_BSD)))
         return self.output(mixed_BHSE.transpose(1, 2).reshape(batch, sequence, -1))
 
     def _split(self, x_BSD: torch.Tensor) -> torch.Tensor:
         return x_BSD.unflatten(-1, (-1, self._head)).transpose(1, 2)
 
 
+class Mix(nn.Module):
+    """The attention itself."""
+
+    def forward(self, q_BHSE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor) -> torch.Tensor:
+        """Return the mixed values [B, H, S, E]."""
+        grouped = q_BHSE.shape[1] != k_BKSE.shape[1]
+        return F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True, enable_gqa=grouped)
+
+
+class Rotary(nn.Module):
+    """Rotary embeddings of consecutive tokens."""
+
+    part = 0
+    """Which slice of the sequence these tokens are; all slices have the same length."""
+
+    def __init__(self, head: int, theta: float) -> None:
+        super().__init__()
+        self._head, self._theta = head, theta
+
+    def forward(self, x_BHSE: torch.Tensor) -> torch.Tensor:
+        """Turn every token by the angles of its place in the whole sequence."""
+        length = x_BHSE.shape[2]
+        places = range(self.part * length, (self.part + 1) * length)
+        return rotate(x_BHSE, *rope_tables(places, self._head, self._theta, x_BHSE.device, x_BHSE.dtype))
+
+
 @lru_cache(maxsize=8)
 def rope_tables(
-    sequence: int, head: int, theta: float, device: torch.device, dtype: torch.dtype
+    places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cosine and sine [S, E/2] of the rotary angles (Su et al. 2021, arXiv:2104.09864, equation 15)."""
+    """Return cosine and sine [S, E/2] of the rotary angles (Su et al. 2021, arXiv:2104.09864, equation 15).
+
+    Of the tokens that stand at these places of their sequence.
+    """
     frequencies = theta ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
-    angles = torch.outer(torch.arange(sequence, dtype=torch.float64), frequencies)
+    angles = torch.outer(torch.arange(places.start, places.stop, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
@@ -115,11 +143,29 @@ class Head(nn.Module):
         return self.output(self.norm(x_BSD))
 
 
+BLOCK_PLAN: dict[str, TensorStyle] = {
+    "attention_norm": "norm",
+    "attention": "gather",
+    "attention.query": "column",
+    "attention.key": "column",
+    "attention.value": "column",
+    "attention.output": "row",
+    "feed_norm": "norm",
+    "feed_forward": "gather",
+    "feed_forward.gate": "column",
+    "feed_forward.up": "column",
+    "feed_forward.output": "row",
+}
+"""Two pairs a block (Shoeybi et al. 2019, arXiv:1909.08053, section 3); norms as in Korthikanti et al. 2022."""
+BLOCK_SLICES: dict[str, SequenceStyle] = {"attention.rotary": "positions", "attention.mix": "attention"}
+HEAD_PLAN: dict[str, TensorStyle] = {"norm": "norm", "output": "logits"}
+
+
 def units(shape: Shape, vocabulary: int, layers: int) -> tuple[Unit, ...]:
     """Return the embedding, the blocks and the head."""
-    blocks = (Unit(f"block{i}", partial(Block, shape)) for i in range(layers))
-    embedding = Unit("embedding", partial(nn.Embedding, vocabulary, shape.dim))
-    return (embedding, *blocks, Unit("head", partial(Head, shape.dim, vocabulary)))
+    blocks = (Unit(f"block{i}", partial(Block, shape), BLOCK_PLAN, BLOCK_SLICES) for i in range(layers))
+    embedding = Unit("embedding", partial(nn.Embedding, vocabulary, shape.dim), {"": "vocabulary"})
+    return (embedding, *blocks, Unit("head", partial(Head, shape.dim, vocabulary), HEAD_PLAN))
 
 
 def initialise(name: str, values: Any, generator: torch.Generator, layers: int) -> None:

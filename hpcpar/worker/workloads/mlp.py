@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from hpcpar.errors import Problem
-from hpcpar.registry import Declaration
+from hpcpar.registry import Declaration, TensorPlan
 from hpcpar.worker.workloads.optimizer import OptimizerOptions, make_optimizer
 
 Size = Annotated[int, Meta(ge=1)]
@@ -35,7 +35,13 @@ class Mlp:
 
     def declare(self, options: MlpOptions) -> Declaration:
         """Describe the work."""
-        return Declaration(kind="neural", num_units=options.layers + 1, global_batch=256, steps=200)
+        return Declaration(
+            kind="neural",
+            num_units=options.layers + 1,
+            tensor=TensorPlan(divides=options.hidden),
+            global_batch=256,
+            steps=200,
+        )
 
     def check(self, options: MlpOptions) -> list[Problem]:
         """Find nothing wrong: the digits come with the extra, which the gate looks for on the nodes' Python."""
@@ -48,6 +54,7 @@ class Mlp:
         from hpcpar.worker.workloads import mlp_model
 
         return NeuralWorkload(
+            declared=self.declare(options),
             units=mlp_model.units(options.hidden, options.layers),
             initialise=mlp_model.initialise,
             loss=mlp_model.loss,
@@ -56,6 +63,7 @@ class Mlp:
             samples=Digits(),
             optimizer=partial(make_optimizer, options),
             seed=seed,
+            max_grad_norm=options.max_grad_norm,
         )
 
 

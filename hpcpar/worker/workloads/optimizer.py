@@ -21,6 +21,8 @@ class OptimizerOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Of sgd, or the first beta of adamw."""
     weight_decay: NotNegative = 0.0
     """Decoupled in adamw, added to the gradient in sgd."""
+    max_grad_norm: NotNegative = 0.0
+    """The gradient is scaled down to this 2-norm where it is longer; 0 leaves it as it is."""
 
 
 def make_optimizer(options: OptimizerOptions, parameters: Iterable[Any]) -> Any:

@@ -1,0 +1,43 @@
+"""What the pipeline schedules need, as data. Names and rules as in torch.distributed.pipelining (torch 2.13)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+ScheduleName = Literal["1f1b", "gpipe", "looped-bfs", "interleaved-1f1b", "zero-bubble", "zbv", "dualpipev"]
+
+
+class Schedule(NamedTuple):
+    """One schedule."""
+
+    torch_name: str
+    """Class of torch.distributed.pipelining."""
+    stages_per_rank: int
+    """Virtual stages a rank; where `fixed` is False it is the default."""
+    fixed: bool = True
+    v_shape: bool = False
+    """Rank r has the stages r and 2 x ranks - 1 - r, else r, r + ranks, r + 2 x ranks, ..."""
+    splits_backward: bool = False
+    """The gradients of inputs and of weights are computed at different times."""
+    in_rounds: bool = False
+    """Micro-batches go in rounds of equal size."""
+    fills: Literal["nothing", "ranks", "stages"] = "ranks"
+    """There are at least as many micro-batches as this."""
+
+
+SCHEDULES: dict[ScheduleName, Schedule] = {
+    "gpipe": Schedule("ScheduleGPipe", 1, fills="nothing"),
+    "1f1b": Schedule("Schedule1F1B", 1),
+    "looped-bfs": Schedule("ScheduleLoopedBFS", 2, fixed=False, fills="nothing"),
+    "interleaved-1f1b": Schedule("ScheduleInterleaved1F1B", 2, fixed=False, in_rounds=True),
+    "zero-bubble": Schedule("ScheduleInterleavedZeroBubble", 2, fixed=False, splits_backward=True, in_rounds=True),
+    "zbv": Schedule("ScheduleZBVZeroBubble", 2, v_shape=True, splits_backward=True),
+    "dualpipev": Schedule("ScheduleDualPipeV", 2, v_shape=True, splits_backward=True, fills="stages"),
+}
+
+
+def stages_of(schedule: Schedule, rank: int, ranks: int, stages_per_rank: int) -> list[int]:
+    """Return the stages of a rank of the pipeline, in the order in which micro-batches meet them."""
+    if schedule.v_shape:
+        return [rank, 2 * ranks - 1 - rank]
+    return [rank + turn * ranks for turn in range(stages_per_rank)]

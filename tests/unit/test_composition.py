@@ -1,0 +1,128 @@
+"""Which axes go together, on which workloads: a pinned list of refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from hpcpar import registry
+from hpcpar.composition import batch_refusals, check, layout_refusals, reshards
+from hpcpar.mesh_options import EngineOptions
+from hpcpar.registry import Declaration, TensorPlan
+from hpcpar.schedules import SCHEDULES, ScheduleName, stages_of
+from hpcpar.spec import Mesh
+
+DECLARED = Declaration(kind="neural", num_units=6)
+PLANNED = Declaration(kind="neural", num_units=6, sequence=24, tensor=TensorPlan(divides=16, loss_parallel=True))
+SEQUENCE = msgspec.structs.replace(PLANNED, context_parallel=True)
+NO_SEQUENCE = Declaration(kind="neural", num_units=6, tensor=TensorPlan(divides=16))
+REFUSED_TENSOR = [
+    (DECLARED, 2, {}, "no tensor-parallel plan", "ddp, fsdp and pp need none"),
+    (PLANNED, 6, {}, "tp=6 does not divide the 16 parts", "choose tp from 1, 2, 4, 8, 16"),
+    (NO_SEQUENCE, 2, {"sequence_parallel": True}, "no sequence axis", "leave it out"),
+    (PLANNED, 16, {"sequence_parallel": True}, "sequence of 24 does not divide over tp=16", "multiple of tp"),
+    (NO_SEQUENCE, 2, {"loss_parallel": True}, "does not split its logits", "leave it out"),
+    (PLANNED, 2, {"static_graph": True}, "static_graph and tp", "leave static_graph out"),
+]
+REFUSED = [
+    (Mesh(pp=7), {}, "deeper than the model's 6 units"),
+    (Mesh(pp=4), {"schedule": "interleaved-1f1b"}, "a pipeline of 8 stages (4 ranks x 2) is deeper"),
+    (Mesh(pp=2), {"schedule": "looped-bfs", "virtual_stages": 4}, "a pipeline of 8 stages (2 ranks x 4) is deeper"),
+    (Mesh(pp=4), {"schedule": "zbv"}, "a pipeline of 8 stages (4 ranks x 2) is deeper"),
+    (Mesh(pp=2), {"schedule": "zbv", "virtual_stages": 3}, "the zbv schedule has 2 stages a rank"),
+    (Mesh(pp=2), {"schedule": "1f1b", "virtual_stages": 2}, "the 1f1b schedule has 1 stages a rank"),
+    (Mesh(pp=2, dp_shard=2), {"schedule": "zero-bubble", "reshard_after_forward": True}, "trains a wrong model"),
+    (Mesh(pp=2, dp_shard=2), {"schedule": "zbv", "reshard_after_forward": True}, "trains a wrong model"),
+    (Mesh(pp=2, dp_shard=2), {"schedule": "dualpipev", "reshard_after_forward": True}, "trains a wrong model"),
+    (Mesh(dp_replicate=4, ep=2), {}, "ep=2 is not supported yet"),
+]
+REFUSED_BATCHES = [
+    (Mesh(pp=4), {"schedule": "1f1b"}, 3, "at least as many micro-batches as ranks"),
+    (Mesh(pp=3), {"schedule": "interleaved-1f1b"}, 2, "at least as many micro-batches as ranks"),
+    (Mesh(pp=2), {"schedule": "interleaved-1f1b"}, 5, "sends equal rounds"),
+    (Mesh(pp=2), {"schedule": "zero-bubble"}, 7, "sends equal rounds"),
+    (Mesh(pp=3), {"schedule": "zbv"}, 2, "at least as many micro-batches as ranks"),
+    (Mesh(pp=2), {"schedule": "dualpipev"}, 3, "at least as many micro-batches as stages"),
+]
+
+
+@pytest.mark.parametrize(("mesh", "options", "words"), REFUSED)
+def test_what_is_refused_whatever_the_batch(mesh: Mesh, options: dict[str, Any], words: str) -> None:
+    found = list(layout_refusals(mesh, EngineOptions(**options), DECLARED))
+    assert [words in refusal.what for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(("declared", "size", "options", "words", "fix"), REFUSED_TENSOR)
+def test_what_tensor_parallelism_refuses(
+    declared: Declaration, size: int, options: dict[str, Any], words: str, fix: str
+) -> None:
+    found = list(layout_refusals(Mesh(dp_replicate=2, tp=size), EngineOptions(**options), declared))
+    assert [words in refusal.what and fix in refusal.fix for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(
+    ("declared", "size", "words"),
+    [(DECLARED, 2, "no sequence that could be cut"), (SEQUENCE, 5, "sequence of 24 does not divide over cp=5")],
+)
+def test_what_context_parallelism_refuses(declared: Declaration, size: int, words: str) -> None:
+    found = list(layout_refusals(Mesh(cp=size), EngineOptions(), declared))
+    assert [words in refusal.what for refusal in found] == [True], found
+
+
+def test_context_and_sequence_parallelism_cut_the_same_axis() -> None:
+    check(Mesh(cp=3, tp=8), EngineOptions(sequence_parallel=True), SEQUENCE, 1)
+    (found,) = layout_refusals(Mesh(cp=3, tp=16), EngineOptions(sequence_parallel=True), SEQUENCE)
+    assert "does not divide over cp=3 x tp=16" in found.what
+
+
+def test_what_tensor_parallelism_does_not_refuse() -> None:
+    options = EngineOptions(sequence_parallel=True, loss_parallel=True)
+    check(Mesh(pp=2, dp_shard=2, tp=8), options, PLANNED, 2)
+    check(Mesh(tp=16), EngineOptions(), NO_SEQUENCE, 1)
+
+
+@pytest.mark.parametrize(("mesh", "options", "micro_batches", "words"), REFUSED_BATCHES)
+def test_what_is_refused_for_its_batch(mesh: Mesh, options: dict[str, Any], micro_batches: int, words: str) -> None:
+    found = list(batch_refusals(mesh, EngineOptions(**options), micro_batches))
+    assert [words in refusal.what for refusal in found] == [True], found
+    with pytest.raises(ValueError, match=words):
+        check(mesh, EngineOptions(**options), DECLARED, micro_batches)
+
+
+def test_weights_are_given_back_only_where_that_is_right() -> None:
+    mesh = Mesh(pp=2, dp_shard=2)
+    assert {name: reshards(mesh, EngineOptions(schedule=name)) for name in SCHEDULES} == {
+        "gpipe": True, "1f1b": True, "looped-bfs": True, "interleaved-1f1b": True,
+        "zero-bubble": False, "zbv": False, "dualpipev": False,
+    }  # fmt: skip
+    assert reshards(Mesh(dp_shard=4), EngineOptions(schedule="zbv"))
+    assert not reshards(Mesh(dp_shard=4), EngineOptions(reshard_after_forward=False))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_stage_is_on_one_rank(name: ScheduleName) -> None:
+    turns = SCHEDULES[name].stages_per_rank
+    stages = [stage for rank in range(4) for stage in stages_of(SCHEDULES[name], rank, 4, turns)]
+    assert sorted(stages) == list(range(4 * turns))
+
+
+@pytest.mark.parametrize("mesh", [Mesh(), Mesh(dp_replicate=2, dp_shard=2), Mesh(pp=6, dp_replicate=2, dp_shard=2)])
+def test_what_is_not_refused(mesh: Mesh) -> None:
+    check(mesh, EngineOptions(), DECLARED, 6)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in registry.STRATEGIES if hasattr(registry.get_strategy(name), "engine")]
+)
+def test_a_strategy_offers_the_engines_options_under_their_names(name: str) -> None:
+    """An option that the engine does not know would be ignored without a word; one with another default would lie."""
+    strategy: Any = registry.get_strategy(name)
+    own = {"mesh", "shard_size", "degree"}  # these are about the layout
+    fields = set(strategy.Options.__struct_fields__)
+    assert fields - own <= set(EngineOptions.__struct_fields__)
+    engine = strategy.engine(strategy.Options())
+    for field in fields - own:
+        assert getattr(engine, field) == getattr(EngineOptions(), field)
+        assert strategy.Options.__annotations__.get(field) in (None, EngineOptions.__annotations__[field])
