@@ -118,7 +118,7 @@ class TimeLimit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Qos(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A quality of service, or a partition that plays its role: what it costs and what it allows."""
+    """A quality of service, or a partition: what it costs and what it allows."""
 
     charge_factor: Annotated[float, Meta(ge=0)] | None = None
     limits: tuple[TimeLimit, ...] = ()
@@ -173,6 +173,8 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sent with every job: where a site's default is a short debug queue, silence would be a mistake."""
     account_suffix: str = ""
     whole_nodes: bool = True
+    charge_rate: Annotated[float, Meta(ge=0)] | None = None
+    """Units of the site (`charge_unit`) for one node and hour, before factors of QOS and partition; None: unknown."""
 
     def __post_init__(self) -> None:
         for text in (self.memory, self.accelerator_memory):
@@ -217,6 +219,8 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     charge_unit: str = "node-hours"
     default_time: str = "10m"
     qos: dict[str, Qos] = field(default_factory=dict)
+    partitions: dict[str, Qos] = field(default_factory=dict)
+    """Where the site's limits and prices hang on partitions."""
     max_array_size: Positive = 1001
     """Slurm's MaxArraySize: the largest index is one less. 1001 is Slurm's own default."""
     max_queued: Positive | None = None
@@ -246,6 +250,9 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for kind, node_type in self.node_types.items():
             if self.qos and node_type.qos and node_type.qos not in self.qos:
                 raise ValueError(f"node_types.{kind}.qos '{node_type.qos}' is not one of {sorted(self.qos)}")
+            if self.partitions and node_type.partition and node_type.partition not in self.partitions:
+                known = sorted(self.partitions)
+                raise ValueError(f"node_types.{kind}.partition '{node_type.partition}' is not one of {known}")
         taken = [d for d in self.directives if d.split("=")[0].split(" ")[0] in MANAGED_DIRECTIVES]
         if taken:
             raise ValueError(f"directives {taken} are set by hpcpar itself")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from hpcpar.errors import Problem, nearest
-from hpcpar.spec import ClusterProfile, NodeType, Resources
+from hpcpar.spec import ClusterProfile, NodeType, Qos, Resources
 from hpcpar.units import parse_memory, slurm_time
 
 
@@ -16,7 +17,9 @@ def limit_problems(resources: Resources, profile: ClusterProfile, node_type: Nod
         yield Problem(label, f"there are only {node_type.num_nodes} of this kind")
     yield from _memory_problems(resources, node_type, label)
     yield from _rank_problems(resources, node_type, label)
-    yield from _qos_problems(resources, profile, label)
+    yield from _queue_problems(resources, _Queues("QOS", "--qos", resources.qos, profile.qos), label)
+    queues = _Queues("partition", "--partition", resources.partition, profile.partitions)
+    yield from _queue_problems(resources, queues, label)
 
 
 def _memory_problems(resources: Resources, node_type: NodeType, label: str) -> Iterator[Problem]:
@@ -38,19 +41,29 @@ def _rank_problems(resources: Resources, node_type: NodeType, label: str) -> Ite
         yield Problem(label, what, f"one rank drives one GPU: --ranks-per-node {node_type.gpus_per_node} or less")
 
 
-def _qos_problems(resources: Resources, profile: ClusterProfile, label: str) -> Iterator[Problem]:
-    if not resources.qos or not profile.qos:
+class _Queues(NamedTuple):
+    """What can be asked for under one flag, and what is."""
+
+    kind: str
+    flag: str
+    asked: str
+    known: dict[str, Qos]
+
+
+def _queue_problems(resources: Resources, queues: _Queues, label: str) -> Iterator[Problem]:
+    kind, asked, known = queues.kind, queues.asked, queues.known
+    if not asked or not known:
         return
-    if resources.qos not in profile.qos:
-        yield Problem(label, f"unknown QOS '{resources.qos}'", nearest(resources.qos, profile.qos))
+    if asked not in known:
+        yield Problem(label, f"unknown {kind} '{asked}'", nearest(asked, known))
         return
-    qos = profile.qos[resources.qos]
-    largest = qos.max_nodes()
-    if (largest is not None and resources.nodes > largest) or resources.nodes < qos.min_nodes:
-        what = f"QOS {resources.qos} takes jobs of {qos.min_nodes} to {largest or 'any number of'} nodes"
-        yield Problem(label, what, f"another --qos: one of {', '.join(sorted(profile.qos))}")
+    queue = known[asked]
+    largest = queue.max_nodes()
+    if (largest is not None and resources.nodes > largest) or resources.nodes < queue.min_nodes:
+        what = f"{kind} {asked} takes jobs of {queue.min_nodes} to {largest or 'any number of'} nodes"
+        yield Problem(label, what, f"another {queues.flag}: one of {', '.join(sorted(known))}")
         return
-    limit = qos.max_time_s(resources.nodes)
+    limit = queue.max_time_s(resources.nodes)
     if limit is not None and resources.time_s > limit:
-        what = f"{slurm_time(resources.time_s)} is longer than QOS {resources.qos} allows ({slurm_time(limit)})"
-        yield Problem(label, what, f"--time {slurm_time(limit)} or less, or another --qos")
+        what = f"{slurm_time(resources.time_s)} is longer than {kind} {asked} allows ({slurm_time(limit)})"
+        yield Problem(label, what, f"--time {slurm_time(limit)} or less, or another {queues.flag}")

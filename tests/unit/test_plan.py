@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcpar.assets import builtin_folder
 from hpcpar.control.plan import make_plan
-from hpcpar.decode import decode
+from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
 from hpcpar.spec import ClusterProfile, Identity, Mesh, Study
 
@@ -266,6 +267,29 @@ def test_mistakes_of_names_do_not_hide_mistakes_of_sizes():
 def test_limits_are_said_once_a_size_whatever_the_number_of_strategies():
     found = problems(strategies=["ddp", "pp"], nodes=[1], time="5h", qos="normal")
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("cluster", "flags", "words"),
+    [
+        ("frontier", {"nodes": [91], "time": "3h"}, "03:00:00 is longer than partition batch allows (02:00:00)"),
+        ("frontier", {"nodes": [92], "time": "3h"}, ""),
+        ("frontier", {"nodes": [65], "partition": "extended"}, "partition extended takes jobs of 1 to 64 nodes"),
+        ("frontier", {"nodes": [1], "partition": "bach"}, "unknown partition 'bach'\n    did you mean 'batch'"),
+        ("leonardo", {"nodes": [64], "qos": "boost_qos_bprod"}, "QOS boost_qos_bprod takes jobs of 65 to 256 nodes"),
+        ("marenostrum5", {"nodes": [1], "memory": "100GB"}, "memory must not be asked for on this cluster"),
+        ("polaris", {"nodes": [1]}, "is scheduled by PBS"),
+    ],
+)
+def test_limits_of_real_machines(cluster, flags, words):
+    site = decode(ClusterProfile, read_toml(builtin_folder("clusters") / f"{cluster}.toml"), cluster)
+    ranks = flags["nodes"][0] * site.node_types[site.default_node_type].ranks_per_node
+    asked = {"workload": "mlp", "strategies": ["ddp"], "account": "a", "global_batch": ranks, "repeats": 1, **flags}
+    if words:
+        (found,) = problems(site, **asked)
+        assert words in found
+    else:
+        assert plan(site, **asked).runs
 
 
 def test_limits_are_checked_although_the_workload_is_not_known():

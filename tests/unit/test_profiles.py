@@ -120,10 +120,10 @@ def test_every_fact_about_a_machine_has_a_source(name):
 @pytest.mark.parametrize(
     ("plant", "key"),
     [
-        ("[node_types.gpu]\npartition = 'x'", "node_types.gpu.partition"),
+        ("[node_types.gpu]\nnew_fact = 'x'", "node_types.gpu.new_fact"),
         ("[qos.secret]\ncharge_factor = 0.1", "qos.secret.charge_factor"),
         ("new_fact = 1", "new_fact"),
-        ("[environment.set]\nNCCL_PROTO = 'Simple'", "environment.set.NCCL_PROTO"),
+        ("[environment.set]\nNCCL_ALGO = 'Ring'", "environment.set.NCCL_ALGO"),
         ("[node_types.huge]\nnum_nodes = 1\ndescription = 'x'", "node_types.huge.num_nodes"),
     ],
 )
@@ -221,6 +221,11 @@ TRAPS = [
         lambda p: p.qos["premium"].charge_factor == 2.0 and p.qos["unknown"].charge_factor is None,
     ),
     (
+        "limits and prices hang on the partition",
+        "[node_types.gpu]\npartition = 'big'\ncharge_rate = 4\n[partitions.big]\nmin_nodes = 65\ncharge_factor = 2",
+        lambda p: p.partitions["big"].min_nodes == 65 and p.node_types["gpu"].charge_rate == 4.0,
+    ),
+    (
         "several nodes are whole nodes, or parts are allowed",
         "[node_types.gpu]\nwhole_nodes = false",
         lambda p: not p.node_types["gpu"].whole_nodes,
@@ -244,6 +249,7 @@ def test_every_trap_can_be_said(toml, holds):
         ("[node_types.gpu]\ngpus_per_node = 4", "node_types.gpu: gpus_per_node and gpu_request belong together"),
         ("[node_types.gpu]\ngpu_request = ['gres', 'gpus-per-node']", "node_types.gpu.gpu_request"),
         ("[node_types.gpu]\nqos = 'regulr'\n[qos.regular]", "'regulr' is not one of"),
+        ("[node_types.gpu]\npartition = 'bigg'\n[partitions.big]", "'bigg' is not one of ['big']"),
         ("default_node_type = 'cpu'", "default_node_type 'cpu' is not one of"),
         ("directives = ['--nodes=3']", "are set by hpcpar itself"),
         ("directives = ['-N 3']", "are set by hpcpar itself"),
@@ -339,7 +345,7 @@ def test_generic_with_every_key_in_use_is_a_valid_profile():
 @pytest.mark.parametrize("key", ["two_factor_login", "usable_cpus", "min_nodes", "cpu_bind", "activate", "confirmed"])
 def test_a_key_that_generic_leaves_out_is_found(key):
     data = tomllib.loads(re.sub(rf"(?m)^{key} = .*$", "", EVERY_KEY))
-    assert [name.rpartition(".")[2] for name in undocumented(ClusterProfile, data)] == [key]
+    assert {name.rpartition(".")[2] for name in undocumented(ClusterProfile, data)} == {key}
 
 
 def unexplained(text):
