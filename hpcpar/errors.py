@@ -63,7 +63,11 @@ class StorageError(InputError):
         self.path = str(path)
         reason = cause.strerror or type(cause).__name__
         super().__init__(
-            Problem(self.path, f"cannot write: {reason}", "name another place with --runs DIR or HPCPAR_RUNS")
+            Problem(
+                self.path,
+                f"cannot write: {reason}",
+                "name another place: --runs DIR, or HPCPAR_STATE for the queue and index",
+            )
         )
 
 

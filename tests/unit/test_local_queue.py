@@ -216,6 +216,20 @@ def test_status_says_that_the_queue_has_stopped_and_what_to_do(killed):
     assert [row.state for row in status.rows] == ["failed", "queued", "queued"]  # the stubs leave no result
 
 
+def test_waiting_for_a_queue_that_has_stopped_says_so(killed, monkeypatch, capsys):
+    psutil.wait_procs([killed.job], timeout=30)
+
+    def resume_after_two_looks(_):
+        looks.append(1)
+        if len(looks) == 2:
+            local_queue.drain()
+
+    looks: list[int] = []
+    monkeypatch.setattr("hpcpar.cli.status.time.sleep", resume_after_two_looks)
+    assert main(["status", str(killed.study.path), "--watch"]) == 1
+    assert capsys.readouterr().err.count("warning: the local queue has stopped before its end") == 1
+
+
 def test_resume_goes_on_and_runs_nothing_twice_that_had_ended(killed, capsys):
     psutil.wait_procs([killed.job], timeout=30)
     assert main(["resume", "--here"]) == 0
