@@ -62,13 +62,8 @@ class StorageError(InputError):
     def __init__(self, path: object, cause: OSError) -> None:
         self.path = str(path)
         reason = cause.strerror or type(cause).__name__
-        super().__init__(
-            Problem(
-                self.path,
-                f"cannot write: {reason}",
-                "name another place: --runs DIR, or HPCPAR_STATE for the queue and index",
-            )
-        )
+        fix = "name another place: --runs DIR, or HPCPAR_STATE for the queue and the index"
+        super().__init__(Problem(self.path, f"cannot write: {reason}", fix))
 
 
 class NoSchedulerError(InputError):

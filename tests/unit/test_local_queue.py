@@ -237,6 +237,15 @@ def test_resume_goes_on_and_runs_nothing_twice_that_had_ended(killed, capsys):
     assert get_status([killed.study]).trouble == []
 
 
+def test_a_study_that_is_removed_while_it_runs_does_not_stop_the_others(bench, tmp_path):
+    removed = Bench(tmp_path, "removed")
+    removed.batch("a", [0, 1], begun=1.0, body=f'rm -rf "{removed.study.path}"')
+    bench.batch("b", [0], begun=2.0)
+    local_queue.drain()
+    assert bench.ran() == ["local-a_0.0", "local-b.0"]
+    assert not removed.study.path.exists()
+
+
 def test_a_run_that_had_begun_is_run_again_as_a_restart(bench):
     batch = bench.batch("a", [0])
     run = bench.study.run(batch.read().runs[0])
