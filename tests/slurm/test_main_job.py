@@ -61,19 +61,9 @@ _ONE_PROCESS = ("single", "dp", "layerwise")
 @pytest.mark.full
 def test_every_strategy_of_several_processes_runs_on_four_nodes(slurm: Any, tmp_path: Path) -> None:
     layout = ("--nodes", "4", "--ranks-per-node", "1", "--runs", str(tmp_path))
-    sizes = (
-        "--workload",
-        "llama-tiny",
-        "--global-batch",
-        "16",
-        "--steps",
-        "4",
-        "--set",
-        "layers=4",
-        "--set",
-        "kv_heads=4",
-    )
-    submit = ("submit", "--cluster", "slurm-test", *layout, *sizes, *four_ways)
+    sizes = ("--workload", "llama-tiny", "--global-batch", "16", "--steps", "4")
+    options = ("--set", "layers=4", "--set", "kv_heads=4")
+    submit = ("submit", "--cluster", "slurm-test", *layout, *sizes, *options)
     refused = slurm.hpcpar(*submit, "--strategy", *_ONE_PROCESS, code=2)
     for name in _ONE_PROCESS:
         assert f"{name} is one process, this world has 4 x 1 ranks: choose one node" in refused.stderr
