@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date, time
+from itertools import islice
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -17,6 +18,8 @@ import msgspec
 
 from hpcpar.errors import InputError, Problem, nearest
 
+_UNKNOWN_SHOWN = 20
+"""Unknown keys told one by one: whoever names the wrong file need not read all of it."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -60,9 +63,11 @@ def find_problems(cls: Any, data: Any, where: str, prefix: str = "") -> list[Pro
     fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
     unknown = [
         Problem(_at(where, prefix + str(key)), "unknown key", nearest(str(key), fields))
-        for key in data
-        if key not in fields
+        for key in islice((key for key in data if key not in fields), _UNKNOWN_SHOWN)
     ]
+    more = sum(key not in fields for key in data) - _UNKNOWN_SHOWN
+    if more > 0:
+        unknown.append(Problem(_at(where, prefix.rstrip(".")), f"{more} more unknown keys", "is this the right file?"))
     problems = []
     for name, field in fields.items():
         if name in data:

@@ -6,6 +6,7 @@
     |   +-- StorageError        exit 2   a folder cannot be written (read-only, full, no permission)
     |   +-- NoSchedulerError    exit 2   the scheduler's commands are not on PATH
     +-- SchedulerError          exit 1   the scheduler was asked and refused, or did not answer in time
+    |   +-- UnansweredError     exit 1   a job was sent, and nobody knows whether it was taken
     +-- RunError                exit 1   a run cannot go on; the worker turns it into a cause of death
 
 Only the command line catches the base class; anything else is a bug and keeps its traceback.
@@ -61,9 +62,8 @@ class StorageError(InputError):
     def __init__(self, path: object, cause: OSError) -> None:
         self.path = str(path)
         reason = cause.strerror or type(cause).__name__
-        super().__init__(
-            Problem(self.path, f"cannot write: {reason}", "name another place with --runs DIR or HPCPAR_RUNS")
-        )
+        fix = "name another place: --runs DIR, or HPCPAR_STATE for the queue and the index"
+        super().__init__(Problem(self.path, f"cannot write: {reason}", fix))
 
 
 class NoSchedulerError(InputError):
@@ -86,6 +86,14 @@ class SchedulerError(HpcparError):
     def __init__(self, command: str, stderr: str) -> None:
         self.command, self.stderr = command, stderr.strip()
         super().__init__(f"{command}: {self.stderr or 'failed without a message'}")
+
+
+class UnansweredError(SchedulerError):
+    """A submission was sent and no answer came that can be read: the scheduler may have taken it all the same."""
+
+    def __init__(self, command: str, stderr: str) -> None:
+        super().__init__(command, stderr)
+        self.args = (f"{self}\n    the job may have been accepted all the same: `hpcpar status` finds out in a minute",)
 
 
 class RunError(HpcparError):

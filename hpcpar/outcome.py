@@ -12,6 +12,7 @@ from typing import NamedTuple
 from hpcpar.records import Cause, Event, RunRecord
 from hpcpar.runs import RunFolder
 from hpcpar.spec import Submission
+from hpcpar.storage import is_file
 
 SCHEDULER_CAUSES = {
     "TIMEOUT": Cause.TIMEOUT,
@@ -74,6 +75,7 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
     rejected = reading.rejected if reading else 0
     submitted = _last(submissions, "submitted")
     record = folder.record()
+    unreadable = record is None and is_file(folder.record_path)
     if record is not None and is_outdated(record, submitted) and live is not None and live.state != "gone":
         record = None
     started = events[0].time if events else None
@@ -89,7 +91,7 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
         ended = None
     if live is not None and live.state in ("queued", "running"):
         return base._replace(state=live.state, message=live.reason)
-    closed = _closed(base, events, ended)
+    closed = _closed(base, events, ended, unreadable=unreadable)
     awaited = ended is None and live is not None and live.state == "ending"
     if awaited and closed is not None and closed.cause not in _SPECIFIC:
         # A signal or a lost connection is a consequence: in a moment the scheduler will say of what.
@@ -109,7 +111,7 @@ def _done(base: Outcome, record: RunRecord) -> Outcome:
     )
 
 
-def _closed(base: Outcome, events: list[Event], ended: Submission | None) -> Outcome | None:
+def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unreadable: bool) -> Outcome | None:
     """Return the outcome when somebody said that it is over."""
     errors = [event for event in events if event.kind == "error"]
     exits = [event for event in events if event.kind in ("exit", "script_exit")]
@@ -128,6 +130,8 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None) -> Out
     if by_scheduler is not None and ended is not None:
         return base._replace(cause=by_scheduler, message=f"the scheduler says {ended.state}")
     cause, message = _from_code(code, events, ended)
+    if unreadable:
+        cause, message = Cause.DATA, "record.json is damaged, or of a newer hpcpar"
     return base._replace(cause=cause, message=message)
 
 

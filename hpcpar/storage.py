@@ -6,6 +6,7 @@ Everything that must survive a kill goes through here, so that a test can kill t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> None:
     """
     with _as_storage_error(path):
         missing = [path, *path.parents]
+        in_the_way = next((p for p in missing if p.exists()), None)
+        if in_the_way is not None and not in_the_way.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{in_the_way} is not a folder")
         for parent in reversed([p for p in missing[1:] if not p.is_dir()]):
             parent.mkdir(mode=0o700, exist_ok=True)
     if not exist_ok:

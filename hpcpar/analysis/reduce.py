@@ -216,7 +216,7 @@ def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window:
     state, cause = outcome.state, outcome.cause.value if outcome.cause else ""
     if state == "done" and record is None:
         state, cause = "failed", ""
-    words = [outcome.message, record_note]
+    words = [outcome.message, "" if record_note in outcome.message else record_note]
     if record is not None and state == "failed" and not outcome.message:
         words += record.notes
     if state in ("done", "running"):

@@ -6,6 +6,8 @@ Results go to stdout, talk goes to stderr. Exit codes: 0 done, 1 something faile
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -87,8 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError:
         click.echo("error: the current folder is gone: change to another one", err=True)
         return 2
+    _replace_closed_streams()
     try:
         code = group.main(args=list(argv) if argv is not None else None, prog_name="hpcpar", standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk can still be told
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
@@ -107,7 +111,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (`hpcpar status | head`): nobody is left to tell.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        _drop_stdout()
+        click.echo(f"error: cannot write the answer: {error.strerror}", err=True)
+        return 1
     return code if isinstance(code, int) else 0
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+
+
+def _replace_closed_streams() -> None:
+    """Put the null device where the caller closed a stream: else the next file that is opened would take its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - it stays open, and pathlib is not loaded
+
+
+def _drop_stdout() -> None:
+    """Let what stdout still holds go to the null device, or Python would complain once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _report(error: InputError) -> None:

@@ -40,7 +40,7 @@ def command(paths: tuple[Path, ...], show_all: bool, watch: bool, interval: floa
     """Say what became of the runs: state, cause, progress, why they wait.
 
     PATHS are runs folders or studies; without one: HPCPAR_RUNS, ./runs, or the studies submitted last.
-    Exit code 1 when a run has failed.
+    Exit code 1 when a run has failed or cannot be read.
     """
     from hpcpar.control.status import get_status
 
@@ -49,7 +49,11 @@ def command(paths: tuple[Path, ...], show_all: bool, watch: bool, interval: floa
         return wait_for(studies, as_json=as_json, interval=interval, show_all=show_all)
     status = get_status(studies)
     _print(status, show_all=show_all, as_json=as_json)
-    return int(status.counts.get("failed", 0) > 0)
+    return _exit_code(status)
+
+
+def _exit_code(status: Status) -> int:
+    return int(status.counts.get("failed", 0) > 0 or bool(status.unreadable))
 
 
 def choose_studies(paths: tuple[Path, ...], *, latest: bool = False) -> list[StudyFolder]:
@@ -76,21 +80,35 @@ def wait_for(
     studies: list[StudyFolder], *, as_json: bool = False, interval: float = 2.0, show_all: bool = False
 ) -> int:
     """Stay until everything has ended; a terminal sees the table change, a log file a line now and then."""
-    from hpcpar.control.status import get_status
 
     if sys.stderr.isatty():
         status = _watch_on_terminal(studies, interval, show_all)
     else:
-        status = get_status(studies)
-        said: Any = None
-        while not status.finished:
-            if status.counts != said:
-                click.echo(_counts(status), err=True)
-                said = status.counts
-            time.sleep(interval)
-            status = get_status(studies)
+        status = _wait_for_log(studies, interval)
     _print(status, show_all=show_all, as_json=as_json)
-    return int(status.counts.get("failed", 0) > 0)
+    return _exit_code(status)
+
+
+def _wait_for_log(studies: list[StudyFolder], interval: float) -> Status:
+    from hpcpar.control.status import get_status
+
+    status = get_status(studies)
+    said: Any = None
+    before: list[str] = []
+    warned: set[str] = set()
+    while not status.finished:
+        if status.counts != said:
+            click.echo(_counts(status), err=True)
+            said = status.counts
+        # What stands at two looks in a row: a queue that is just starting is no queue that has stopped.
+        for text in status.trouble:
+            if text in before and text not in warned:
+                warn(text)
+                warned.add(text)
+        before = status.trouble
+        time.sleep(interval)
+        status = get_status(studies)
+    return status
 
 
 def _watch_on_terminal(studies: list[StudyFolder], interval: float, show_all: bool) -> Status:
@@ -166,4 +184,5 @@ def _safe(text: str) -> Any:
 
 def _counts(status: Status) -> str:
     total = len(status.rows)
-    return f"{total} run{'s' * (total != 1)}: " + ", ".join(f"{n} {state}" for state, n in status.counts.items())
+    states = ", ".join(f"{n} {state}" for state, n in status.counts.items())
+    return f"{total} run{'s' * (total != 1)}" + (f": {states}" if states else "")

@@ -142,7 +142,7 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     if flags["nodes"]:
         data["nodes"] = list(flags["nodes"])
     _apply_strategies(data, flags, nested(pairs["strategy_options"]))
-    if flags["name"]:
+    if flags["name"] is not None:  # an empty one is refused: a script's unset variable must not mean the default
         data["name"] = flags["name"]
     data.setdefault("name", f"{data.get('workload', Study().workload)}-{data.get('scaling', 'strong')}")
     problems += [p for p in find_problems(Study, data, where) if p not in problems]
@@ -156,8 +156,10 @@ def _apply_strategies(data: dict[str, Any], flags: dict[str, Any], options: dict
     names = [name for given in flags["strategies"] for name in given.split(",") if name]
     if flags["strategies"]:  # an empty name is no name, and not the default
         data["strategies"] = names
-    if not flags["mesh"] and not options:
+    if flags["mesh"] is None and not options:
         return
+    if flags["mesh"] == "":
+        raise InputError(Problem("--mesh", "is empty", "AXIS=SIZE,..., for example pp=2,dp=-1; or leave it out"))
     chosen = data.get("strategies", list(Study().strategies))
     tables = [dict(one) if isinstance(one, dict) else {"name": one} for one in chosen]
     for table in tables:

@@ -19,7 +19,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from hpcpar import registry
 from hpcpar.control import local_queue, slurm
-from hpcpar.errors import HpcparError, NoSchedulerError
+from hpcpar.errors import HpcparError, NoSchedulerError, StorageError, UnansweredError
 from hpcpar.runs import BatchFolder, BatchLine
 
 
@@ -44,6 +44,7 @@ class _OneBatch:
 
         Raises:
             SchedulerError, NoSchedulerError: it was refused; the journal says so.
+            UnansweredError: nobody knows; the intent stays open.
         """
         entry = registry.load(registry.WORKER_ENTRY)
         with self.batch():
@@ -55,10 +56,15 @@ class _OneBatch:
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
         # A reference to the worker's entry, never state; the script gives every task its run folder.
-        DelayedSubmission(delayed_submissions[0].function).dump(self.batch_folder.payload_path)
+        try:
+            DelayedSubmission(delayed_submissions[0].function).dump(self.batch_folder.payload_path)
+        except OSError as error:
+            raise StorageError(self.batch_folder.payload_path, error) from error
         self._journal("intent", begun=self.begun, script_sha256=self.script_sha256)
         try:
             job_id = self.enqueue()
+        except UnansweredError:
+            raise  # an intent without an answer: `status` looks the job up, and nothing is sent twice meanwhile
         except HpcparError as error:
             self._journal("refused", error=str(error))
             raise

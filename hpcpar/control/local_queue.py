@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar import records, runs
+from hpcpar.errors import HpcparError
 from hpcpar.outcome import Live
 from hpcpar.runs import BatchFolder, RunFolder
 from hpcpar.storage import make_folder, write_file
@@ -176,7 +177,12 @@ def drain() -> int:
             if not held:
                 return done
             while elements := waiting_elements():
-                _run(elements[0])
+                try:
+                    _run(elements[0])
+                except (OSError, HpcparError):
+                    if elements[0].batch.manifest_path.exists():
+                        raise
+                    # Its folder was removed while it ran: the other studies' runs are no less wanted for that.
                 done += 1
             _forget_finished()
         # An entry that came between the last look and the unlock had its own process turned away: look once more.
@@ -214,7 +220,10 @@ def _run(element: Element) -> None:
 
 def _ensure_exit_line(element: Element, code: int) -> None:
     """Write the exit line that the script could not (it was killed itself), so that the queue goes on."""
-    run = element.batch.study.run(element.batch.read().runs[element.task])
+    name = element.batch.read().runs.get(element.task)
+    if name is None:
+        return  # the folder was removed while it ran
+    run = element.batch.study.run(name)
     path = run.events_path(f"{element.job_id}.{element.restarts}")
     if not any(e.kind == "script_exit" for e in records.read_lines(path, records.Event).records):
         exit_code = code if code >= 0 else 128 - code

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from hpcpar.errors import NoSchedulerError, SchedulerError
+from hpcpar.errors import NoSchedulerError, SchedulerError, UnansweredError
 from hpcpar.units import parse_duration
 
 TIMEOUT_S = 30.0
@@ -18,6 +18,10 @@ TIMEOUT_S = 30.0
 IDS_A_CALL = 200
 """Array ids in one sacct call: sites limit the length of a command line and the load of a query."""
 _NUMBER = re.compile(r"\d{1,18}", re.ASCII)
+_JOB_ID = re.compile(r"(\d{1,18})(?:;\S+)?", re.ASCII)
+"""What --parsable prints: the job id, and the cluster's name where there are several."""
+_LOST_ANSWER = re.compile(r"timed? ?out|zero bytes|receive failed|unexpected message|connection reset", re.IGNORECASE)
+"""slurm_errno.c: the request went out and the answer did not come. A controller that is not there is a plain no."""
 _TASKS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
 _MAX_INDEX = 4_000_000
 """slurm.conf(5): MaxArraySize is at most 4000001."""
@@ -60,13 +64,22 @@ def sbatch(script: str) -> str:
 
     Raises:
         NoSchedulerError: there is no sbatch here.
-        SchedulerError: Slurm refused it or did not answer; in the latter case the job may exist all the same.
+        SchedulerError: Slurm refused it.
+        UnansweredError: no answer came that says whether the job exists.
     """
-    answer = _call(["sbatch", "--parsable", script])
-    job_id = answer.strip().splitlines()[-1].split(";")[0] if answer.strip() else ""
-    if not job_id.isdigit():
-        raise SchedulerError("sbatch", f"no job id in its answer: {answer.strip()[:200]!r}")
-    return job_id
+    try:
+        answer = _call(["sbatch", "--parsable", script])
+    except _BrokenOffError as error:
+        raise UnansweredError("sbatch", error.stderr) from error
+    except SchedulerError as error:
+        if _LOST_ANSWER.search(error.stderr):
+            raise UnansweredError("sbatch", error.stderr) from error
+        raise
+    # Sites wrap sbatch and print a line before or after it.
+    for line in reversed(answer.splitlines()):
+        if match := _JOB_ID.fullmatch(line.strip()):
+            return match[1]
+    raise UnansweredError("sbatch", f"no job id in its answer: {answer.strip()[:200]!r}")
 
 
 def squeue() -> list[QueueRow]:
@@ -156,6 +169,10 @@ def clean_environment() -> dict[str, str]:
     }
 
 
+class _BrokenOffError(SchedulerError):
+    """A command was ended before it could say what it had done."""
+
+
 def _call(command: list[str]) -> str:
     try:
         done = subprocess.run(
@@ -172,9 +189,11 @@ def _call(command: list[str]) -> str:
     except FileNotFoundError as error:
         raise NoSchedulerError(command[0]) from error
     except subprocess.TimeoutExpired as error:
-        raise SchedulerError(command[0], f"no answer within {TIMEOUT_S:.0f} s") from error
+        raise _BrokenOffError(command[0], f"no answer within {TIMEOUT_S:.0f} s") from error
     except OSError as error:
         raise SchedulerError(command[0], error.strerror or str(error)) from error
+    if done.returncode < 0:
+        raise _BrokenOffError(command[0], f"ended by signal {-done.returncode}")
     if done.returncode != 0:
         raise SchedulerError(command[0], done.stderr or done.stdout)
     return done.stdout

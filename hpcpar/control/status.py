@@ -46,6 +46,8 @@ class Status(Struct, kw_only=True):
 
     rows: list[StatusRow]
     counts: dict[str, int]
+    unreadable: list[str]
+    """Runs that no row can be made of: their spec.json is gone or damaged. As STUDY/RUN."""
     trouble: list[str]
 
     @property
@@ -58,18 +60,20 @@ def get_status(studies: Iterable[StudyFolder]) -> Status:
     """Look at every run of these studies: one squeue, at most one sacct for 200 array ids, none when all have ended."""
     studies = list(studies)
     knowledge = reconcile(studies)
-    rows = []
+    rows: list[StatusRow] = []
+    unreadable: list[str] = []
     for study in studies:
-        for folder in study.runs():
-            row = _row(study, folder, knowledge.live.get(folder.path))
-            if row is not None:
-                rows.append(row)
+        planned = {name for batch in study.batches() for name in batch.read().runs.values()}
+        found = {folder.path.name: _row(study, folder, knowledge.live.get(folder.path)) for folder in study.runs()}
+        rows += [row for row in found.values() if row is not None]
+        unreadable += sorted(f"{study.name}/{name}" for name in planned | found.keys() if found.get(name) is None)
     rows.sort(key=lambda row: (row.study, row.strategy, row.nodes, row.mesh, row.repeat, row.run))
     counts = Counter(row.state for row in rows)
     return Status(
         rows=rows,
         counts={state: counts[state] for state in STATES if counts[state]},
-        trouble=[*knowledge.trouble, *_queue_trouble(rows)],
+        unreadable=unreadable,
+        trouble=[*knowledge.trouble, *_queue_trouble(rows), *_unreadable_trouble(unreadable)],
     )
 
 
@@ -102,6 +106,13 @@ def _row(study: StudyFolder, folder: RunFolder, live: Any) -> StatusRow | None:
         attempts=found.num_attempts,
         folder=str(folder.path),
     )
+
+
+def _unreadable_trouble(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"not shown, because spec.json is gone or damaged: {shown}; `hpcpar collect` lists them"]
 
 
 def _queue_trouble(rows: list[StatusRow]) -> list[str]:

@@ -100,6 +100,8 @@ def submit(prepared: Prepared) -> list[str]:
     request = prepared.request
     gate.check(prepared.plan, request.profile, request.python)
     if not prepared.batches:
+        if request.profile.scheduler == "local" and prepared.skipped.keys() & set(_UNDER_WAY):
+            local_queue.start()  # it may have died; one that is at work stays the only one
         return []
     with contextlib.ExitStack() as lock:
         with _taken_back_on_failure(prepared.study) as made:

@@ -4,6 +4,7 @@ sbatch and srun are stubs here, and nowhere else: what is asked is in which orde
 over. tests/slurm asks a real Slurm.
 """
 
+import errno
 import json
 import os
 import pickle
@@ -21,8 +22,8 @@ from hpcpar.cli import main
 from hpcpar.control import executors, submit
 from hpcpar.control.executors import SlurmBatchExecutor
 from hpcpar.decode import decode
-from hpcpar.errors import NoSchedulerError, SchedulerError
-from hpcpar.runs import BatchFolder, StudyFolder
+from hpcpar.errors import InputError, NoSchedulerError, SchedulerError, StorageError, UnansweredError
+from hpcpar.runs import BatchFolder, StudyFolder, batch_tag
 from hpcpar.spec import ClusterProfile, Study
 
 JOB = "7"
@@ -299,6 +300,51 @@ def test_a_refused_batch_says_so_and_its_runs_stay_planned(scheduler, commands, 
     assert "Invalid account" in batch.read().refused.error
     assert main(["status", str(place / "ours")]) == 0
     assert len(prepared(place / "ours").batches) == 1
+
+
+SILENCE = {
+    "no answer in time": "exec sleep 600",
+    "no job id": "echo 'Welcome to the cluster'",
+    "the answer got lost": "echo 'sbatch: error: Batch job submission failed: Socket timed out' >&2; exit 1",
+    "killed": "kill -9 $$",
+}
+"""What sbatch may do after the request went out: the job may exist."""
+
+
+@pytest.mark.parametrize("script", SILENCE.values(), ids=SILENCE)
+def test_a_job_whose_id_nobody_heard_is_adopted_and_not_sent_again(scheduler, commands, place, monkeypatch, script):
+    monkeypatch.setattr(executors.slurm, "TIMEOUT_S", 0.5 if "sleep" in script else 30)
+    commands.borrow("sleep")
+    commands.write("sbatch", script)
+    with pytest.raises(UnansweredError, match="may have been accepted all the same"):
+        submit.submit(prepared(place / "ours"))
+    study = StudyFolder(place / "ours" / "study")
+    (batch,) = study.batches()
+    assert (batch.read().accepted, batch.read().refused) == (None, None)
+    with pytest.raises(InputError, match="may still reach the scheduler"):
+        submit.submit(prepared(place / "ours"))
+
+    name = batch_tag("study", batch.key)
+    commands.write("squeue", f"echo '7|[0-2]|PENDING|0:00|Priority|{name}|'")
+    again = prepared(place / "ours")
+    assert (again.batches, again.skipped) == ((), {"submitted": 3})
+    assert batch.read().accepted.job_id == JOB
+
+
+def test_a_disk_that_is_full_when_the_payload_is_written_is_told(scheduler, place, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(executors.DelayedSubmission, "dump", full)
+    with pytest.raises(StorageError, match=r"payload.pkl: cannot write: No space left on device"):
+        submit.submit(prepared(place / "ours"))
+    assert scheduler.calls == 0
+    assert len(prepared(place / "ours").batches) == 1, "the runs stay planned"
+
+
+def test_the_job_id_is_found_among_what_a_site_prints_around_it(commands):
+    commands.write("sbatch", "echo 'Account: 4 hours left'; echo '4711;alpha'; echo; echo 'have a nice day'")
+    assert executors.slurm.sbatch("job.sh") == "4711"
 
 
 def test_the_intent_is_on_the_disk_before_sbatch_is_called(scheduler, place, monkeypatch):

@@ -54,6 +54,27 @@ def test_a_study_goes_from_submit_to_a_scaling_table(slurm: Any, tmp_path: Path,
     assert "left out: 8 done" in again.stderr
 
 
+_ON_FOUR_NODES = ("ddp", "fsdp", "tp", "cp", "pp", "hybrid", "localsgd", "async")
+_ONE_PROCESS = ("single", "dp", "layerwise")
+
+
+@pytest.mark.full
+def test_every_strategy_of_several_processes_runs_on_four_nodes(slurm: Any, tmp_path: Path) -> None:
+    layout = ("--nodes", "4", "--ranks-per-node", "1", "--runs", str(tmp_path))
+    sizes = ("--workload", "llama-tiny", "--global-batch", "16", "--steps", "4")
+    options = ("--set", "layers=4", "--set", "kv_heads=4")
+    submit = ("submit", "--cluster", "slurm-test", *layout, *sizes, *options)
+    refused = slurm.hpcpar(*submit, "--strategy", *_ONE_PROCESS, code=2)
+    for name in _ONE_PROCESS:
+        assert f"{name} is one process, this world has 4 x 1 ranks: choose one node" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    slurm.hpcpar(*submit, "--strategy", *_ON_FOUR_NODES)
+    status = slurm.wait(tmp_path, _finished, 600)
+    assert {row["strategy"]: (row["state"], row["step"]) for row in status["rows"]} == dict.fromkeys(
+        _ON_FOUR_NODES, ("done", 4)
+    )
+
+
 def _check_tables(slurm: Any, runs: Path, cells: int, repeats: int) -> None:
     done = slurm.hpcpar("collect", str(runs), "--format", "json")
     answer = json.loads(done.stdout)

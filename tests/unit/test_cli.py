@@ -69,6 +69,40 @@ def dry_run(run, *arguments):
     return [spec for batch in json.loads(out)["batches"] for spec in batch["runs"]]
 
 
+# ---------------------------------------------------------------- empty values
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--name", "flags: name: must be"), ("--mesh", "--mesh: is empty\n    AXIS=SIZE")]
+)
+def test_an_empty_value_is_refused_and_is_not_the_default(run, flag, message):
+    code, out, err = run("submit", "--cluster", "local", *SMALL, flag, "", "--dry-run")
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+# ---------------------------------------------------------------- streams
+
+
+def in_a_shell(line):
+    command = f'exec "{sys.executable}" -m hpcpar {line}'
+    return subprocess.run(["bash", "-c", command], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("line", ["list clusters", "status", "collect --offline --format csv"])
+def test_an_answer_that_finds_no_room_is_an_error_in_a_line(study, line):
+    done = in_a_shell(f"{line} >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: cannot write the answer: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("line", ["status >&-", "collect --offline >&-", "show cluster generic 2>&- >/dev/null"])
+def test_a_closed_stream_is_no_error(study, line):
+    done = in_a_shell(line)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # ---------------------------------------------------------------- help
 
 
@@ -692,6 +726,18 @@ def test_status_without_a_terminal_cuts_no_line(run, study):
     _, out, _ = run("status")
     assert "…" not in out
     assert all(folder.path.name in out for folder in study.runs())
+
+
+def test_status_names_the_runs_whose_spec_is_gone_or_damaged(run, study):
+    gone, damaged, *_ = study.runs()
+    study.batch("0123456789").create("", [folder.path.name for folder in study.runs()])
+    gone.spec_path.unlink()
+    damaged.spec_path.write_text("[]")
+    code, out, err = run("status", "--json")
+    assert code == 1
+    assert json.loads(out)["unreadable"] == sorted(f"{study.name}/{one.path.name}" for one in (gone, damaged))
+    assert "not shown, because spec.json is gone or damaged: " in run("status")[2]
+    assert err == ""
 
 
 def test_status_of_more_runs_than_fit_says_how_many_are_left_out(run, isolation):

@@ -163,6 +163,11 @@ def test_messages_are_in_plain_words(data, words):
     assert list(problems_of(Tree, data).values()) == [words]
 
 
+def test_a_wrong_file_is_not_told_key_by_key():
+    problems = find_problems(Leaf, {"word": "", **dict.fromkeys(map(str, range(1000)), 0)}, WHERE)
+    assert [problem.what for problem in problems] == ["unknown key"] * 20 + ["980 more unknown keys"]
+
+
 def test_fixes_are_offered():
     (unknown,) = find_problems(Leaf, {"word": "", "modus": "fast"}, WHERE)
     assert unknown.fix.startswith("did you mean 'mode'?")

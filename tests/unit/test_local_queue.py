@@ -216,11 +216,34 @@ def test_status_says_that_the_queue_has_stopped_and_what_to_do(killed):
     assert [row.state for row in status.rows] == ["failed", "queued", "queued"]  # the stubs leave no result
 
 
+def test_waiting_for_a_queue_that_has_stopped_says_so(killed, monkeypatch, capsys):
+    psutil.wait_procs([killed.job], timeout=30)
+
+    def resume_after_two_looks(_):
+        looks.append(1)
+        if len(looks) == 2:
+            local_queue.drain()
+
+    looks: list[int] = []
+    monkeypatch.setattr("hpcpar.cli.status.time.sleep", resume_after_two_looks)
+    assert main(["status", str(killed.study.path), "--watch"]) == 1
+    assert capsys.readouterr().err.count("warning: the local queue has stopped before its end") == 1
+
+
 def test_resume_goes_on_and_runs_nothing_twice_that_had_ended(killed, capsys):
     psutil.wait_procs([killed.job], timeout=30)
     assert main(["resume", "--here"]) == 0
     assert killed.ran() == ["local-a_0.0", "local-a_1.0", "local-a_1.1", "local-a_2.0"]
     assert get_status([killed.study]).trouble == []
+
+
+def test_a_study_that_is_removed_while_it_runs_does_not_stop_the_others(bench, tmp_path):
+    removed = Bench(tmp_path, "removed")
+    removed.batch("a", [0, 1], begun=1.0, body=f'rm -rf "{removed.study.path}"')
+    bench.batch("b", [0], begun=2.0)
+    local_queue.drain()
+    assert bench.ran() == ["local-a_0.0", "local-b.0"]
+    assert not removed.study.path.exists()
 
 
 def test_a_run_that_had_begun_is_run_again_as_a_restart(bench):

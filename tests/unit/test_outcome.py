@@ -165,6 +165,15 @@ def test_a_job_that_ended_well_without_a_result_vanished(story):
     assert story.submitted().event("start").event("script_exit", code=0).outcome().cause == Cause.VANISHED
 
 
+@pytest.mark.parametrize("content", [b'{"schema": 99}', b"{", b"\0" * 64])
+def test_a_result_that_cannot_be_read_is_not_called_vanished(story, content):
+    story.submitted().event("start").event("script_exit", code=0)
+    story.folder.record_path.write_bytes(content)
+    outcome = story.outcome()
+    assert state_and_cause(outcome) == ("failed", Cause.DATA)
+    assert outcome.message == "record.json is damaged, or of a newer hpcpar"
+
+
 def test_a_run_that_nobody_knows_any_more_vanished(story):
     found = story.submitted().event("start").outcome(Live("gone"))
     assert state_and_cause(found) == ("failed", Cause.VANISHED)

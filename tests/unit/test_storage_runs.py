@@ -121,7 +121,7 @@ def test_a_folder_that_must_be_new_is_refused_when_it_is_there(tmp_path):
 @pytest.mark.parametrize("below", ["file/x", "file/x/y"])
 def test_a_file_in_the_way_of_a_folder_is_a_storage_error(tmp_path, below):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match=r"cannot write: .*is not a folder"):
         storage.make_folder(tmp_path / below)
 
 
