@@ -31,6 +31,8 @@ _SPECIFIC = frozenset({Cause.PYTHON_ERROR, Cause.DATA, Cause.OOM_DEVICE, Cause.O
 A lost connection or a signal is a consequence; the scheduler knows of what.
 """
 
+CANCELLED_BY_USER = "hpcpar cancel"
+"""The reason in the last line of a run that `hpcpar cancel` ended."""
 LOCAL_TIMEOUT_CODE = 124
 """Exit code of the local launcher when it ended the ranks at the time limit (the same as timeout(1))."""
 
@@ -128,7 +130,9 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unr
         if _cause(own) in _SPECIFIC or explains:
             return base._replace(cause=_cause(own), message=_words(own))
     if by_scheduler is not None and ended is not None:
-        return base._replace(cause=by_scheduler, message=f"the scheduler says {ended.state}")
+        ours = ended.reason == CANCELLED_BY_USER
+        message = "by `hpcpar cancel`" if ours else f"the scheduler says {ended.state}"
+        return base._replace(cause=by_scheduler, message=message)
     cause, message = _from_code(code, events, ended)
     if unreadable:
         cause, message = Cause.DATA, "record.json is damaged, or of a newer hpcpar"

@@ -21,6 +21,8 @@ from hpcpar.errors import HpcparError, InputError
 VERBS = {
     "submit": "Plan a study and submit it.",
     "status": "Say what became of the runs, and why.",
+    "logs": "Print what a run's ranks and its job script printed.",
+    "cancel": "Cancel runs that wait or run.",
     "collect": "Turn the runs' records into scaling tables.",
     "list": "List clusters, strategies, workloads, jobs or templates.",
     "show": "Show a cluster profile, strategy, workload, study or template.",

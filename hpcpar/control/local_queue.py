@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class Current(Struct, kw_only=True):
     pid: int
     job_id: str = ""
     since: float
+    script: int = 0
+    """Process of the job's script; 0 until it has begun."""
 
 
 class Element(NamedTuple):
@@ -149,7 +151,7 @@ def _elements(entry: Entry) -> list[Element]:
         run = batch.study.run(name)
         job_id = job_id_of(batch.key, index, len(manifest.runs))
         own = [attempt for attempt in run.attempts() if attempt.rpartition(".")[0] == job_id]
-        if _has_ended(run, own):
+        if _has_ended(run, own) or _is_cancelled(run, job_id):
             continue
         spec = run.spec()
         if spec is None:
@@ -157,6 +159,10 @@ def _elements(entry: Entry) -> list[Element]:
         begun = manifest.intent.begun if manifest.intent else entry.queued
         left.append(Element((begun, spec.order, index), batch, index, job_id, len(own), entry.cwd))
     return left
+
+
+def _is_cancelled(run: RunFolder, job_id: str) -> bool:
+    return any(line.kind == "ended" and line.job_id == job_id for line in run.submissions())
 
 
 def _has_ended(run: RunFolder, attempts: list[str]) -> bool:
@@ -190,12 +196,40 @@ def drain() -> int:
             return done
 
 
+def stop(job_ids: Collection[str]) -> None:
+    """End the job that is running, if it is one of these: all of them have been noted as cancelled before."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and is_alive():
+        current = records.read_one(folder() / "current.json", Current)
+        if current is None or current.job_id not in job_ids:
+            return
+        if current.script and _parent(current.script) == current.pid:
+            # The launcher ends with its script, and the ranks with their launcher.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(current.script, signal.SIGTERM)
+            return
+        time.sleep(0.05)  # it was chosen a moment ago: its script is about to begin, or was passed over
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process; 0 where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def _say_current(element: Element, script: int = 0) -> None:
+    current = Current(pid=os.getpid(), job_id=element.job_id, since=time.time(), script=script)
+    write_file(folder() / "current.json", msgspec.json.encode(current))
+
+
 def _run(element: Element) -> None:
     """Run one job script to its end; the script itself writes what came of it."""
-    write_file(
-        folder() / "current.json",
-        msgspec.json.encode(Current(pid=os.getpid(), job_id=element.job_id, since=time.time())),
-    )
+    _say_current(element)
+    if _is_cancelled(element.batch.study.run(element.batch.read().runs[element.task]), element.job_id):
+        return  # after the line above: who cancels later sees what is running
     log_path = element.batch.logs / f"{element.job_id}.log"
     environment = {
         **os.environ,
@@ -214,6 +248,7 @@ def _run(element: Element) -> None:
             cwd=element.cwd if Path(element.cwd).is_dir() else "/",
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - one thread; the run must not outlive the queue's process
         )
+        _say_current(element, process.pid)
         code = process.wait()
     _ensure_exit_line(element, code)
 

@@ -108,6 +108,16 @@ def sacct_by_name(names: Sequence[str], since: str) -> list[AccountingRow]:
     return parse_sacct(_call([*_SACCT, f"--name={','.join(names)}", f"--starttime={since}"]))
 
 
+def scancel(words: Sequence[str]) -> None:
+    """Cancel jobs ("12") and tasks ("12_[0,3]"); those that have ended already are no error.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    for chunk in _chunks(words, IDS_A_CALL):
+        _call(["scancel", "--quiet", *chunk])
+
+
 _SACCT = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={_SACCT_FIELDS}"]
 
 

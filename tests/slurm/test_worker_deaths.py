@@ -65,6 +65,21 @@ def test_a_cancelled_job_is_called_cancelled(slurm: Any, tmp_path: Path) -> None
     _is_shown_by_collect(slurm, tmp_path, "cancelled")
 
 
+def test_hpcpar_cancel_ends_what_runs_and_what_waits(slurm: Any, tmp_path: Path) -> None:
+    whole = ("--nodes", "4", "--ranks-per-node", "1", "--cpus-per-rank", "4", "--repeats", "3")
+    slurm.hpcpar("submit", *LONG, "--strategy", "ddp", *whole, "--runs", str(tmp_path))
+    rows = slurm.wait(tmp_path, lambda status: any(row["step"] > 0 for row in status["rows"]))["rows"]
+    waiting = next(row for row in rows if row["state"] == "queued")
+    slurm.hpcpar("cancel", waiting["folder"])
+    states = {row["run"]: (row["state"], row["cause"]) for row in slurm.status(tmp_path)["rows"]}
+    assert states.pop(waiting["run"]) == ("failed", "cancelled")
+    assert sorted(state for state, _ in states.values()) == ["queued", "running"]
+    slurm.hpcpar("cancel", str(tmp_path))
+    rows = slurm.wait(tmp_path, _ended, 60)["rows"]
+    assert {(row["state"], row["cause"]) for row in rows} == {("failed", "cancelled")}
+    assert {row["note"] for row in rows} == {"by `hpcpar cancel`"}
+
+
 def test_a_node_that_goes_down_is_called_node_fail(slurm: Any, tmp_path: Path) -> None:
     slurm.hpcpar("submit", *LONG, "--strategy", "ddp", "--nodes", "2", "--runs", str(tmp_path))
     slurm.wait(tmp_path, _running)
