@@ -22,7 +22,9 @@ from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
 from hpcpar.spec import ClusterProfile, Study
 
-CLUSTERS = sorted(assets.available("clusters"))
+CLUSTERS = sorted(
+    name for name, path in assets.available("clusters").items() if read_toml(path).get("scheduler") != "pbs"
+)
 STRATEGIES = ["ddp", "hybrid", "pp"]
 PROFILE = {
     "schema": 1,
@@ -49,7 +51,9 @@ def script(profile=None, **study):
 def shipped(cluster, strategy):
     path = assets.find("clusters", cluster)
     profile = decode(ClusterProfile, read_toml(path), str(path))
-    return scripts(profile, strategies=[strategy], nodes=[2], repeats=3, global_batch=256, account="m1234")
+    deep = {"layers": 40}  # a stage for each rank of the largest nodes
+    sizes = {"nodes": [2], "repeats": 3, "global_batch": 256, "workload_options": deep}
+    return scripts(profile, strategies=[strategy], account="m1234", **sizes)
 
 
 def commands_of(text):
