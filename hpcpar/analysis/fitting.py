@@ -73,8 +73,8 @@ def _rounded(x: float) -> float:
 def fit(points: Points, terms: Callable[[Any], Any]) -> Fit:
     """Fit values ~ sum_k c_k terms_k(place) with c_k >= 0.
 
-    Least squares of the relative error of each place's geometric mean, weighted by its runs. Resampling: the residuals of
-    the runs' logarithms about their own place's mean, widened by sqrt(n / (n - 1)), are pooled, drawn again with
+    Least squares of the relative error of each place's geometric mean, weighted by its runs. Resampling: the residuals
+    of the runs' logarithms about their own place's mean, widened by sqrt(n / (n - 1)), are pooled, drawn again with
     replacement, and added to the means; so the spread between runs counts, and the law's own misfit does not.
 
     Args:
@@ -102,19 +102,24 @@ def fit(points: Points, terms: Callable[[Any], Any]) -> Fit:
     )
 
 
-def solve(columns: Any, logs_BP: Any, counts_P: Any) -> Any:
-    """Solve B non-negative least squares of the relative error: measurements exp(logs_BP), weights counts_P.
+def solve(columns: Any, logs: Any, counts: Any) -> Any:
+    """Solve B non-negative least squares of the relative error.
 
-    Every choice of terms that may be zero is solved, and the best one without a negative coefficient taken: exact, and for
-    two or three terms faster than a solver that is called B times.
+    Every choice of terms that may be zero is solved, and the best one without a negative coefficient taken: exact, and
+    for two or three terms faster than a solver that is called B times.
+
+    Args:
+        columns: the terms at each place [P, terms].
+        logs: logarithms of what is fitted [B, P].
+        counts: weights [P].
 
     Returns:
         Coefficients [B, terms].
     """
     import numpy as np
 
-    designs = (np.sqrt(counts_P) * np.exp(-logs_BP))[:, :, None] * columns
-    wanted = np.sqrt(counts_P)
+    designs = (np.sqrt(counts) * np.exp(-logs))[:, :, None] * columns
+    wanted = np.sqrt(counts)
     # Columns of very different size would make the normal equations ill-conditioned.
     size = np.linalg.norm(designs, axis=1)
     designs = designs / size[:, None]

@@ -64,3 +64,16 @@ def _escape(text: str) -> str:
     for char in "\\|<*`":
         text = text.replace(char, "&lt;" if char == "<" else "\\" + char)
     return text
+
+
+def html(page: Sheet) -> str:
+    """Print a sheet as an HTML table without style or script: a notebook brings its own."""
+    from html import escape
+
+    def line(tag: str, texts: list[str]) -> str:
+        align = ["left" if place in page.left else "right" for place in range(len(texts))]
+        cells = (f'<{tag} style="text-align:{a}">{escape(t)}</{tag}>' for a, t in zip(align, texts, strict=True))
+        return f"<tr>{''.join(cells)}</tr>"
+
+    body = "\n".join(line("td", texts) for texts in page.rows)
+    return f"<table>\n<thead>{line('th', page.heads)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"

@@ -16,7 +16,7 @@ from hpcpar.analysis.scaling import Cell, Table
 from hpcpar.analysis.series import TableKey
 from hpcpar.analysis.sheet import Sheet, one_line
 
-ESTIMATES = ("step_time_s", "samples_per_s", "tokens_per_s", "speedup", "efficiency")
+ESTIMATES = ("step_time_s", "samples_per_s", "tokens_per_s", "speedup", "efficiency", "karp_flatt", "scaleup")
 """Columns with an interval: in files NAME, NAME_low and NAME_high."""
 
 
@@ -61,6 +61,8 @@ def _columns(table: Table) -> list[_Column]:
         _Column("tokens/s", lambda cell: estimate(cell.tokens_per_s), optional=True, narrow=False),
         _Column(speedup, lambda cell: "1 (baseline)" if cell.is_baseline else estimate(cell.speedup)),
         _Column("efficiency (%)", lambda cell: "100" if cell.is_baseline else estimate(_scaled(cell.efficiency, 100))),
+        _Column("Karp-Flatt (%)", lambda cell: estimate(_scaled(cell.karp_flatt, 100)), optional=True, narrow=False),
+        _Column("scale-up", lambda cell: estimate(cell.scaleup), optional=True, narrow=False),
         _Column("last loss", lambda cell: span(cell.loss_last_min, cell.loss_last_max), optional=True),
         _Column("peak memory a rank", lambda cell: memory(cell.peak_memory_bytes), optional=True, narrow=False),
         _Column("peak device memory a rank", lambda cell: memory(cell.peak_device_bytes), optional=True, narrow=False),

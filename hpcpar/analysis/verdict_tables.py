@@ -82,13 +82,13 @@ def facts(one: ComparisonSet) -> list[str]:
     """Return what a reader needs beside the verdicts: baseline, margins, adjustment."""
     shown = _metrics(one)
     margins = {cell.metric: cell.margin for cell in one.comparisons}
-    said = ", ".join(f"{metric.words} {number(100 * margins[metric.name])} %" for metric in shown)
+    said = ", ".join(f"{metric.words} {100 * margins[metric.name]:g} %" for metric in shown)
     lines = [*one.facts, f"Baseline: {one.baseline}, on the same number of nodes. Percentages are positive where good."]
     lines += [f"Margins within which a ratio is no change: {said}."] if shown else []
     if one.family:
         lines.append(
-            f"{one.family} tested differences in this table; without adjustment about {number(ALPHA * one.family, 2)} of "
-            "them would be called wrongly if nothing differed. Verdicts are adjusted (Holm); intervals are not."
+            f"{one.family} tested differences in this table; without adjustment about {number(ALPHA * one.family, 2)} "
+            "of them would be called wrongly if nothing differed. Verdicts are adjusted (Holm); intervals are not."
         )
     return lines + _not_compared(one)
 
@@ -115,7 +115,7 @@ def _sentence(one: ComparisonSet, cell: Comparison) -> str:
     metric, key = _METRICS[cell.metric], one.key
     where = f"On {key.cluster}, {key.workload}, {plural(cell.nodes, 'node')}, {key.scaling or 'undeclared'} scaling"
     runs = f"{cell.runs_strategy} and {cell.runs_baseline} {'seeds' if metric.quality else 'runs'}"
-    evidence = f"x{estimate(cell.ratio)}, {runs}, {cell.basis}, margin {number(100 * cell.margin)} %"
+    evidence = f"x{estimate(cell.ratio)}, {runs}, {cell.basis}, margin {100 * cell.margin:g} %"
     doing = {
         Word.IMPROVES: f"improves {metric.words} against",
         Word.DETERIORATES: f"deteriorates {metric.words} against",

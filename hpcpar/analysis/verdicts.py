@@ -1,8 +1,8 @@
 """May one say that something improves, changes nothing, or deteriorates? The decision, from one number a run.
 
-Everything happens on logarithms: an effect is the difference of two arms' means, its exponential the ratio. "No change"
-must be shown (two one-sided tests, TOST: D. J. Schuirmann, J. Pharmacokin. Biopharm. 15, 1987), it is never what is left
-when a test fails; and a difference counts only where it is larger than the margin. docs/verdicts.md has the procedure.
+Everything happens on logarithms: an effect is the difference of two arms' means, its exponential the ratio. "No
+change" must be shown (two one-sided tests, TOST: D. J. Schuirmann, J. Pharmacokin. Biopharm. 15, 1987), it is never
+what is left when a test fails; a difference counts only where it is larger than the margin. See docs/verdicts.md.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Verdict(NamedTuple):
 
 
 def unpaired(baseline: Sequence[float], compared: Sequence[float]) -> Effect | None:
-    """Compare two sets of runs: Welch's t on the logarithms, freedom after Satterthwaite; None below two runs an arm."""
+    """Compare two sets of runs: Welch's t on logarithms, freedom after Satterthwaite; None below two runs an arm."""
     if min(len(baseline), len(compared)) < 2:
         return None
     logs = [[math.log(value) for value in arm] for arm in (baseline, compared)]

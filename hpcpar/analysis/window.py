@@ -130,8 +130,8 @@ def _first_reaching(by_number: dict[int, Step], loss: float) -> Reached | None:
 def _trend(times: list[float]) -> float | None:
     """Return the relative change over the window by a line through the logarithms of ten blocks' medians.
 
-    Blocks, as neighbouring steps are correlated; medians, as a stall is no trend. Reported where Student's t of the slope
-    has p < 0.01 (t > 3.355 with 8 degrees of freedom): checks over many runs must not cry wolf in every tenth.
+    Blocks, as neighbouring steps are correlated; medians, as a stall is no trend. Reported where Student's t of the
+    slope has p < 0.01 (t > 3.355 with 8 degrees of freedom): checks of many runs must not cry wolf in every tenth.
     """
     length = len(times) // TREND_BLOCKS
     if length < SHORTEST_BLOCK:

@@ -100,7 +100,7 @@ def test_every_run_is_a_row_of_the_frame_and_unknown_is_not_zero(tmp_path):
     runs = replace(ORACLE, failures={("pp", 4, 1): Cause.TIMEOUT}, never_ran=frozenset({("ddp", 1, 2)})).write(tmp_path)
     runs[0].spec_path.write_bytes(b"{")
 
-    frame = collect([tmp_path]).frame.set_index("run")
+    frame = collect([tmp_path]).runs.set_index("run")
 
     assert len(frame) == len(runs)
     assert sorted(frame["state"].value_counts().to_dict().items()) == [
@@ -208,7 +208,7 @@ def test_no_damaged_number_anywhere_stops_the_tables(whole_study, damage):
 
     results = collect([root])
 
-    assert len(results.frame) == 4
+    assert len(results.runs) == 4
     assert results.to_markdown()
     assert results.to_csv()
     assert results.to_json()
