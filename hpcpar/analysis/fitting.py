@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 _SEED = 20_030_501
 """Any: the same runs must give the same bytes."""
+_IDENTICAL = 1e-12
 MISFIT = 0.01
 """p of the test for lack of fit below which a law is said not to describe the measurements."""
 
@@ -147,7 +148,7 @@ def _misfit(logs: Sequence[Any], deviations: Any, counts: Any, terms: int) -> fl
     if places <= terms or runs <= places:
         return None
     between = float((counts * deviations**2).sum())
-    if within == 0:
-        return None
+    if within <= runs * _IDENTICAL**2:
+        return None  # runs that repeat each other to the last bits say nothing of their scatter
     f = between / (places - terms) / (within / (runs - places))
     return _rounded(float(fdtrc(places - terms, runs - places, f)))

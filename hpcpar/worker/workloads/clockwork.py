@@ -5,8 +5,8 @@ With n ranks and global batch B an update takes, times the noise of the run,
     T(n) = serial_s + sample_s B / n + talk_s (n - 1)
 
 which at a fixed B is the universal scalability law exactly: with T1 = serial_s + sample_s B its contention is
-serial_s / T1, its coherency talk_s / T1 and its throughput at one rank B / T1. Sleeping ranks use no CPU, so one machine
-honestly plays many nodes.
+serial_s / T1, its coherency talk_s / T1 and its throughput at one rank B / T1. Sleeping ranks use no CPU, so one
+machine honestly plays many nodes.
 """
 
 from __future__ import annotations
