@@ -15,7 +15,7 @@ SERIAL_S, SAMPLE_S, TALK_S, BATCH = 0.08, 0.016, 0.012, 48
 STUDY = f"""
 schema = 1
 workload = "clockwork"
-workload_options = {{ serial_s = {SERIAL_S}, sample_s = {SAMPLE_S}, talk_s = {TALK_S}, noise = 0.01 }}
+workload_options = {{ serial_s = {SERIAL_S}, sample_s = {SAMPLE_S}, talk_s = {TALK_S}, noise = 0.02 }}
 strategies = [
   "clockwork",
   {{ name = "clockwork", options = {{ factor = 0.75 }}, nodes = [2] }},
@@ -30,7 +30,8 @@ steps = 16
 warmup_steps = 4
 repeats = 5
 """
-"""Steps of 0.2 s and more: that a sleep ends a millisecond late on a busy machine is then less than the noise."""
+"""Steps of 0.2 s and more: that sleeps of eight ranks end two milliseconds late on a busy machine is then less than
+the noise of 2 %, whose draws follow from the keys of the runs."""
 
 
 def test_what_is_known_is_found_inside_the_intervals(slurm_of_eight: Any, tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def _check_law(answer: dict[str, Any]) -> None:
 
 
 def _check_speedups(answer: dict[str, Any]) -> None:
-    """Hold eleven intervals of 95 % against the truth; one may miss."""
+    """Hold eleven intervals of 95 % against the truth; two may miss (more would have a probability of 1.5 %)."""
     missed = []
     (table,) = answer["tables"]
     for cell in table["rows"]:
@@ -87,7 +88,7 @@ def _check_speedups(answer: dict[str, Any]) -> None:
         for name, truth in checks:
             if not cell[f"{name}_low"] <= truth <= cell[f"{name}_high"]:
                 missed.append((nodes, name, truth, cell[name]))
-    assert len(missed) <= 1, missed
+    assert len(missed) <= 2, missed
 
 
 def _check_verdicts(answer: dict[str, Any]) -> None:
