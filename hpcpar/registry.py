@@ -28,10 +28,12 @@ STRATEGIES = {
     "dp": "hpcpar.worker.strategies.dp:STRATEGY",
     "localsgd": "hpcpar.worker.strategies.localsgd:STRATEGY",
     "async": "hpcpar.worker.strategies.async_:STRATEGY",
+    "clockwork": "hpcpar.worker.strategies.clockwork:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
+    "clockwork": "hpcpar.worker.workloads.clockwork:WORKLOAD",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"
 """What every rank runs; the payload of a batch refers to it by name."""
@@ -66,7 +68,7 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "boosting", "estimator": strategies say which kinds they accept."""
+    """"neural", "boosting", "estimator", "clockwork": strategies say which kinds they accept."""
     sample_unit: str = "samples"
     tokens_per_sample: int | None = None
     num_units: int = 1

@@ -57,6 +57,12 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps_planned: int = 0
     warmup_steps: int = 0
     uses_cpu: bool = True
+    code: str = ""
+    """Version of hpcpar that planned it."""
+    order: int = 0
+    """Its place in the study as it was submitted."""
+    pair: str = ""
+    """Runs that shared an allocation for a comparison have the same word."""
     state: str
     cause: str = ""
     message: str = ""
@@ -69,14 +75,21 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     too_few_steps: bool = False
     step_time_s: float | None = None
     step_time_p50_s: float | None = None
+    step_time_trend: float | None = None
+    """Relative change of the step time over the window, where it is more than chance."""
     samples_per_s: float | None = None
     tokens_per_s: float | None = None
     data_wait_s: float | None = None
     loss_last: float | None = None
     loss_diverged: bool = False
     """It had a loss, and at the end none that was finite."""
+    time_to_target_s: float | None = None
+    samples_to_target: float | None = None
     peak_memory_bytes: int | None = None
     peak_device_bytes: int | None = None
+    sum_memory_bytes: int | None = None
+    """Peaks of all ranks, added up."""
+    sum_device_bytes: int | None = None
     oversubscribed: bool = False
     shared_with: int = 0
     """Other runs that used one of its physical machines at the same time."""
@@ -92,6 +105,10 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected_steps: int = 0
     duplicate_steps: int = 0
     skipped_updates: int = 0
+    devices: str = ""
+    """The kinds of device that its ranks used."""
+    data: str = "{}"
+    """What was trained on: name, size, digest, synthetic or not."""
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -106,12 +123,13 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.started is None or self.ended is None else self.ended - self.started
 
 
-def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
+def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: float | None = None) -> Row:
     """Reduce a run folder to its row; never raises for what is in the files.
 
     Args:
         folder: the run's folder.
         warmup_steps: cut this many steps instead of what the run's spec says.
+        target_loss: the loss whose first reaching is looked for.
     """
     spec = folder.spec()
     wrong = _what_is_wrong(folder, spec)
@@ -125,7 +143,12 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
     warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
     window = measure(
-        reading.records, planned=identity.steps, warmup=warmup, reached=reached, rejected_lines=reading.rejected
+        reading.records,
+        planned=identity.steps,
+        warmup=warmup,
+        reached=reached,
+        rejected_lines=reading.rejected,
+        target_loss=target_loss,
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = records.read_lines(folder.submission_path, Submission).rejected
@@ -204,6 +227,9 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "steps_planned": identity.steps,
         "warmup_steps": warmup,
         "uses_cpu": spec.uses_cpu,
+        "code": spec.code,
+        "order": spec.order,
+        "pair": spec.pair,
     }
 
 
@@ -240,6 +266,9 @@ def _timed(spec: RunSpec, window: Window) -> dict[str, Any]:
         "steps_used": window.steps_used,
         "step_time_s": window.mean_s,
         "step_time_p50_s": window.p50_s,
+        "step_time_trend": window.trend,
+        "time_to_target_s": window.reached.time_s if window.reached else None,
+        "samples_to_target": float(window.reached.step * spec.identity.global_batch) if window.reached else None,
         "data_wait_s": window.data_wait_s,
         "samples_per_s": rate,
         "tokens_per_s": rate * tokens if rate is not None and tokens is not None else None,
@@ -262,6 +291,10 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
         "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
+        "sum_memory_bytes": _sum([fact.peak_memory_bytes for fact in ranks]),
+        "sum_device_bytes": _sum([fact.peak_device_bytes for fact in ranks]),
+        "devices": " ".join(sorted({fact.device for fact in ranks})),
+        "data": _canonical(record.data),
         "versions": _canonical(record.versions),
     }
 
@@ -269,6 +302,12 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
 def _largest(values: Iterable[int]) -> int | None:
     """Return the largest possible value; what no machine has is damage, and no number."""
     return max((value for value in values if 0 <= value <= _LARGEST * 1000), default=None)
+
+
+def _sum(values: list[int]) -> int | None:
+    """Return the sum over ranks, or None where one of them, or all together, is no possible value."""
+    possible = values and all(0 <= value <= _LARGEST * 1000 for value in values)
+    return sum(values) if possible and sum(values) <= _LARGEST * 10**6 else None
 
 
 def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from hpcpar.errors import InputError
 from hpcpar.records import Cause
 
 ORACLE = Oracle(truths={"ddp": Truth(0.010, 0.0020), "pp": Truth(0.030, 0.0019)}, noise=0.02, repeats=2)
-FILES = ["runs.csv", "scaling.csv", "scaling.json", "scaling.md", "scaling.png", "scaling.svg"]
+TABLES = ["laws.csv", "runs.csv", "scaling.csv", "scaling.json", "scaling.md", "sizeup.csv", "verdicts.csv"]
+FILES = sorted([*TABLES, "scaling.png", "scaling.svg"])
 
 
 def test_saving_writes_every_file_and_returns_the_paths(tmp_path):
@@ -100,7 +101,7 @@ def test_every_run_is_a_row_of_the_frame_and_unknown_is_not_zero(tmp_path):
     runs = replace(ORACLE, failures={("pp", 4, 1): Cause.TIMEOUT}, never_ran=frozenset({("ddp", 1, 2)})).write(tmp_path)
     runs[0].spec_path.write_bytes(b"{")
 
-    frame = collect([tmp_path]).frame.set_index("run")
+    frame = collect([tmp_path]).runs.set_index("run")
 
     assert len(frame) == len(runs)
     assert sorted(frame["state"].value_counts().to_dict().items()) == [
@@ -156,7 +157,7 @@ def test_without_matplotlib_the_tables_are_written_and_the_reason_is_said(tmp_pa
 
     paths = collect([tmp_path / "runs"]).save(tmp_path / "report", said.append)
 
-    assert sorted(path.name for path in paths) == FILES[:4]
+    assert sorted(path.name for path in paths) == TABLES
     assert "hpcpar[report]" in said[0]
 
 
@@ -208,7 +209,7 @@ def test_no_damaged_number_anywhere_stops_the_tables(whole_study, damage):
 
     results = collect([root])
 
-    assert len(results.frame) == 4
+    assert len(results.runs) == 4
     assert results.to_markdown()
     assert results.to_csv()
     assert results.to_json()
