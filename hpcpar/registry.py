@@ -31,6 +31,9 @@ STRATEGIES = {
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
+    "vgg11": "hpcpar.worker.workloads.images:VGG11",
+    "cnn": "hpcpar.worker.workloads.images:CNN",
+    "conv-autoencoder": "hpcpar.worker.workloads.images:AUTOENCODER",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"
@@ -113,12 +116,22 @@ class StepResult(NamedTuple):
     applied: bool
 
 
+class Scores(NamedTuple):
+    """What a rank's share of the evaluation samples adds up to; rank 0 adds up the ranks and divides."""
+
+    loss_sum: float
+    weight: float
+    score_sum: float
+    score_weight: float
+
+
 class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
-    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; and
+    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over;
     `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
-    what only the strategy knows of them.
+    what only the strategy knows of them; and `evaluate() -> Scores`, called on every rank after the last step where the
+    workload has something to be evaluated on.
     """
 
     def batch(self, step: int) -> Any:

@@ -7,6 +7,7 @@ anything slow; its last is record.json. See records.Event for the events in betw
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ import msgspec
 
 from hpcpar import registry, storage
 from hpcpar.errors import HpcparError
-from hpcpar.records import Cause, RunRecord, Step
+from hpcpar.records import Cause, Evaluated, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
@@ -67,6 +68,8 @@ def _give_up(message: str) -> NoReturn:
 class _Built(NamedTuple):
     trainer: Trainer
     data: dict[str, Any]
+    evaluation: Any
+    """neural.Evaluation of the workload, or None."""
 
 
 def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) -> None:
@@ -85,6 +88,10 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             clock = CudaClock() if team.device.type == "cuda" else CpuClock()
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
             losses = train(built.trainer, spec.identity.steps, clock, team.exchange, sink)
+        evaluated = None
+        if built.evaluation is not None:
+            with phases("evaluate"):
+                evaluated = _evaluate(built, team)
         with phases("finish"):
             ranks = team.peaks()
     if info.rank == 0:
@@ -103,6 +110,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             ranks=ranks,
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
             data=built.data,
+            evaluation=evaluated,
             versions=facts.versions(),
             notes=[*notes, *getattr(built.trainer, "notes", ())],
         )
@@ -120,7 +128,28 @@ def _build(spec: RunSpec, team: Team) -> _Built:
     context = make_context(team.info, identity, team.device)
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
-    return _Built(trainer, samples.facts() if samples is not None else {})
+    data = samples.facts() if samples is not None else {}
+    evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
+    return _Built(trainer, data, evaluation)
+
+
+def _evaluate(built: _Built, team: Team) -> Evaluated | None:
+    """Have all ranks evaluate their shares; return the result on rank 0."""
+    trainer: Any = built.trainer
+    scores = team.add_up(trainer.evaluate())
+    if scores is None:
+        return None
+    return Evaluated(
+        num_samples=len(built.evaluation.samples),
+        loss=_ratio(scores.loss_sum, scores.weight),
+        metric=built.evaluation.metric,
+        value=_ratio(scores.score_sum, scores.score_weight),
+    )
+
+
+def _ratio(total: float, weight: float) -> float | None:
+    ratio = total / weight if weight else math.nan
+    return ratio if math.isfinite(ratio) else None
 
 
 class _StepWriter:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from hpcpar.errors import MissingExtraError, RunError
 from hpcpar.records import Cause, RankFacts
+from hpcpar.registry import Scores
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
 from hpcpar.worker import facts
@@ -50,6 +51,16 @@ class Team(Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(r.facts, peak_memory_bytes=p.memory_bytes, peak_device_bytes=p.device_bytes)
             for r, p in zip(self.reports, everybody, strict=True)
         ]
+
+    def add_up(self, mine: Scores) -> Scores | None:
+        """Return the sum of all ranks' scores on rank 0; None elsewhere."""
+        if self.meeting is None:
+            return mine
+        self.meeting.tell("scores", msgspec.json.encode(mine))
+        if self.info.rank:
+            return None
+        everybody = [msgspec.json.decode(content, type=Scores) for content in self.meeting.hear("scores")]
+        return Scores(*(sum(column) for column in zip(*everybody, strict=True)))
 
     def part(self) -> None:
         """Wait, for a bounded time, until all ranks are here; then give the process groups back.
