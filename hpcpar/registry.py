@@ -34,6 +34,8 @@ WORKLOADS = {
     "vgg11": "hpcpar.worker.workloads.images:VGG11",
     "cnn": "hpcpar.worker.workloads.images:CNN",
     "conv-autoencoder": "hpcpar.worker.workloads.images:AUTOENCODER",
+    "nbow": "hpcpar.worker.workloads.nbow:WORKLOAD",
+    "seq2seq": "hpcpar.worker.workloads.seq2seq:WORKLOAD",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"
