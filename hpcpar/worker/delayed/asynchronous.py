@@ -23,7 +23,7 @@ from hpcpar.worker.delayed.server import Arrival, Gradient, Server
 from hpcpar.worker.delayed.share import Numbered, backward
 from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.mesh_engine.evaluate import evaluate
-from hpcpar.worker.mesh_engine.feed import Feed
+from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -94,7 +94,10 @@ class AsyncTrainer:
         if self._group is not None:
             distributed.broadcast(flat, group=self._group, group_src=0)
         self._load(flat)
-        return evaluate(self._workload, self._feed, self.model, self._micro_batch)
+        return evaluate(self._workload, self._feed, self._forward, self._micro_batch)
+
+    def _forward(self, batch: Batch) -> Any:
+        return self.model(batch.inputs)
 
     def close(self) -> None:
         """Give nothing back: the threads have ended with the last step, or end with the process."""

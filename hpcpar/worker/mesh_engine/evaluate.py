@@ -9,24 +9,24 @@ import torch
 
 from hpcpar.registry import Scores
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine.feed import Feed
+from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 
 
-def evaluate(workload: NeuralWorkload, feed: Feed, forward: Callable[[Any], Any], size: int) -> Scores:
+def evaluate(workload: NeuralWorkload, feed: Feed, forward: Callable[[Batch], Any], size: int) -> Scores:
     """Return what this rank's share adds up to.
 
     Args:
         workload: has an evaluation.
         feed: brings the samples.
-        forward: inputs of exactly `size` samples -> outputs, whole in their last axis; None on a rank that has none.
+        forward: a batch of exactly `size` samples -> outputs, whole in their last axis; None on a rank that has none.
         size: samples a forward pass.
     """
     assert workload.evaluation is not None, "the worker asks for it only where there is one"
     sums, weights = [torch.zeros(2, dtype=torch.float64)], [0.0, 0.0]
     with torch.no_grad():
         for batch, count in feed.evaluation(size):
-            output = forward(batch.inputs)
+            output = forward(batch)
             if output is None or not count:
                 continue
             pairs = [measure(output[:count], batch.targets[:count]) for measure in (workload.loss, workload.evaluation.score)]

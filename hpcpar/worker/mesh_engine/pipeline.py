@@ -90,8 +90,12 @@ class PipelineTrainer:
         size = self._context.identity.micro_batch * self._context.identity.grad_accum
         return evaluate(self._workload, self._feed, self._forward, size)
 
-    def _forward(self, inputs: Any) -> Any:
-        output = self._schedule.eval(*((inputs,) if self._first else ()))
+    def _forward(self, batch: Batch) -> Any:
+        inputs = (batch.inputs,) if self._first else ()
+        # torch's schedules compute a loss wherever they were made with one, and want targets for it.
+        last: dict[str, Any] = {"target": batch.targets, "losses": []} if self._last else {}
+        with self._loss_region():
+            output = self._schedule.eval(*inputs, **last)
         return None if output is None else whole(output, self._context, split=self._loss_parallel)
 
     def close(self) -> None:

@@ -57,10 +57,10 @@ class ReplicaTrainer:
         """Evaluate this rank's share."""
         return evaluate(self._workload, self._feed, self._forward, self._micro_batch)
 
-    def _forward(self, inputs: Any) -> Any:
+    def _forward(self, batch: Batch) -> Any:
         ddp = isinstance(self.model, nn.parallel.DistributedDataParallel)
         model = self.model.module if ddp else self.model  # DDP would prepare for a backward pass
-        return whole(model(inputs), self._context, split=self._loss_parallel)
+        return whole(model(batch.inputs), self._context, split=self._loss_parallel)
 
     def _gradients_meet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         model: Any = self.model

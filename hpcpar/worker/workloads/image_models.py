@@ -26,6 +26,17 @@ CNN_HALVINGS = 2
 AUTOENCODER_HALVINGS = 2
 
 
+class Plain(nn.Module):
+    """Brings a picture to the layout that its shape says.
+
+    On CPUs convolutions of one channel choose another one, and a pipeline could not send that.
+    """
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the same numbers."""
+        return x_BCHW.contiguous()
+
+
 def vgg11(images: ImageOptions, width: int, classifier: int) -> tuple[Unit, ...]:
     """Return the eight convolutions and three linear layers of VGG11; published with width 64, classifier 4096."""
     channels = [images.channels, *(width * multiple for multiple, _ in _VGG11)]
@@ -43,8 +54,8 @@ def vgg11(images: ImageOptions, width: int, classifier: int) -> tuple[Unit, ...]
 
 
 def _convolution(inputs: int, outputs: int, *, pooled: bool) -> nn.Module:
-    layers = [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.MaxPool2d(2)) if pooled else nn.Sequential(*layers)
+    pooling = nn.MaxPool2d(2) if pooled else nn.Identity()
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), pooling, Plain())
 
 
 def _flat_linear(inputs: int, outputs: int) -> nn.Module:
@@ -65,7 +76,8 @@ def cnn(images: ImageOptions, width: int) -> tuple[Unit, ...]:
 
 def _normed(inputs: int, outputs: int, stride: int) -> nn.Module:
     # Four groups: normalised within a sample, whatever the batch (Wu, He 2018, arXiv:1803.08494).
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(4, outputs), nn.GELU())
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+    return nn.Sequential(convolution, nn.GroupNorm(4, outputs), nn.GELU(), Plain())
 
 
 def _pooled_linear(inputs: int, outputs: int) -> nn.Module:
@@ -82,13 +94,13 @@ def autoencoder(images: ImageOptions, width: int, code: int) -> tuple[Unit, ...]
         Unit("encode1", partial(_half, width, 2 * width)),
         Unit("code", partial(_code, features, code)),
         Unit("expand", partial(_expand, code, shape)),
-        Unit("decode0", partial(_double, 2 * width, width)),
-        Unit("decode1", partial(nn.ConvTranspose2d, width, images.channels, 4, 2, 1)),
+        Unit("decode0", partial(_double, 2 * width, width, nn.GELU)),
+        Unit("decode1", partial(_double, width, images.channels, nn.Identity)),
     )
 
 
 def _half(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, padding=1), nn.GELU())
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, padding=1), nn.GELU(), Plain())
 
 
 def _code(inputs: int, outputs: int) -> nn.Module:
@@ -100,8 +112,8 @@ def _expand(inputs: int, shape: tuple[int, int, int]) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, channels * height * width), nn.Unflatten(1, shape), nn.GELU())
 
 
-def _double(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.GELU())
+def _double(inputs: int, outputs: int, activation: type[nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), activation(), Plain())
 
 
 def initialise(name: str, values: Any, generator: torch.Generator) -> None:
