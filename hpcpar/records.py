@@ -131,6 +131,8 @@ class RunRecord(Struct, kw_only=True):
     data: dict[str, Any] = field(default_factory=dict)
     """What was trained on: name, number of samples, digest, synthetic or not."""
     evaluation: Evaluated | None = None
+    whole_program: bool = False
+    """Its one step is a whole program that said nothing of its steps."""
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

@@ -27,6 +27,7 @@ _SIZES = (
     "steps_planned",
     "warmup_steps",
 )
+_RESULTS = ("loss_last", "evaluation_loss", "metric_value")
 _COUNTS = ("peak_memory_bytes", "peak_device_bytes", "usable_cpus")
 
 
@@ -38,7 +39,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     table = pd.DataFrame([_flat(row, phases) for row in rows], columns=columns(phases))
     for name in (*_SIZES, *_COUNTS):
         table[name] = table[name].astype("Int64")
-    floats = [name for name in table.columns if name.endswith("_s") or name == "loss_last"]
+    floats = [name for name in table.columns if name.endswith("_s") or name in _RESULTS]
     return table.astype(dict.fromkeys(floats, "float64"))
 
 

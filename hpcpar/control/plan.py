@@ -16,7 +16,7 @@ from hpcpar.errors import HpcparError, InputError, Problem, nearest
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
-from hpcpar.spec import ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
+from hpcpar.spec import UNDECLARED, ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
 
 
@@ -70,7 +70,7 @@ class _Cell(NamedTuple):
     sizes: BatchSizes
 
 
-def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Plan:
+def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str = "", folder: str = "") -> Plan:
     """Plan every run of `study` on `profile`.
 
     Args:
@@ -78,6 +78,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
         profile: where to run it.
         where: the study's file, or "flags"; stands in messages.
         version: the version of hpcpar, noted in each run.
+        folder: where programs of the user's own are started.
 
     Raises:
         InputError: with every problem that was found; nothing is planned then.
@@ -91,7 +92,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     cells = list(_cells(resolved, place, problems)) if resolved and place else []
     if problems or resolved is None or place is None:
         raise InputError(list(dict.fromkeys(problems)))
-    return Plan(tuple(_runs(resolved, place, cells, version)), tuple(_warnings(study, profile)))
+    return Plan(tuple(_runs(resolved, place, cells, version, folder)), tuple(_warnings(study, profile)))
 
 
 def _text_problems(study: Study, where: str) -> Iterator[Problem]:
@@ -245,6 +246,8 @@ def _engine(chosen: _Chosen) -> EngineOptions:
 def _global_batch(resolved: _Study, ranks_per_node: int, world_size: int, label: str) -> int | Problem:
     """Return the global batch: fixed, or (weak scaling) fixed over the ranks of the study's smallest size."""
     study = resolved.study
+    if not resolved.declared.declares_batch and study.global_batch is None:
+        return world_size  # a number that means nothing is at least one that divides
     global_batch = study.global_batch or resolved.declared.global_batch
     if study.scaling == "strong":
         return global_batch
@@ -279,7 +282,7 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
 # ---------------------------------------------------------------- runs
 
 
-def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str) -> Iterator[PlannedRun]:
+def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str, folder: str) -> Iterator[PlannedRun]:
     study, declared = resolved.study, resolved.declared
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
@@ -290,8 +293,10 @@ def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str) -> 
                 key=identity.key(),
                 study=study.name,
                 identity=identity,
-                scaling=study.scaling,
-                warmup_steps=min(study.warmup_steps, identity.steps // 2),
+                scaling=study.scaling if declared.declares_batch else UNDECLARED,
+                warmup_steps=_warmup(study, declared, identity.steps),
+                declares_steps=declared.declares_steps,
+                folder=folder if declared.kind == "program" else "",
                 gpus_per_node=cell.resources.gpus_per_node,
                 device_order=place.node_type.device_order,
                 host_suffix=place.profile.host_suffix,
@@ -305,6 +310,10 @@ def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str) -> 
             )
             order += 1
             yield PlannedRun(spec, cell.resources)
+
+
+def _warmup(study: Study, declared: Declaration, steps: int) -> int:
+    return min(study.warmup_steps, steps // 2) if declared.declares_steps else study.warmup_steps
 
 
 def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Identity:

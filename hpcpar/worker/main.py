@@ -22,12 +22,12 @@ from hpcpar.errors import HpcparError
 from hpcpar.records import Cause, Evaluated, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
-from hpcpar.spec import RunSpec
+from hpcpar.spec import UNDECLARED, RunSpec
 from hpcpar.worker import facts
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
 from hpcpar.worker.measure.clock import CpuClock, CudaClock
-from hpcpar.worker.measure.loop import train
+from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import end_on_signal
@@ -87,13 +87,17 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
         with phases("train"):
             clock = CudaClock() if team.device.type == "cuda" else CpuClock()
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
-            losses = train(built.trainer, spec.identity.steps, clock, team.exchange, sink)
+            is_program = hasattr(built.trainer, "run")
+            if is_program:
+                done = _run_program(built.trainer, spec, team, sink)
+            else:
+                done = _Done(train(built.trainer, spec.identity.steps, clock, team.exchange, sink), spec.identity.steps)
         evaluated = None
         if built.evaluation is not None:
             with phases("evaluate"):
                 evaluated = _evaluate(built, team)
         with phases("finish"):
-            ranks = team.peaks()
+            ranks = team.peaks(of_children=is_program)
     if info.rank == 0:
         record = RunRecord(
             key=spec.key,
@@ -103,19 +107,42 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             cause=Cause.OK,
             started=started,
             ended=time.time(),
-            steps=spec.identity.steps,
+            steps=done.steps,
+            whole_program=done.whole_program,
             phases=phases.seconds,
-            loss_first=losses.first,
-            loss_last=losses.last,
+            loss_first=done.losses.first,
+            loss_last=done.losses.last,
             ranks=ranks,
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
             data=built.data,
             evaluation=evaluated,
             versions=facts.versions(),
-            notes=[*notes, *getattr(built.trainer, "notes", ())],
+            notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
         )
         _conclude(folder, info, record, journal)
     team.part()
+
+
+class _Done(NamedTuple):
+    """What the training came to."""
+
+    losses: Losses
+    steps: int
+    whole_program: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> _Done:
+    """Run the user's own program; its steps are written when it has ended on all ranks."""
+    from hpcpar.worker.program import run as programs
+
+    mine = program.run(spec.folder, sink.beat)
+    everybody = team.gather("ran", programs.encode(mine), spec.time_s)
+    declared = spec.scaling != UNDECLARED
+    ran = programs.reduce([programs.decode(one) for one in everybody], spec.identity.global_batch, declared=declared)
+    if team.info.rank == 0:
+        sink(ran.steps)
+    return _Done(Losses(ran.steps[0].loss, ran.steps[-1].loss), len(ran.steps), ran.whole_program, ran.notes)
 
 
 def _build(spec: RunSpec, team: Team) -> _Built:
@@ -125,7 +152,8 @@ def _build(spec: RunSpec, team: Team) -> _Built:
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
-    context = make_context(team.info, identity, team.device)
+    place = team.meeting.place if team.meeting is not None else None
+    context = make_context(team.info, identity, team.device, place)
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}
@@ -161,10 +189,14 @@ class _StepWriter:
 
     def __call__(self, steps: Sequence[Step]) -> None:
         storage.append_line(self._path, b"\n".join(msgspec.json.encode(step) for step in steps))
+        self.beat(steps[-1].step)
+
+    def beat(self, step: int) -> None:
+        """Write a heartbeat, unless the last one is young."""
         now = time.monotonic()
         if now - self._last_beat >= HEARTBEAT_S:
             self._last_beat = now
-            self._journal.write("heartbeat", step=steps[-1].step)
+            self._journal.write("heartbeat", step=step)
 
 
 def _conclude(folder: RunFolder, info: RankInfo, record: RunRecord, journal: Journal) -> None:

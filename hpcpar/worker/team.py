@@ -38,9 +38,13 @@ class Team(Struct, frozen=True, kw_only=True):
     meeting: Any = None
     """rendezvous.Meeting; None for one rank."""
 
-    def peaks(self) -> list[RankFacts]:
-        """Return the facts of all ranks with their peak memory, on rank 0; an empty list elsewhere."""
-        mine = _Peaks(peak_memory_bytes(), peak_device_bytes(self.device))
+    def peaks(self, *, of_children: bool = False) -> list[RankFacts]:
+        """Return the facts of all ranks with their peak memory, on rank 0; an empty list elsewhere.
+
+        `of_children`: what counts is the memory of what the ranks have started.
+        """
+        device_bytes = 0 if of_children else peak_device_bytes(self.device)
+        mine = _Peaks(peak_memory_bytes(of_children=of_children), device_bytes)
         everybody = [mine]
         if self.meeting is not None:
             self.meeting.tell("peaks", msgspec.json.encode(mine))
@@ -51,6 +55,13 @@ class Team(Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(r.facts, peak_memory_bytes=p.memory_bytes, peak_device_bytes=p.device_bytes)
             for r, p in zip(self.reports, everybody, strict=True)
         ]
+
+    def gather(self, topic: str, mine: bytes, patience_s: float) -> list[bytes]:
+        """Wait for all ranks and return what each of them says; the same on all."""
+        if self.meeting is None:
+            return [mine]
+        self.meeting.tell(topic, mine)
+        return list(self.meeting.hear(topic, patience_s))
 
     def add_up(self, mine: Scores) -> Scores | None:
         """Return the sum of all ranks' scores on rank 0; None elsewhere."""
