@@ -7,9 +7,10 @@ Outside of a job of hpcpar that line does nothing:
 
 import argparse
 
-import hpcpar
 import torch
 from torch import distributed, nn
+
+import hpcpar
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--batch", type=int, default=64, help="samples a rank and step")

@@ -376,6 +376,10 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     tokens_per_sample: int | None = None
     declares_steps: bool = True
     """False: the run has done what its record says, not `identity.steps`."""
+    workload_file: str = ""
+    """Where the workload is one of the user's own: path/to/file.py:NAME, the path absolute."""
+    workload_sha256: str = ""
+    """Of that file, when the run was planned."""
     folder: str = ""
     """Where a program of the user's own is started."""
     uses_cpu: bool = True

@@ -14,6 +14,7 @@ from hpcpar.cli.variadic import VariadicCommand, after_dashes
 from hpcpar.decode import decode, find_problems, nested, read_toml
 from hpcpar.errors import InputError, Problem
 from hpcpar.spec import ClusterProfile, Study
+from hpcpar.workload_files import study_name
 
 _EPILOG = """
 \b
@@ -58,7 +59,11 @@ def _complete(kind: str) -> Any:
     shell_complete=_complete("strategy"),
 )
 @click.option("--nodes", multiple=True, type=click.IntRange(min=1), metavar="N...", help="One or more node counts.")
-@click.option("--workload", help="What to compute (default: llama-tiny).", shell_complete=_complete("workload"))
+@click.option(
+    "--workload",
+    help="What to compute: a name, or FILE.py:NAME (default: llama-tiny).",
+    shell_complete=_complete("workload"),
+)
 @click.option("--repeats", type=click.IntRange(min=1, max=1000), help="Repeats of every cell; an interval needs 3.")
 @click.option("--scaling", type=click.Choice(["strong", "weak"]), help="Keep the global batch, or the batch a rank.")
 @click.option("--global-batch", type=click.IntRange(min=1), help="Samples an update, at the smallest size.")
@@ -133,7 +138,9 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
 def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:
     """Take what stands after `--` for the command line of the user's own program."""
     if data.get("workload", "script") != "script":
-        yield Problem("--", f"workload {data['workload']} starts no program", "use --workload script, or leave `--` out")
+        yield Problem(
+            "--", f"workload {data['workload']} starts no program", "use --workload script, or leave `--` out"
+        )
         return
     data["workload"] = "script"
     data.setdefault("strategies", ["own"])
@@ -161,7 +168,8 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     problems += _program(data, flags["program"]) if flags["program"] else ()
     if flags["name"]:
         data["name"] = flags["name"]
-    data.setdefault("name", f"{data.get('workload', Study().workload)}-{data.get('scaling', 'strong')}")
+    workload = study_name(str(data.get("workload", Study().workload)))
+    data.setdefault("name", f"{workload}-{data.get('scaling', 'strong')}")
     problems += [p for p in find_problems(Study, data, where) if p not in problems]
     if problems:
         raise InputError(problems)

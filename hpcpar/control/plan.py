@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hpcpar import composition, registry
+from hpcpar import composition, registry, workload_files
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
 from hpcpar.control.limits import limit_problems
 from hpcpar.control.safe import value_problems
@@ -140,6 +140,8 @@ def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None
 
 def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Workload | None, Any]:
     try:
+        if workload_files.split(study.workload):
+            return _from_file(study, where, problems)
         workload = registry.get_workload(study.workload)
     except InputError as error:
         problems += error.problems
@@ -147,6 +149,14 @@ def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Worklo
     found = find_problems(workload.Options, study.workload_options, f"{where}: workload {study.workload}")
     problems += found
     return workload, None if found else msgspec.convert(study.workload_options, workload.Options)
+
+
+def _from_file(study: Study, where: str, problems: list[Problem]) -> tuple[Any, Any]:
+    found = workload_files.describe(study.workload, study.workload_options, where)
+    if found.described.declaration is None:
+        problems += found.check(None)
+        return None, None
+    return found, found.described.options
 
 
 def _strategies(study: Study, where: str, problems: list[Problem]) -> Iterator[_Chosen]:
@@ -296,6 +306,7 @@ def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str, fol
                 scaling=study.scaling if declared.declares_batch else UNDECLARED,
                 warmup_steps=_warmup(study, declared, identity.steps),
                 declares_steps=declared.declares_steps,
+                **_file(resolved.workload),
                 folder=folder if declared.kind == "program" else "",
                 gpus_per_node=cell.resources.gpus_per_node,
                 device_order=place.node_type.device_order,
@@ -316,12 +327,18 @@ def _warmup(study: Study, declared: Declaration, steps: int) -> int:
     return min(study.warmup_steps, steps // 2) if declared.declares_steps else study.warmup_steps
 
 
+def _file(workload: Any) -> dict[str, Any]:
+    if not isinstance(workload, workload_files.FileWorkload):
+        return {}
+    return {"workload_file": f"{workload.path}:{workload.object}", "workload_sha256": workload.sha256}
+
+
 def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Identity:
     study = resolved.study
     return Identity(
         cluster=place.profile.name,
         node_type=place.node_type_name,
-        workload=study.workload,
+        workload=resolved.workload.name if _file(resolved.workload) else study.workload,
         workload_options=msgspec.to_builtins(resolved.workload_options),
         strategy=cell.chosen.choice.name,
         strategy_options=msgspec.to_builtins(cell.chosen.options),

@@ -32,6 +32,7 @@ from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import end_on_signal
 from hpcpar.worker.team import Team, assemble
+from hpcpar.workload_files import digest
 
 HEARTBEAT_S = 5.0
 """At most one heartbeat in this time."""
@@ -79,7 +80,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
     phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
     with phases("start"):
         team = assemble(spec, info, folder)
-    notes = facts.shortage_notes(team.reports)
+    notes = [*facts.shortage_notes(team.reports), *_changed(spec)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
         built = _build(spec, team)
@@ -148,7 +149,7 @@ def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> 
 def _build(spec: RunSpec, team: Team) -> _Built:
     identity = spec.identity
     strategy = registry.get_strategy(identity.strategy)
-    workload = registry.get_workload(identity.workload)
+    workload = _workload(spec)
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
@@ -159,6 +160,25 @@ def _build(spec: RunSpec, team: Team) -> _Built:
     data = samples.facts() if samples is not None else {}
     evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
     return _Built(trainer, data, evaluation)
+
+
+def _changed(spec: RunSpec) -> list[str]:
+    """Say whether the file of the user's own workload is another one than was planned."""
+    if not spec.workload_file:
+        return []
+    now = digest(Path(spec.workload_file.rpartition(":")[0]))
+    if now == spec.workload_sha256:
+        return []
+    return [f"the workload's file has changed since the plan: sha256 {now[:16]}, it was {spec.workload_sha256[:16]}"]
+
+
+def _workload(spec: RunSpec) -> Any:
+    if not spec.workload_file:
+        return registry.get_workload(spec.identity.workload)
+    from hpcpar.worker import workload_file
+
+    path, _, name = spec.workload_file.rpartition(":")
+    return workload_file.load(path, name)
 
 
 def _evaluate(built: _Built, team: Team) -> Evaluated | None:

@@ -5,6 +5,8 @@ Tolerance as in test_parity. The evaluation comes after steps whose losses agree
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -60,19 +62,15 @@ EVERYDAY = {
 }
 
 
-def _cells() -> Any:
-    for workload in WORKLOADS:
-        for name in CELLS:
-            if "tp" in name.split("-") and workload not in HAS_A_TENSOR_PLAN:
-                continue
-            if name == "zbv" and workload in ("nbow",):  # four stages, three units
-                continue
-            if name == "gpipe" and workload == "nbow":
-                continue
-            for optimizer in (SGD, ADAMW):
-                everyday = (workload, name) in EVERYDAY and optimizer is SGD
-                marks = [] if everyday else [pytest.mark.full]
-                yield pytest.param(workload, CELLS[name], optimizer, marks=marks, id=f"{workload}-{name}-{optimizer['optimizer']}")
+def _cells() -> Iterator[Any]:
+    for workload, (name, cell), optimizer in itertools.product(WORKLOADS, CELLS.items(), (SGD, ADAMW)):
+        if "tp" in name.split("-") and workload not in HAS_A_TENSOR_PLAN:
+            continue
+        if workload == "nbow" and name in ("zbv", "gpipe"):  # four stages, three units
+            continue
+        everyday = (workload, name) in EVERYDAY and optimizer is SGD
+        label = f"{workload}-{name}-{optimizer['optimizer']}"
+        yield pytest.param(workload, cell, optimizer, marks=[] if everyday else [pytest.mark.full], id=label)
 
 
 _oracles: dict[str, Any] = {}
@@ -114,9 +112,7 @@ def _oracle(pools: Any, work: dict[str, Any]) -> Any:
 def _run(pools: Any, cell: Cell, work: dict[str, Any], **more: Any) -> tuple[list[float], list[float]]:
     arguments = {"strategy": cell.strategy, "strategy_options": cell.options, "grad_accum": cell.grad_accum, **more}
     pool = pools(max(2, cell.ranks))
-    answers = pool.run(
-        "workload_cases.train_and_evaluate", world_size=cell.ranks, steps=STEPS, **work, **arguments
-    )
+    answers = pool.run("workload_cases.train_and_evaluate", world_size=cell.ranks, steps=STEPS, **work, **arguments)
     ended = [answer for answer in answers if answer is not None]
     steps = zip(*(one.losses for one in ended), strict=True)
     losses = [sum(loss for loss, _ in ranks) / sum(weight for _, weight in ranks) for ranks in steps]

@@ -59,8 +59,8 @@ def read(options: PairOptions) -> Parts:
     if len(short) < 5:
         what = f"{len(short)} of {len(pairs)} pairs are shorter than data.length {options.length}"
         raise RunError(Cause.DATA, f"{options.path or 'the standard library'}: {what}")
-    inputs = np.zeros((len(short), 2 * options.length), dtype=np.int64)
-    targets = np.zeros((len(short), options.length), dtype=np.int64)
+    inputs: np.ndarray = np.zeros((len(short), 2 * options.length), dtype=np.int64)
+    targets: np.ndarray = np.zeros((len(short), options.length), dtype=np.int64)
     for row, (source, target) in enumerate(short):
         inputs[row, : len(source) + 1] = [*source, END]
         inputs[row, options.length : options.length + len(target) + 1] = [BEGIN, *target]
@@ -72,7 +72,9 @@ def read(options: PairOptions) -> Parts:
 
 def _names() -> list[tuple[bytes, bytes]]:
     text = b"\n".join(library.read(library.sources(package)) for package in _PACKAGES)
-    return [(name, b"".join(part.capitalize() for part in name.split(b"_"))) for name in sorted(set(_NAME.findall(text)))]
+    return [
+        (name, b"".join(part.capitalize() for part in name.split(b"_"))) for name in sorted(set(_NAME.findall(text)))
+    ]
 
 
 def _own(path: Path) -> list[tuple[bytes, bytes]]:

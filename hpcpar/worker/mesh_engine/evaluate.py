@@ -29,7 +29,9 @@ def evaluate(workload: NeuralWorkload, feed: Feed, forward: Callable[[Batch], An
             output = forward(batch)
             if output is None or not count:
                 continue
-            pairs = [measure(output[:count], batch.targets[:count]) for measure in (workload.loss, workload.evaluation.score)]
+            pairs = [
+                measure(output[:count], batch.targets[:count]) for measure in (workload.loss, workload.evaluation.score)
+            ]
             sums.append(torch.stack([torch.as_tensor(value).double().cpu() for value, _ in pairs]))
             weights = [total + weight for total, (_, weight) in zip(weights, pairs, strict=True)]
     loss_sum, score_sum = torch.stack(sums).sum(0).tolist()

@@ -45,7 +45,7 @@ class Feed:
         assert self._workload.evaluation is not None, "the caller asked for it"
         samples, context = self._workload.evaluation.samples, self._context
         for begin in range(0, len(samples), size * context.mesh.data_ranks):
-            places_B = np.arange(size) + begin + context.data_rank * size
+            places_B: np.ndarray = np.arange(size) + begin + context.data_rank * size
             inputs, targets = samples.fetch(np.minimum(places_B, len(samples) - 1))
             yield Batch(self._mine(inputs), self._mine(targets)), int((places_B < len(samples)).sum())
 

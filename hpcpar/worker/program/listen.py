@@ -42,7 +42,9 @@ class Ear:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         # The last word is our own: what the program wrote before it has then been read.
         os.write(self._pipe, b"\n\0\n")
         self._thread.join(10)

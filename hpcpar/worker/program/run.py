@@ -58,7 +58,10 @@ class Program:
         self._words = words.filled(options.command, words.numbers(context.identity))
         if self._words[0] in ("python", "python3"):
             self._words[0] = sys.executable
-        self._place, self._store = (context.place, None) if context.place is not None else _own_store()
+        self._place: Place = context.store_at
+        self._store: Any = None
+        if self._place is None:
+            self._place, self._store = _own_store()
 
     def run(self, folder: str, heard: Callable[[int], None]) -> Told:
         """Run it to its end.
@@ -82,7 +85,12 @@ class Program:
 
     def _start(self, folder: str, more: dict[str, str]) -> subprocess.Popen[bytes]:
         context = self._context
-        environment = {**os.environ, **torchrun_variables(context, self._place), **words.variables(context.identity), **more}
+        environment = {
+            **os.environ,
+            **torchrun_variables(context, self._place),
+            **words.variables(context.identity),
+            **more,
+        }
         try:
             return subprocess.Popen(
                 self._words,

@@ -30,10 +30,10 @@ def exact(logits_BTV: Any, targets_BT: Any) -> tuple[Any, float]:
 
 
 def explained(training: Samples) -> Callable[[Any, Any], tuple[Any, float]]:
-    """Return the score of a reconstruction: the share that it explains of the variance around the training mean.
+    """Return the score of a reconstruction: the share of the variance around the mean that it explains.
 
-    The mean is that of the first 4096 training samples. 0 is what the mean itself would give, 1 is perfect. Pairs (V - E, V) are added up over samples, with E the squared
-    error and V the squared distance from the mean.
+    The mean is that of the first 4096 training samples: 0 is what it would score itself, 1 is perfect. Pairs
+    (V - E, V) are added up over samples, E the squared error and V the squared distance from the mean.
     """
     mean = training.fetch(np.arange(min(4096, len(training))))[1].double().mean(0)
 

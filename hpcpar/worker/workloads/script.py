@@ -46,10 +46,7 @@ class Script:
         where = f"workload {self.name}: command"
         if not options.command or not options.command[0]:
             return [Problem(where, "is empty", "write it after --, e.g. -- python train.py --batch {micro_batch}")]
-        problems = [
-            Problem(f"{where}: {{{name}}}", "is no placeholder", f"{nearest(name, PLACEHOLDERS)}; {{{{{name}}}}} is text")
-            for name in sorted(placeholders(options.command) - set(PLACEHOLDERS))
-        ]
+        problems = [_unknown(where, name) for name in sorted(placeholders(options.command) - set(PLACEHOLDERS))]
         script = _script(options.command)
         if script and not Path(script).is_file():
             problems.append(Problem(f"{where}: '{script}'", "there is no such file", "paths count from this folder"))
@@ -58,6 +55,11 @@ class Script:
     def load(self, options: ScriptOptions, seed: int) -> Any:
         """Return the options: strategy own starts the program."""
         return options
+
+
+def _unknown(where: str, name: str) -> Problem:
+    fix = f"{nearest(name, PLACEHOLDERS)}; {{{{{name}}}}} is text"
+    return Problem(f"{where}: {{{name}}}", "is no placeholder", fix)
 
 
 def _script(command: tuple[str, ...]) -> str:

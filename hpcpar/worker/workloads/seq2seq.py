@@ -45,7 +45,7 @@ class Seq2Seq:
     """A text in, another one out."""
 
     name = "seq2seq"
-    summary = "a Transformer encoder and decoder that rewrite real names of one style in another, or your pairs of texts"
+    summary = "a Transformer encoder and decoder that rewrite real names in another style, or your pairs of texts"
     extras = ("torch",)
     Options = Seq2SeqOptions
 
