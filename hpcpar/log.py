@@ -10,8 +10,13 @@ from typing import Any
 
 VARIABLE = "HPCPAR_LOG"
 """The environment variable that names the pipe to the worker of this rank."""
-_pipe: int | None = None
-_off = False
+
+
+class _Channel:
+    """The pipe, once it is open."""
+
+    pipe: int | None = None
+    off = False
 
 
 def log(*, loss: Any = None, samples: float | None = None) -> None:
@@ -21,9 +26,8 @@ def log(*, loss: Any = None, samples: float | None = None) -> None:
         loss: the mean loss of this rank's samples; a number, or a tensor with one number (which is then waited for).
         samples: how many samples this rank has processed in this step.
     """
-    global _off
     path = os.environ.get(VARIABLE)
-    if not path or _off:
+    if not path or _Channel.off:
         return
     import json
     import time
@@ -37,13 +41,12 @@ def log(*, loss: Any = None, samples: float | None = None) -> None:
         # At most PIPE_BUF bytes in one write: whole even where several processes write.
         os.write(_open(path), json.dumps(line).encode() + b"\n")
     except OSError:  # nobody reads: the job is over, or the variable is left over from another one
-        _off = True
+        _Channel.off = True
 
 
 def _open(path: str) -> int:
-    global _pipe
-    if _pipe is None:
+    if _Channel.pipe is None:
         # Without O_NONBLOCK it would wait for a reader; with it, it fails where there is none.
-        _pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        os.set_blocking(_pipe, True)
-    return _pipe
+        _Channel.pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        os.set_blocking(_Channel.pipe, True)
+    return _Channel.pipe

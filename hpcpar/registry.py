@@ -136,10 +136,11 @@ class Scores(NamedTuple):
 class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
-    One of a program of the user's own has `run` instead of steps (worker/program). A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over;
-    `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
-    what only the strategy knows of them; and `evaluate() -> Scores`, called on every rank after the last step where the
-    workload has something to be evaluated on.
+    That of a program of the user's own has `run` instead of steps (worker/program). A trainer may have `notes`,
+    sentences that rank 0 puts into the record when the training is over; `complete(records)`, called on rank 0 after
+    every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
+    `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
+    on.
     """
 
     def batch(self, step: int) -> Any:

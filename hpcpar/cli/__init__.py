@@ -20,6 +20,7 @@ VERBS = {
     "submit": "Plan a study and submit it.",
     "status": "Say what became of the runs, and why.",
     "collect": "Turn the runs' records into scaling tables.",
+    "data": "List and fetch real data sets, and say where they lie.",
     "list": "List clusters, strategies, workloads, jobs or templates.",
     "show": "Show a cluster profile, strategy, workload, study or template.",
     "resume": "Start this machine's local queue again after it died.",

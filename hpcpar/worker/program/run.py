@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import subprocess
@@ -174,7 +175,7 @@ def _death(program: str, code: int, last: str) -> RunError:
 def told(begun: float, ended: float, lines: Sequence[Line]) -> Told:
     """Make times of what a program said; its first step begins with the program."""
     marks = [begun, *(line.time for line in lines)]
-    times_s = [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+    times_s = [later - earlier for earlier, later in itertools.pairwise(marks)]
     finite = [line.loss if line.loss is not None and math.isfinite(line.loss) else None for line in lines]
     return Told(ended - begun, times_s, finite, [line.samples for line in lines])
 
