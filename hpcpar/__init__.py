@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+from hpcpar.log import log
+
+__all__ = ["collect", "log"]
 __version__ = "0.1.0"
 
 

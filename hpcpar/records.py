@@ -98,6 +98,17 @@ class RankFacts(Struct, kw_only=True):
     peak_device_bytes: int = 0
 
 
+class Evaluated(Struct, kw_only=True):
+    """What the trained model made of the samples that training never saw."""
+
+    num_samples: int
+    loss: float | None
+    """None where it was not finite."""
+    metric: str
+    """Name of the workload's metric; more is better."""
+    value: float | None
+
+
 class RunRecord(Struct, kw_only=True):
     """record.json: the result of a run that reached its end."""
 
@@ -111,7 +122,7 @@ class RunRecord(Struct, kw_only=True):
     ended: float
     steps: int
     phases: dict[str, float]
-    """Seconds by phase: start, build, train, finish."""
+    """Seconds by phase: start, build, train, evaluate (where there is something to evaluate on), finish."""
     loss_first: float | None
     loss_last: float | None
     ranks: list[RankFacts]
@@ -119,6 +130,9 @@ class RunRecord(Struct, kw_only=True):
     """Ranks x threads exceeded the usable CPUs of a physical machine: times are no evidence of scaling."""
     data: dict[str, Any] = field(default_factory=dict)
     """What was trained on: name, number of samples, digest, synthetic or not."""
+    evaluation: Evaluated | None = None
+    whole_program: bool = False
+    """Its one step is a whole program that said nothing of its steps."""
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

@@ -29,9 +29,16 @@ STRATEGIES = {
     "localsgd": "hpcpar.worker.strategies.localsgd:STRATEGY",
     "async": "hpcpar.worker.strategies.async_:STRATEGY",
     "clockwork": "hpcpar.worker.strategies.clockwork:STRATEGY",
+    "own": "hpcpar.worker.strategies.own:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
+    "vgg11": "hpcpar.worker.workloads.images:VGG11",
+    "cnn": "hpcpar.worker.workloads.images:CNN",
+    "conv-autoencoder": "hpcpar.worker.workloads.images:AUTOENCODER",
+    "nbow": "hpcpar.worker.workloads.nbow:WORKLOAD",
+    "seq2seq": "hpcpar.worker.workloads.seq2seq:WORKLOAD",
+    "script": "hpcpar.worker.workloads.script:WORKLOAD",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
     "clockwork": "hpcpar.worker.workloads.clockwork:WORKLOAD",
 }
@@ -68,7 +75,7 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "boosting", "estimator", "clockwork": strategies say which kinds they accept."""
+    """"neural", "boosting", "estimator", "program", "clockwork": strategies say which kinds they accept."""
     sample_unit: str = "samples"
     tokens_per_sample: int | None = None
     num_units: int = 1
@@ -82,6 +89,10 @@ class Declaration(Struct, frozen=True, kw_only=True):
     global_batch: int = 64
     steps: int = 100
     uses_cpu: bool = True
+    declares_batch: bool = True
+    """False: nothing says that it does what the plan's batch says; speed-up and efficiency are withheld."""
+    declares_steps: bool = True
+    """False: how many steps it does is known only when it has done them."""
 
 
 class Workload(Protocol):
@@ -115,12 +126,23 @@ class StepResult(NamedTuple):
     applied: bool
 
 
+class Scores(NamedTuple):
+    """What a rank's share of the evaluation samples adds up to; rank 0 adds up the ranks and divides."""
+
+    loss_sum: float
+    weight: float
+    score_sum: float
+    score_weight: float
+
+
 class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
-    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; and
-    `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
-    what only the strategy knows of them.
+    That of a program of the user's own has `run` instead of steps (worker/program). A trainer may have `notes`,
+    sentences that rank 0 puts into the record when the training is over; `complete(records)`, called on rank 0 after
+    every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
+    `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
+    on.
     """
 
     def batch(self, step: int) -> Any:

@@ -20,6 +20,8 @@ SCHEMA = 1
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 """The axes of the mesh, outer to inner; `ep` is carved out of the data axes and multiplies nothing."""
 
+UNDECLARED = "undeclared"
+"""The scaling of runs of which nothing says that they do what the plan's batch says."""
 Positive = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 """A name that becomes a folder or a part of a job name."""
@@ -379,6 +381,14 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     socket_interface: str = ""
     sample_unit: str = "samples"
     tokens_per_sample: int | None = None
+    declares_steps: bool = True
+    """False: the run has done what its record says, not `identity.steps`."""
+    workload_file: str = ""
+    """Where the workload is one of the user's own: path/to/file.py:NAME, the path absolute."""
+    workload_sha256: str = ""
+    """Of that file, when the run was planned."""
+    folder: str = ""
+    """Where a program of the user's own is started."""
     uses_cpu: bool = True
     """False: the workload only sleeps, so that sharing a host's CPUs does not spoil its timing."""
     time_s: float

@@ -14,7 +14,7 @@ from hpcpar.analysis.window import Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
 from hpcpar.runs import RunFolder
-from hpcpar.spec import SCHEMA, RunSpec, Submission
+from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec, Submission
 from hpcpar.units import compress_nodes
 
 UNREADABLE = "unreadable"
@@ -81,6 +81,11 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_per_s: float | None = None
     data_wait_s: float | None = None
     loss_last: float | None = None
+    whole_program: bool = False
+    """Its one time is that of a program that said nothing of its steps."""
+    evaluation_loss: float | None = None
+    metric: str = ""
+    metric_value: float | None = None
     loss_diverged: bool = False
     """It had a loss, and at the end none that was finite."""
     time_to_target_s: float | None = None
@@ -140,11 +145,14 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
     attempt = _attempt(record, outcome)
     reading = folder.steps(attempt) if attempt else records.Reading([], 0)
     identity = spec.identity
-    warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
+    planned = identity.steps if spec.declares_steps and not _is_whole(record) else max(1, reached)
+    warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
+    if _is_whole(record) or not spec.declares_steps:  # nobody could know how many there would be
+        warmup = min(warmup, planned // 2)
     window = measure(
         reading.records,
-        planned=identity.steps,
+        planned=planned,
         warmup=warmup,
         reached=reached,
         rejected_lines=reading.rejected,
@@ -155,11 +163,13 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
     return Row(
         **_planned(spec, warmup),
         **_ended(outcome, record, record_note, window),
-        **_timed(spec, window),
+        **_timed(spec, window, whole=_is_whole(record)),
         **_places(record),
         attempt=attempt,
         rejected_lines=outcome.rejected + reading.rejected + submission_lines + damaged,
         loss_last=record.loss_last if record is not None else window.loss_last,
+        **_evaluated(record),
+        whole_program=_is_whole(record),
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
     )
@@ -258,8 +268,14 @@ def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window:
     }
 
 
-def _timed(spec: RunSpec, window: Window) -> dict[str, Any]:
-    rate = spec.identity.global_batch / window.mean_s if window.mean_s is not None else None
+def _is_whole(record: RunRecord | None) -> bool:
+    return record is not None and record.whole_program
+
+
+def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
+    updates = spec.identity.steps if whole else 1  # in one of the times
+    known = window.mean_s is not None and spec.scaling != UNDECLARED
+    rate = spec.identity.global_batch * updates / window.mean_s if known and window.mean_s else None
     tokens = spec.tokens_per_sample
     return {
         "steps_measured": window.steps_measured,
@@ -276,6 +292,14 @@ def _timed(spec: RunSpec, window: Window) -> dict[str, Any]:
         "duplicate_steps": window.duplicate_steps,
         "skipped_updates": window.skipped_updates,
     }
+
+
+def _evaluated(record: RunRecord | None) -> dict[str, Any]:
+    """Return what the trained model made of samples that it had never seen."""
+    found = record.evaluation if record is not None else None
+    if found is None:
+        return {}
+    return {"evaluation_loss": found.loss, "metric": found.metric, "metric_value": found.value}
 
 
 def _places(record: RunRecord | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ S = X / X0. Efficiency = S / r.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -52,6 +53,13 @@ class Cell(Struct, frozen=True, kw_only=True):
     """T0 / T at a constant load a rank; weak scaling."""
     loss_last_min: float | None = None
     loss_last_max: float | None = None
+    train_s: float | None = None
+    evaluation_s: float | None = None
+    evaluation_loss_min: float | None = None
+    evaluation_loss_max: float | None = None
+    metric: str = ""
+    metric_min: float | None = None
+    metric_max: float | None = None
     peak_memory_bytes: int | None = None
     peak_device_bytes: int | None = None
     oversubscribed: bool = False
@@ -131,6 +139,11 @@ def _cell(series: Series, nodes: int, reference: Reference | None) -> Cell:
         scaleup=Estimate(1.0) if is_baseline and first.scaling == "weak" else _scaleup(usable, reference),
         loss_last_min=min(losses, default=None),
         loss_last_max=max(losses, default=None),
+        train_s=_average([row.phases.get("train") for row in usable]),
+        evaluation_s=_average([row.phases.get("evaluate") for row in usable]),
+        **_span("evaluation_loss", [row.evaluation_loss for row in usable]),
+        metric=next((row.metric for row in usable if row.metric), ""),
+        **_span("metric", [row.metric_value for row in usable]),
         peak_memory_bytes=_largest([row.peak_memory_bytes for row in usable]),
         peak_device_bytes=_largest([row.peak_device_bytes for row in usable]),
         oversubscribed=any(row.oversubscribed for row in usable),
@@ -195,6 +208,16 @@ def _values(rows: Sequence[Row], name: str) -> list[float]:
 def _mean(values: Sequence[float | None]) -> Estimate | None:
     known = [value for value in values if value is not None]
     return intervals.mean(known) if known else None
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _span(name: str, values: Sequence[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    return {f"{name}_min": min(known, default=None), f"{name}_max": max(known, default=None)}
 
 
 def _largest(values: Sequence[int | None]) -> int | None:

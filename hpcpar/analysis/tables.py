@@ -10,7 +10,7 @@ import msgspec
 from hpcpar.analysis.captions import facts, title, unit
 from hpcpar.analysis.headlines import headlines
 from hpcpar.analysis.intervals import Estimate
-from hpcpar.analysis.numbers import NOTHING, estimate, memory, plural, span
+from hpcpar.analysis.numbers import NOTHING, estimate, memory, number, plural, span
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.scaling import Cell, Table
 from hpcpar.analysis.series import TableKey
@@ -64,6 +64,19 @@ def _columns(table: Table) -> list[_Column]:
         _Column("Karp-Flatt (%)", lambda cell: estimate(_scaled(cell.karp_flatt, 100)), optional=True, narrow=False),
         _Column("scale-up", lambda cell: estimate(cell.scaleup), optional=True, narrow=False),
         _Column("last loss", lambda cell: span(cell.loss_last_min, cell.loss_last_max), optional=True),
+        _Column("training (s)", lambda cell: number(cell.train_s), optional=True, narrow=False),
+        _Column("evaluation (s)", lambda cell: number(cell.evaluation_s), optional=True, narrow=False),
+        _Column(
+            "evaluation loss",
+            lambda cell: span(cell.evaluation_loss_min, cell.evaluation_loss_max),
+            optional=True,
+            narrow=False,
+        ),
+        _Column(
+            next((cell.metric for cell in table.cells if cell.metric), "metric").replace("_", " "),
+            lambda cell: span(cell.metric_min, cell.metric_max),
+            optional=True,
+        ),
         _Column("peak memory a rank", lambda cell: memory(cell.peak_memory_bytes), optional=True, narrow=False),
         _Column("peak device memory a rank", lambda cell: memory(cell.peak_device_bytes), optional=True, narrow=False),
         _Column("remarks", lambda cell: "; ".join(cell.flags), words=True, narrow=False),

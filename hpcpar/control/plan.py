@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hpcpar import composition, registry
+from hpcpar import composition, registry, workload_files
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
 from hpcpar.control.limits import limit_problems
 from hpcpar.control.safe import value_problems
@@ -16,7 +16,7 @@ from hpcpar.errors import HpcparError, InputError, Problem, nearest
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
-from hpcpar.spec import ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
+from hpcpar.spec import UNDECLARED, ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
 
 
@@ -70,7 +70,7 @@ class _Cell(NamedTuple):
     sizes: BatchSizes
 
 
-def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Plan:
+def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str = "", folder: str = "") -> Plan:
     """Plan every run of `study` on `profile`.
 
     Args:
@@ -78,6 +78,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
         profile: where to run it.
         where: the study's file, or "flags"; stands in messages.
         version: the version of hpcpar, noted in each run.
+        folder: where programs of the user's own are started.
 
     Raises:
         InputError: with every problem that was found; nothing is planned then.
@@ -91,7 +92,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     cells = list(_cells(resolved, place, problems)) if resolved and place else []
     if problems or resolved is None or place is None:
         raise InputError(list(dict.fromkeys(problems)))
-    return Plan(tuple(_runs(resolved, place, cells, version)), tuple(_warnings(study, profile)))
+    return Plan(tuple(_runs(resolved, place, cells, version, folder)), tuple(_warnings(study, profile)))
 
 
 def _text_problems(study: Study, where: str) -> Iterator[Problem]:
@@ -139,6 +140,8 @@ def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None
 
 def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Workload | None, Any]:
     try:
+        if workload_files.split(study.workload):
+            return _from_file(study, where, problems)
         workload = registry.get_workload(study.workload)
     except InputError as error:
         problems += error.problems
@@ -146,6 +149,14 @@ def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Worklo
     found = find_problems(workload.Options, study.workload_options, f"{where}: workload {study.workload}")
     problems += found
     return workload, None if found else msgspec.convert(study.workload_options, workload.Options)
+
+
+def _from_file(study: Study, where: str, problems: list[Problem]) -> tuple[Any, Any]:
+    found = workload_files.describe(study.workload, study.workload_options, where)
+    if found.described.declaration is None:
+        problems += found.check(None)
+        return None, None
+    return found, found.described.options
 
 
 def _strategies(study: Study, where: str, problems: list[Problem]) -> Iterator[_Chosen]:
@@ -245,6 +256,8 @@ def _engine(chosen: _Chosen) -> EngineOptions:
 def _global_batch(resolved: _Study, ranks_per_node: int, world_size: int, label: str) -> int | Problem:
     """Return the global batch: fixed, or (weak scaling) fixed over the ranks of the study's smallest size."""
     study = resolved.study
+    if not resolved.declared.declares_batch and study.global_batch is None:
+        return world_size  # a number that means nothing is at least one that divides
     global_batch = study.global_batch or resolved.declared.global_batch
     if study.scaling == "strong":
         return global_batch
@@ -279,7 +292,7 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
 # ---------------------------------------------------------------- runs
 
 
-def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str) -> Iterator[PlannedRun]:
+def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str, folder: str) -> Iterator[PlannedRun]:
     study, declared = resolved.study, resolved.declared
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
@@ -290,8 +303,11 @@ def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str) -> 
                 key=identity.key(),
                 study=study.name,
                 identity=identity,
-                scaling=study.scaling,
-                warmup_steps=min(study.warmup_steps, identity.steps // 2),
+                scaling=study.scaling if declared.declares_batch else UNDECLARED,
+                warmup_steps=_warmup(study, declared, identity.steps),
+                declares_steps=declared.declares_steps,
+                **_file(resolved.workload),
+                folder=folder if declared.kind == "program" else "",
                 gpus_per_node=cell.resources.gpus_per_node,
                 device_order=place.node_type.device_order,
                 host_suffix=place.profile.host_suffix,
@@ -307,12 +323,22 @@ def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str) -> 
             yield PlannedRun(spec, cell.resources)
 
 
+def _warmup(study: Study, declared: Declaration, steps: int) -> int:
+    return min(study.warmup_steps, steps // 2) if declared.declares_steps else study.warmup_steps
+
+
+def _file(workload: Any) -> dict[str, Any]:
+    if not isinstance(workload, workload_files.FileWorkload):
+        return {}
+    return {"workload_file": f"{workload.path}:{workload.object}", "workload_sha256": workload.sha256}
+
+
 def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Identity:
     study = resolved.study
     return Identity(
         cluster=place.profile.name,
         node_type=place.node_type_name,
-        workload=study.workload,
+        workload=resolved.workload.name if _file(resolved.workload) else study.workload,
         workload_options=msgspec.to_builtins(resolved.workload_options),
         strategy=cell.chosen.choice.name,
         strategy_options=msgspec.to_builtins(cell.chosen.options),

@@ -78,7 +78,7 @@ def prepare(request: Request) -> Prepared:
     Raises:
         InputError: with every problem of the input at once.
     """
-    plan = make_plan(request.study, request.profile, request.where, version=request.version)
+    plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=str(Path.cwd()))
     study = StudyFolder(request.root / request.study.name)
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, again=request.again)

@@ -19,6 +19,8 @@ class JobContext(Struct, frozen=True, kw_only=True):
     """torch.device."""
     groups: dict[str, Any]
     """The process group of every axis that is larger than one."""
+    store_at: Any = None
+    """rendezvous.Place: where rank 0 hosts the store of this job; None for one rank."""
     device_mesh: Any = None
     """torch.distributed.DeviceMesh over the axes that are larger than one; None for one rank."""
 
@@ -39,14 +41,16 @@ class JobContext(Struct, frozen=True, kw_only=True):
         return place["dp_replicate"] * self.mesh.dp_shard + place["dp_shard"]
 
 
-def make_context(info: RankInfo, identity: Identity, device: Any) -> JobContext:
+def make_context(info: RankInfo, identity: Identity, device: Any, store_at: Any = None) -> JobContext:
     """Make the groups of the mesh. Every rank calls it at the same time; one rank needs no process group."""
     axes = [axis for axis in AXES if getattr(identity.mesh, axis) > 1]
     if not axes:
-        return JobContext(info=info, identity=identity, device=device, groups={})
+        return JobContext(info=info, identity=identity, device=device, groups={}, store_at=store_at)
     from torch.distributed.device_mesh import init_device_mesh
 
     sizes = tuple(getattr(identity.mesh, axis) for axis in axes)
     device_mesh = init_device_mesh(device.type, sizes, mesh_dim_names=tuple(axes))
     groups = {axis: device_mesh.get_group(axis) for axis in axes}
-    return JobContext(info=info, identity=identity, device=device, groups=groups, device_mesh=device_mesh)
+    return JobContext(
+        info=info, identity=identity, device=device, groups=groups, device_mesh=device_mesh, store_at=store_at
+    )

@@ -21,7 +21,7 @@ class Samples(Protocol):
     """A data set in memory, addressed by sample number."""
 
     def __len__(self) -> int:
-        """Return the number of training samples."""
+        """Return the number of samples."""
 
     def fetch(self, ids_B: np.ndarray) -> tuple[Any, Any]:
         """Return inputs and targets of these samples as CPU tensors, the batch outermost, then the sequence if any."""
@@ -60,6 +60,19 @@ class Unit(NamedTuple):
     """The same for context parallelism: the modules that must know that they see a slice. None has parameters."""
 
 
+Score = Callable[[Any, Any], tuple[Any, float]]
+"""(output, targets) -> (sum of the scores as a tensor, what it is summed over); their ratio is the metric."""
+
+
+class Evaluation(Struct, frozen=True, kw_only=True):
+    """What a trained model is asked: samples that it has never seen, and a metric beside the loss."""
+
+    samples: Samples
+    metric: str
+    """The metric's name, e.g. "accuracy"; more is better."""
+    score: Score
+
+
 class NeuralWorkload(Struct, frozen=True, kw_only=True):
     """A model as a sequence of units, and how it learns."""
 
@@ -79,3 +92,5 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     seed: int
     max_grad_norm: float = 0.0
     """The longest that a gradient may be; 0: as long as it is."""
+    evaluation: Evaluation | None = None
+    """None: it is not evaluated after the training."""

@@ -81,7 +81,9 @@ def start(folder: RunFolder, command: list[str] | None = None, time_limit: float
         **os.environ,
         "HPCPAR_ATTEMPT": ATTEMPT,
         "HPCPAR_CPUS_PER_RANK": "1",
-        "PYTHONPATH": f"{plugin}:{Path(__file__).parent}",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(plugin), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        ),
     }
     size = ["--nodes", str(spec.identity.nodes), "--ranks-per-node", str(spec.identity.ranks_per_node)]
     limits = ["--time-limit", str(time_limit), "--logs", str(folder.logs)]

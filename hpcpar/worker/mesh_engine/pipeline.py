@@ -10,10 +10,11 @@ from torch import nn
 from torch.distributed import pipelining
 
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import StepResult
+from hpcpar.registry import Scores, StepResult
 from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import shard, tensor
+from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.stages import Stage
 from hpcpar.worker.mesh_engine.update import Update
@@ -34,6 +35,7 @@ class PipelineTrainer:
         options: EngineOptions,
     ) -> None:
         self.model, self._workload, self._update = model, workload, update
+        self._context, self._loss_parallel = context, options.loss_parallel
         self._loss_of = tensor.loss(workload.loss, context, options)
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
@@ -81,6 +83,20 @@ class PipelineTrainer:
             return StepResult(None, 0.0, True)
         loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
         return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
+
+    def evaluate(self) -> Scores:
+        """Evaluate this rank's share; it counts where the last stage is."""
+        # A schedule takes batches of the size that it was made for.
+        size = self._context.identity.micro_batch * self._context.identity.grad_accum
+        return evaluate(self._workload, self._feed, self._forward, size)
+
+    def _forward(self, batch: Batch) -> Any:
+        inputs = (batch.inputs,) if self._first else ()
+        # torch's schedules compute a loss wherever they were made with one, and want targets for it.
+        last: dict[str, Any] = {"target": batch.targets, "losses": []} if self._last else {}
+        with self._loss_region():
+            output = self._schedule.eval(*inputs, **last)
+        return None if output is None else whole(output, self._context, split=self._loss_parallel)
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import StepResult
+from hpcpar.registry import Scores, StepResult
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import tensor
+from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
@@ -25,6 +26,7 @@ class ReplicaTrainer:
         self, context: JobContext, workload: NeuralWorkload, model: nn.Module, update: Update, options: EngineOptions
     ) -> None:
         self.model, self._update = model, update
+        self._context, self._workload, self._loss_parallel = context, workload, options.loss_parallel
         self._loss = tensor.loss(workload.loss, context, options)
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
@@ -50,6 +52,15 @@ class ReplicaTrainer:
             weight += its_weight
         self._update.finish()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
+
+    def evaluate(self) -> Scores:
+        """Evaluate this rank's share."""
+        return evaluate(self._workload, self._feed, self._forward, self._micro_batch)
+
+    def _forward(self, batch: Batch) -> Any:
+        ddp = isinstance(self.model, nn.parallel.DistributedDataParallel)
+        model = self.model.module if ddp else self.model  # DDP would prepare for a backward pass
+        return whole(model(batch.inputs), self._context, split=self._loss_parallel)
 
     def _gradients_meet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         model: Any = self.model
