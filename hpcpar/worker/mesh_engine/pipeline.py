@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.distributed import pipelining
 
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.records import Step
 from hpcpar.registry import StepResult
 from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
@@ -70,7 +72,7 @@ class PipelineTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         self._global_weight = self._feed.global_weight(batch)
-        self._update.begin()
+        self._update.begin(self._averaged_over / self._global_weight)
         losses: list[Any] = []
         inputs = (batch.inputs,) if self._first else ()
         last: dict[str, Any] = {"target": batch.targets, "losses": losses} if self._last else {}
@@ -81,6 +83,15 @@ class PipelineTrainer:
             return StepResult(None, 0.0, True)
         loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
         return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what the record should."""
+        return self._update.balance.notes
+
+    def complete(self, records: Sequence[Step]) -> list[Step]:
+        """Add to the records of a window what only the update knows."""
+        return self._update.balance.complete(records)
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""
