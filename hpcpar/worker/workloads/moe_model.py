@@ -48,7 +48,7 @@ class Router(nn.Module):
         self._mixture = mixture
         self.score = nn.Linear(dim, mixture.experts, bias=False)
         self.register_buffer("bias", torch.zeros(mixture.experts))
-        self._scale = 1.0
+        self.scale = 1.0
         self.counts: Any = None
 
     def forward(self, x_BSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +70,7 @@ class Router(nn.Module):
 
     def begin(self, scale: float) -> None:
         """Begin to count anew; losses are multiplied by `scale`."""
-        self._scale = scale
+        self.scale = scale
         self.counts = torch.zeros(self._mixture.experts + 1, dtype=torch.int64, device=self.bias.device)
 
     def settle(self, counts: torch.Tensor) -> None:
@@ -78,16 +78,15 @@ class Router(nn.Module):
         counts_E = counts[:-1].double()
         self.bias.add_((counts_E.mean() - counts_E).sign() * self._mixture.balance_rate)
 
-    def count(self, counts_BE: torch.Tensor) -> float:
-        """Count a micro-batch; return what the gradient of its balance loss is multiplied by."""
+    def count(self, counts_BE: torch.Tensor) -> None:
+        """Count a micro-batch."""
         self.counts[:-1] += counts_BE.sum(0)
         if self.slots is not None:
             self.counts[-1] += (counts_BE - self.slots).clamp(min=0).sum()
-        return self._scale
 
 
 class _Balanced(torch.autograd.Function):
-    """Hands the shares on, and in the backward pass begins that of the balance loss as well (as Megatron-LM does)."""
+    """Hands the shares on, and in the backward pass begins that of the balance loss and counts (as Megatron-LM does)."""
 
     @staticmethod
     def forward(ctx: Any, shares_BSK: Any, loss: Any, counts_BE: Any, router: Router) -> Any:
@@ -96,8 +95,11 @@ class _Balanced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_BSK: Any) -> Any:
-        scale = ctx.router.count(ctx.counts_BE)
-        return gradient_BSK, gradient_BSK.new_full((), scale), None, None
+        # A schedule that computes the gradients of weights later than those of inputs comes by twice.
+        counts_BE, ctx.counts_BE = ctx.counts_BE, None
+        if counts_BE is not None:
+            ctx.router.count(counts_BE)
+        return gradient_BSK, gradient_BSK.new_full((), ctx.router.scale), None, None
 
 
 class Dispatch(nn.Module):
