@@ -86,7 +86,7 @@ class Router(nn.Module):
 
 
 class _Balanced(torch.autograd.Function):
-    """Hands the shares on, and in the backward pass begins that of the balance loss and counts (as Megatron-LM does)."""
+    """Hands the shares on; its backward pass begins that of the balance loss (as Megatron-LM does), and counts."""
 
     @staticmethod
     def forward(ctx: Any, shares_BSK: Any, loss: Any, counts_BE: Any, router: Router) -> Any:
