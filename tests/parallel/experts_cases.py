@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from cases import build, plant_wrong_gradient
+from torch.distributed.pipelining import PipelineStage
 from torch.nn.functional import silu
 
+from hpcpar.worker.mesh_engine import balance, clip, pipeline, replicate
 from hpcpar.worker.workloads import moe_model
 
 
@@ -23,11 +26,23 @@ class Trace(NamedTuple):
     notes: list[str]
 
 
-def trace(rank: int, *, steps: int, plant: bool = False, **arguments: Any) -> Trace | None:
-    """Train for some steps; `plant` makes one gradient of the last rank wrong. A world of one rank is rank 0's."""
+WRONG = {
+    "gradients of experts not divided": (replicate, "averages_over", lambda context: 1),
+    "the norm as if all had the same experts": (clip, "is_expert", lambda parameter: False),
+    "the bias by a rank's own samples": (balance, "AXES", ("pp",)),
+    "the trial of a pipeline counted": (pipeline, "_Stage", lambda begin, *a, **k: PipelineStage(*a, **k)),
+}
+
+
+def trace(rank: int, *, steps: int, plant: bool = False, wrong: str = "", **arguments: Any) -> Trace | None:
+    """Train for some steps; `plant` makes one gradient of the last rank wrong. A world of one rank is rank 0's.
+
+    `wrong` leaves out what the engine does about one of the combinations that train the wrong model.
+    """
     if rank >= arguments["world_size"]:
         return None
-    trainer = build(rank, steps=steps, **arguments)
+    with patch.object(*WRONG[wrong]) if wrong else nullcontext():
+        trainer = build(rank, steps=steps, **arguments)
     if plant and rank == arguments["world_size"] - 1:
         plant_wrong_gradient(trainer._update.optimizer)
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]

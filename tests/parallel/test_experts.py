@@ -173,6 +173,24 @@ def test_a_gradient_is_clipped_by_the_norm_of_all_its_parts(pools: Any, cell: Ce
     _agree(_run(pools, cell, clipped), expected)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "cell"),
+    [
+        ("gradients of experts not divided", Cell("ep", {}, 2, 1)),
+        ("the norm as if all had the same experts", Cell("ep", {}, 2, 1)),
+        ("the bias by a rank's own samples", Cell("ddp", {}, 2, 1)),
+        ("the trial of a pipeline counted", Cell("pp", {}, 2, 4)),
+    ],
+)
+def test_what_trains_the_wrong_model_without_a_word(pools: Any, wrong: str, cell: Cell) -> None:
+    """What the engine keeps from happening. Where this fails, it need not do so any more."""
+    work = _work("sgd", max_grad_norm=0.1)
+    found = _run(pools, cell, work, wrong=wrong)
+    expected = _oracle(pools, work)
+    wrong_losses = found.losses != pytest.approx(expected.losses, abs=2 * TOLERANCE, rel=0)
+    assert wrong_losses or found.loads != expected.loads
+
+
 def test_the_record_says_how_busy_the_experts_were(pools: Any) -> None:
     found = _run(pools, Cell("hybrid", {"mesh": "pp=2,dp=2,ep=2", "capacity": 1.0}, 4, 2), _work("sgd"))
     first, last = found.loads[0][0], found.loads[-1][0]

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hpcpar import registry
+from hpcpar.worker.workloads.llama import PRESETS
 
 PUBLISHED = {
     # The model cards of TinyLlama/TinyLlama-1.1B, meta-llama/Llama-2-7b-hf and meta-llama/Meta-Llama-3-8B.
     "llama-1b": 1_100_048_384,
     "llama-7b": 6_738_415_616,
     "llama-8b": 8_030_261_248,
-    # JackFram/llama-160m, whose card does not say it: 2 x 32000 x 768 + 12 x (4 x 768^2 + 3 x 768 x 3072) + 25 x 768.
-    "llama-160m": 162_417_408,
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_as_many_parameters_as_published(pools: Any, name: str) -> None:
-    assert sum(pools(2).run("llama_cases.num_parameters", name=name)[0].values()) == PUBLISHED[name]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "workloads.md"
+
+
+def _table() -> dict[str, list[int]]:
+    """Return the numbers of the page's table, by preset."""
+    rows = re.findall(r"^\| `(llama-\w+)` \|(.*)\|[^|]*\|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name: [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", cells)] for name, cells in rows}
+
+
+def test_the_page_has_every_preset() -> None:
+    assert set(_table()) == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_what_its_model_and_the_page_say(pools: Any, name: str) -> None:
+    number = sum(pools(2).run("llama_cases.num_parameters", name=name)[0].values())
+    options: Any = registry.get_workload(name).Options()
+    fields = ("dim", "layers", "heads", "kv_heads", "hidden", "vocabulary", "sequence")
+    assert _table()[name] == [*(getattr(options, field) for field in fields), number]
+    assert PUBLISHED.get(name, number) == number
 
 
 def test_stories15m_has_its_output_embedding_for_nothing(pools: Any) -> None:

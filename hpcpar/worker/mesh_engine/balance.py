@@ -14,6 +14,9 @@ from hpcpar.records import Step
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.neural import NeuralWorkload, Router
 
+AXES = ("pp", "dp_replicate", "dp_shard", "cp")
+"""Over which counts are added up: a stage of a pipeline fills its own rows, the ranks of tp count the same tokens."""
+
 
 class Balance:
     """The routers of this rank. A workload without any costs nothing.
@@ -38,9 +41,7 @@ class Balance:
         self._shape = (len(names), plan.number + 1 if plan is not None else 0)
         self._chosen = plan.chosen if plan is not None else 0
         self._device = context.device
-        # Each stage of a pipeline fills its rows; the ranks of tp count the same tokens.
-        axes = ("pp", "dp_replicate", "dp_shard", "cp")
-        self._groups = [context.groups[axis] for axis in axes if axis in context.groups]
+        self._groups = [context.groups[axis] for axis in AXES if axis in context.groups]
         self._recorded: list[Any] | None = [] if context.info.rank == 0 else None
         self._loads: list[float] = []
         self._dropped: list[float] = []
