@@ -47,8 +47,8 @@ def reshards(mesh: Mesh, options: EngineOptions) -> bool:
 
 def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
     """Yield why this mesh cannot run with these options on this workload, whatever the batch."""
-    if mesh.ep > 1:
-        yield Refusal(f"mesh {mesh.label()}: ep={mesh.ep} is not supported yet", "use pp, dp, dp_shard, cp and tp")
+    if mesh.ep > 1 or options.capacity:
+        yield from _expert_refusals(mesh, options, declared)
     if mesh.cp > 1 and (declared.sequence is None or not declared.context_parallel):
         yield Refusal("cp: the workload has no sequence that could be cut", "ddp, fsdp, tp and pp need none")
     elif mesh.cp > 1 and declared.sequence is not None and declared.sequence % mesh.cp:
@@ -86,7 +86,10 @@ def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) 
         sizes = [str(size) for size in range(1, min(plan.divides, 64) + 1) if plan.divides % size == 0]
         what = f"tp={tp} does not divide the {plan.divides} parts into which the workload's layers can be split"
         yield Refusal(what, f"choose tp from {', '.join(sizes)}, and let dp, dp_shard or pp take the other ranks")
-    if options.sequence_parallel and declared.sequence is None:
+    if options.sequence_parallel and not plan.sequence_parallel:
+        what = "sequence_parallel: parts of the workload need whole sequences between its matrices"
+        yield Refusal(what, "leave it out, tp works without it")
+    elif options.sequence_parallel and declared.sequence is None:
         yield Refusal("sequence_parallel: the workload has no sequence axis", "leave it out, tp works without it")
     elif options.sequence_parallel and declared.sequence is not None and declared.sequence % (mesh.cp * tp):
         over = f"cp={mesh.cp} x tp={tp}" if mesh.cp > 1 else f"tp={tp}"
@@ -96,6 +99,28 @@ def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) 
         yield Refusal("loss_parallel: the workload's plan does not split its logits", "leave it out")
     if options.static_graph and mesh.dp_replicate > 1:
         yield Refusal("static_graph and tp have not been shown to go together", "leave static_graph out")
+
+
+def _expert_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
+    plan, ep = declared.experts, mesh.ep
+    if plan is None:
+        what = "ep: the workload has no experts" if ep > 1 else "capacity: the workload has no experts"
+        yield Refusal(what, "leave it out; ddp, fsdp and pp need none")
+        return
+    if plan.number % ep:
+        sizes = ", ".join(str(size) for size in range(1, plan.number + 1) if plan.number % size == 0)
+        yield Refusal(f"ep={ep} does not divide the workload's {plan.number} experts", f"choose ep from {sizes}")
+    if mesh.data_ranks % ep:
+        what = f"ep={ep} does not divide the {mesh.data_ranks} data ranks (dp_replicate x dp_shard) that share experts"
+        yield Refusal(what, "experts are spread over ranks with different samples: choose ep or the data axes to fit")
+    if ep > 1 and mesh.tp > 1:
+        what = "ep and tp together: DDP over tensor parallelism hands the model other weights than the engine reduces"
+        yield Refusal(what, "leave tp out; ep goes with pp, dp, dp_shard and cp")
+    if ep > 1 and mesh.dp_shard > 1 and options.cpu_offload:
+        yield Refusal("cpu_offload and ep: experts are not part of what is offloaded", "leave cpu_offload out")
+    if options.capacity and mesh.cp > 1:
+        what = "capacity and cp: an expert takes tokens of a sample in their order, and cp spreads a sample over ranks"
+        yield Refusal(what, "leave capacity out, or cp")
 
 
 def batch_refusals(mesh: Mesh, options: EngineOptions, micro_batches: int) -> Iterator[Refusal]:

@@ -40,6 +40,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     "zero-bubble", "zbv" and "dualpipev" fill it with the gradients of weights."""
     virtual_stages: Annotated[int, Meta(ge=1)] | None = None
     """Stages a rank, where the schedule leaves it open. Not given: 2 there, 1 for gpipe and 1f1b."""
+    capacity: Annotated[float, Meta(ge=0)] = 0.0
+    """Of a mixture of experts: how many tokens of a sample an expert takes, as a multiple of what it gets when all are
+    equally busy. What is more is dropped, and goes on beside the experts. 0: every token gets where it was sent."""
 
 
 def engine_options(options: Any) -> EngineOptions:

@@ -79,6 +79,10 @@ class Step(Struct, kw_only=True, omit_defaults=True):
     arrivals: list[tuple[int, int]] = field(default_factory=list)
     """Of an asynchronous update: its gradients in the order of their arrival, each as (rank, staleness); the staleness
     counts the updates that the weights were behind when that gradient was computed."""
+    expert_load: float | None = None
+    """Of a mixture of experts: what the busiest expert got over the mean of all, averaged over its layers."""
+    dropped: float = 0.0
+    """Share of what was sent to experts that had no room for it."""
 
 
 class RankFacts(Struct, kw_only=True):

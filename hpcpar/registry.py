@@ -23,6 +23,7 @@ STRATEGIES = {
     "tp": "hpcpar.worker.strategies.tp:STRATEGY",
     "cp": "hpcpar.worker.strategies.cp:STRATEGY",
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
+    "ep": "hpcpar.worker.strategies.ep:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
     "layerwise": "hpcpar.worker.strategies.layerwise:STRATEGY",
     "dp": "hpcpar.worker.strategies.dp:STRATEGY",
@@ -40,6 +41,12 @@ WORKLOADS = {
     "seq2seq": "hpcpar.worker.workloads.seq2seq:WORKLOAD",
     "script": "hpcpar.worker.workloads.script:WORKLOAD",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
+    "llama-15m": "hpcpar.worker.workloads.llama:M15",
+    "llama-160m": "hpcpar.worker.workloads.llama:M160",
+    "llama-1b": "hpcpar.worker.workloads.llama:B1",
+    "llama-7b": "hpcpar.worker.workloads.llama:B7",
+    "llama-8b": "hpcpar.worker.workloads.llama:B8",
+    "llama-moe": "hpcpar.worker.workloads.moe:WORKLOAD",
     "clockwork": "hpcpar.worker.workloads.clockwork:WORKLOAD",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"
@@ -69,13 +76,27 @@ class TensorPlan(Struct, frozen=True, kw_only=True):
     """The size of the axis tp must divide this number (heads, widths and the like)."""
     loss_parallel: bool = False
     """The loss can be computed from logits of which every rank has some classes."""
+    sequence_parallel: bool = True
+    """Between its matrices, a rank may have a slice of the sequence only."""
+
+
+class ExpertPlan(Struct, frozen=True, kw_only=True):
+    """What a mixture of experts is made of. Which of its modules are what is said beside its units."""
+
+    number: int
+    """Experts a layer."""
+    chosen: int
+    """Experts that a token is sent to."""
 
 
 class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "boosting", "estimator", "program", "clockwork": strategies say which kinds they accept."""
+    """"neural", "mixture-of-experts", "boosting", "estimator", "program", "clockwork".
+
+    Strategies say which kinds they accept.
+    """
     sample_unit: str = "samples"
     tokens_per_sample: int | None = None
     num_units: int = 1
@@ -86,6 +107,8 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """Its units say which of their modules must know that they see a slice of the sequence only."""
     tensor: TensorPlan | None = None
     """None: the workload has no tensor-parallel plan."""
+    experts: ExpertPlan | None = None
+    """None: every token goes through all parameters."""
     global_batch: int = 64
     steps: int = 100
     uses_cpu: bool = True

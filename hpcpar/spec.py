@@ -54,6 +54,19 @@ class Mesh(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             rank, place[axis] = divmod(rank, getattr(self, axis))
         return {axis: place[axis] for axis in AXES}
 
+    def expert_groups(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the ranks that share a set of experts between them, and those that hold the same part of it.
+
+        Consecutive data ranks (at the same place of pp, cp and tp) share; every ep-th one holds the same part.
+        """
+        lines: dict[tuple[int, int, int], list[int]] = {}
+        for rank in range(self.world_size):
+            place = self.coordinates(rank)
+            lines.setdefault((place["pp"], place["cp"], place["tp"]), []).append(rank)
+        share = [line[i : i + self.ep] for line in lines.values() for i in range(0, len(line), self.ep)]
+        same = [line[i :: self.ep] for line in lines.values() for i in range(self.ep)]
+        return share, same
+
     def label(self) -> str:
         """Print the axes that are larger than one, e.g. "pp=2 dp_replicate=4"; "1" for one rank."""
         sizes = [f"{axis}={getattr(self, axis)}" for axis in (*AXES, "ep") if getattr(self, axis) > 1]

@@ -18,11 +18,13 @@ class JobContext(Struct, frozen=True, kw_only=True):
     device: Any
     """torch.device."""
     groups: dict[str, Any]
-    """The process group of every axis that is larger than one."""
+    """The process group of every axis that is larger than one; with ep also "experts", the ranks with the same ones."""
     store_at: Any = None
     """rendezvous.Place: where rank 0 hosts the store of this job; None for one rank."""
     device_mesh: Any = None
     """torch.distributed.DeviceMesh over the axes that are larger than one; None for one rank."""
+    ep_mesh: Any = None
+    """The one-dimensional DeviceMesh of the ranks that share a set of experts; None without ep."""
 
     @property
     def mesh(self) -> Mesh:
@@ -51,6 +53,24 @@ def make_context(info: RankInfo, identity: Identity, device: Any, store_at: Any 
     sizes = tuple(getattr(identity.mesh, axis) for axis in axes)
     device_mesh = init_device_mesh(device.type, sizes, mesh_dim_names=tuple(axes))
     groups = {axis: device_mesh.get_group(axis) for axis in axes}
+    ep_mesh = _add_experts(groups, identity.mesh, device) if identity.mesh.ep > 1 else None
     return JobContext(
-        info=info, identity=identity, device=device, groups=groups, device_mesh=device_mesh, store_at=store_at
+        info=info,
+        identity=identity,
+        device=device,
+        groups=groups,
+        device_mesh=device_mesh,
+        ep_mesh=ep_mesh,
+        store_at=store_at,
     )
+
+
+def _add_experts(groups: dict[str, Any], mesh: Mesh, device: Any) -> Any:
+    from torch import distributed
+    from torch.distributed.device_mesh import DeviceMesh
+
+    share, same = mesh.expert_groups()
+    groups["ep"], _ = distributed.new_subgroups_by_enumeration(share)
+    if len(same[0]) > 1:
+        groups["experts"], _ = distributed.new_subgroups_by_enumeration(same)
+    return DeviceMesh.from_group(groups["ep"], device.type, mesh_dim_names=("ep",))

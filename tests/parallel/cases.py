@@ -65,10 +65,9 @@ def rank_info(rank: int, world_size: int) -> RankInfo:
 
 
 @cache
-def _groups(rank: int, mesh: Mesh) -> tuple[dict[str, Any], Any]:
+def _context(rank: int, mesh: Mesh) -> JobContext:
     plain = identity("ddp", {}, "mlp", {}, mesh, mesh.data_ranks, 1)
-    made = make_context(rank_info(rank, mesh.world_size), plain, torch.device("cpu"))
-    return made.groups, made.device_mesh
+    return make_context(rank_info(rank, mesh.world_size), plain, torch.device("cpu"))
 
 
 def build(
@@ -96,14 +95,7 @@ def build(
     mesh = spread.layout(World(1, world_size), options)
     who = identity(strategy, strategy_options, workload, workload_options, mesh, global_batch, grad_accum)
     who = msgspec.structs.replace(who, steps=steps)
-    groups, device_mesh = _groups(rank, mesh) if world_size > 1 else ({}, None)
-    context = JobContext(
-        info=rank_info(rank, world_size),
-        identity=who,
-        device=torch.device("cpu"),
-        groups=groups,
-        device_mesh=device_mesh,
-    )
+    context = msgspec.structs.replace(_context(rank, mesh), identity=who)
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)

@@ -63,15 +63,17 @@ def test_every_strategy_of_several_processes_runs_on_four_nodes(slurm: Any, tmp_
     layout = ("--nodes", "4", "--ranks-per-node", "1", "--runs", str(tmp_path))
     sizes = ("--workload", "llama-tiny", "--global-batch", "16", "--steps", "4")
     options = ("--set", "layers=4", "--set", "kv_heads=4")
-    submit = ("submit", "--cluster", "slurm-test", *layout, *sizes, *options)
+    cluster = ("submit", "--cluster", "slurm-test", *layout)
+    submit = (*cluster, *sizes, *options)
     refused = slurm.hpcpar(*submit, "--strategy", *_ONE_PROCESS, code=2)
     for name in _ONE_PROCESS:
         assert f"{name} is one process, this world has 4 x 1 ranks: choose one node" in refused.stderr
     assert list(tmp_path.iterdir()) == []
     slurm.hpcpar(*submit, "--strategy", *_ON_FOUR_NODES)
+    slurm.hpcpar(*cluster, "--workload", "llama-moe", "--strategy", "ep", "--set", "layers=2", "--steps", "4")
     status = slurm.wait(tmp_path, _finished, 600)
     assert {row["strategy"]: (row["state"], row["step"]) for row in status["rows"]} == dict.fromkeys(
-        _ON_FOUR_NODES, ("done", 4)
+        (*_ON_FOUR_NODES, "ep"), ("done", 4)
     )
 
 

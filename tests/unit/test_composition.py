@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 from hpcpar import registry
 from hpcpar.composition import batch_refusals, check, layout_refusals, reshards
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import Declaration, TensorPlan
+from hpcpar.registry import Declaration, ExpertPlan, TensorPlan
 from hpcpar.schedules import SCHEDULES, ScheduleName, stages_of
 from hpcpar.spec import Mesh
 
@@ -36,7 +37,23 @@ REFUSED = [
     (Mesh(pp=2, dp_shard=2), {"schedule": "zero-bubble", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(pp=2, dp_shard=2), {"schedule": "zbv", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(pp=2, dp_shard=2), {"schedule": "dualpipev", "reshard_after_forward": True}, "trains a wrong model"),
-    (Mesh(dp_replicate=4, ep=2), {}, "ep=2 is not supported yet"),
+    (Mesh(dp_replicate=4, ep=2), {}, "ep: the workload has no experts"),
+    (Mesh(dp_replicate=4), {"capacity": 1.0}, "capacity: the workload has no experts"),
+]
+MIXTURE = msgspec.structs.replace(
+    SEQUENCE,
+    kind="mixture-of-experts",
+    experts=ExpertPlan(number=8, chosen=2),
+    tensor=TensorPlan(divides=16, sequence_parallel=False),
+)
+REFUSED_EXPERTS = [
+    (Mesh(dp_replicate=3, ep=3), {}, "ep=3 does not divide the workload's 8 experts", "choose ep from 1, 2, 4, 8"),
+    (Mesh(dp_replicate=6, ep=4), {}, "ep=4 does not divide the 6 data ranks", "choose ep or the data axes to fit"),
+    (Mesh(pp=2, dp_replicate=2, ep=4), {}, "ep=4 does not divide the 2 data ranks", "different samples"),
+    (Mesh(dp_replicate=2, tp=2, ep=2), {}, "ep and tp together", "leave tp out"),
+    (Mesh(dp_shard=2, ep=2), {"cpu_offload": True}, "cpu_offload and ep", "leave cpu_offload out"),
+    (Mesh(cp=2), {"capacity": 1.0}, "capacity and cp", "leave capacity out, or cp"),
+    (Mesh(tp=2), {"sequence_parallel": True}, "need whole sequences between its matrices", "tp works without it"),
 ]
 REFUSED_BATCHES = [
     (Mesh(pp=4), {"schedule": "1f1b"}, 3, "at least as many micro-batches as ranks"),
@@ -60,6 +77,39 @@ def test_what_tensor_parallelism_refuses(
 ) -> None:
     found = list(layout_refusals(Mesh(dp_replicate=2, tp=size), EngineOptions(**options), declared))
     assert [words in refusal.what and fix in refusal.fix for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(("mesh", "options", "words", "fix"), REFUSED_EXPERTS)
+def test_what_mixtures_of_experts_refuse(mesh: Mesh, options: dict[str, Any], words: str, fix: str) -> None:
+    found = list(layout_refusals(mesh, EngineOptions(**options), MIXTURE))
+    assert [words in refusal.what and fix in refusal.fix for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(
+    "mesh", [Mesh(dp_replicate=8, ep=8), Mesh(pp=2, dp_replicate=2, dp_shard=2, cp=2, ep=4), Mesh(tp=2), Mesh()]
+)
+def test_what_mixtures_of_experts_do_not_refuse(mesh: Mesh) -> None:
+    check(mesh, EngineOptions(), MIXTURE, 4)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        Mesh(dp_replicate=4, ep=2),
+        Mesh(pp=2, dp_replicate=2, dp_shard=2, cp=2, ep=4),
+        Mesh(dp_replicate=3, dp_shard=2, tp=2, ep=3),
+        Mesh(dp_shard=4, ep=1),
+    ],
+)
+def test_experts_are_shared_by_consecutive_data_ranks(mesh: Mesh) -> None:
+    share, same = mesh.expert_groups()
+    everyone = list(range(mesh.world_size))
+    for groups, size in ((share, mesh.ep), (same, mesh.data_ranks // mesh.ep)):
+        assert sorted(itertools.chain(*groups)) == everyone
+        assert {len(group) for group in groups} == {size}
+    for group in (*share, *same):
+        assert len({tuple(mesh.coordinates(rank)[axis] for axis in ("pp", "cp", "tp")) for rank in group}) == 1
+    assert all(len(set(one) & set(other)) <= 1 for one in share for other in same)
 
 
 @pytest.mark.parametrize(

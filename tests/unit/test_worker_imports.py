@@ -33,7 +33,7 @@ for name in registry.STRATEGIES:
 for name in registry.WORKLOADS:
     workload = registry.get_workload(name)
     assert workload.name == name and workload.summary
-    assert workload.declare(workload.Options()).kind == "neural"
+    assert workload.declare(workload.Options()).kind in {"neural", "mixture-of-experts"}
     workload.check(workload.Options()) if name != "mlp" else None
 registry.load(registry.WORKER_ENTRY)
 assert not {"torch", "sklearn", "pandas", "jinja2"} & set(sys.modules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.records import Step
 from hpcpar.registry import Scores, StepResult
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import tensor
+from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.update import Update
@@ -32,7 +34,7 @@ class ReplicaTrainer:
         self._feed = Feed(context, workload)
         self._micro_batch = context.identity.micro_batch
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
-        self._averaged_over = context.mesh.data_ranks
+        self._averaged_over = shard.averages_over(context)
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""
@@ -41,7 +43,7 @@ class ReplicaTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         scale = self._averaged_over / self._feed.global_weight(batch)
-        self._update.begin()
+        self._update.begin(scale)
         pairs = list(zip(batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True))
         loss_sums, weight = [], 0.0
         for i, (inputs, targets) in enumerate(pairs):
@@ -71,6 +73,15 @@ class ReplicaTrainer:
         if last or not isinstance(model, nn.parallel.DistributedDataParallel) or model.static_graph:
             return contextlib.nullcontext()
         return model.no_sync()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what the record should."""
+        return self._update.balance.notes
+
+    def complete(self, records: Sequence[Step]) -> list[Step]:
+        """Add to the records of a window what only the update knows."""
+        return self._update.balance.complete(records)
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

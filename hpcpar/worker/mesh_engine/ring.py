@@ -9,6 +9,7 @@ Legend: B samples, H query heads, K key and value heads, S tokens of this rank, 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +35,16 @@ def apply(module: nn.Module, unit: Unit, context: JobContext) -> None:
     for path, style in unit.sequence.items():
         if style == "attention":
             module.set_submodule(path, RingAttention(context.groups["cp"]))
-        else:
+        elif style == "positions":
             module.get_submodule(path).part = context.place["cp"]
+        else:
+            module.get_submodule(path).add_up = partial(_add_up, group=context.groups["cp"])
+
+
+def _add_up(counts: torch.Tensor, group: Any) -> torch.Tensor:
+    summed = counts.clone()
+    distributed.all_reduce(summed, group=group)
+    return summed
 
 
 class RingAttention(nn.Module):

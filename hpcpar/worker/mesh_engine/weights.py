@@ -11,21 +11,20 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import recompute, ring, shard, tensor
+from hpcpar.worker.mesh_engine import experts, recompute, ring, shard, tensor
 from hpcpar.worker.neural import NeuralWorkload, Unit
 
 
 def materialise(
     units: Sequence[Unit], workload: NeuralWorkload, context: JobContext, options: EngineOptions
 ) -> nn.Module:
-    """Build the units without memory, then give one after the other its weights and shard it."""
+    """Build the units without memory, then give one after the other its weights (and buffers) and shard it."""
     with torch.device("meta"):
         model = nn.Sequential(OrderedDict((unit.name, unit.build()) for unit in units))
-    buffers = [name for name, _ in model.named_buffers()]
-    assert not buffers, f"units must not have buffers, nobody would fill them: {buffers}"
     for unit, module in zip(units, model.children(), strict=True):
         tensor.apply(module, unit, context, options)
         ring.apply(module, unit, context)
+        experts.apply(module, unit, context, workload.declared, options)
         recompute.apply(module, options)
         module.to_empty(device=shard.home(context, options))
         _fill(module, unit.name, workload)
@@ -35,7 +34,7 @@ def materialise(
 
 
 def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
-    for its_name, parameter in module.named_parameters():
+    for its_name, parameter in (*module.named_parameters(), *module.named_buffers()):
         name = f"{unit_name}.{its_name}"
         values = torch.empty(parameter.shape, dtype=parameter.dtype)
         workload.initialise(name, values, generator(workload.seed, name))

@@ -11,7 +11,7 @@ from hpcpar.registry import Trainer
 class MeshStrategy:
     """A point of the mesh; subclasses add name, summary, Options and layout."""
 
-    kinds = frozenset({"neural"})
+    kinds = frozenset({"neural", "mixture-of-experts"})
     extras = ("torch",)
 
     def engine(self, options: Any) -> EngineOptions:
