@@ -14,6 +14,7 @@ from hpcpar import composition, registry
 from hpcpar.registry import World
 from hpcpar.spec import Identity, Mesh
 from hpcpar.worker.context import JobContext, make_context
+from hpcpar.worker.mesh_engine import compiling
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.shard import local
 from hpcpar.worker.rank import RankInfo
@@ -84,6 +85,7 @@ def build(
     weigh_each: bool = False,
     steps: int = 8,
     reshard: bool = False,
+    backend: str = "aot_eager",
 ) -> Any:
     """Build this rank's trainer.
 
@@ -107,7 +109,7 @@ def build(
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
-    with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
+    with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext(), mock.patch.object(compiling, "BACKEND", backend):
         return spread.build(context, loaded, options)
 
 

@@ -1,7 +1,8 @@
 """Build the trainer for a point of the mesh, in a fixed order.
 
 The order is the one that all libraries agree on, and each later axis is one more step: pipeline cut (outermost), then
-unit by unit tensor -> sequence -> activation checkpointing -> weights -> shard, then for the whole stage shard ->
+unit by unit tensor -> sequence -> precision -> activation checkpointing -> compile -> weights ->
+shard, then for the whole stage shard ->
 replicate -> optimizer -> schedule.
 """
 
@@ -15,7 +16,7 @@ from hpcpar import composition
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import replicate, shard, stages, weights
+from hpcpar.worker.mesh_engine import precision, replicate, shard, stages, weights
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
@@ -29,6 +30,7 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
         ValueError: the composition rules refuse this mesh, these options or this batch.
     """
     composition.check(context.mesh, options, workload.declared, context.identity.grad_accum)
+    precision.check(context.device, options)
     mine = stages.cut(workload.units, context, options)
     parts: list[Any] = [weights.materialise(stage.units, workload, context, options) for stage in mine]
     bare = parts[0] if context.mesh.pp == 1 else nn.ModuleList(parts)

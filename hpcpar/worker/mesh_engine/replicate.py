@@ -10,6 +10,7 @@ from torch import distributed, nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import compression
 from hpcpar.worker.mesh_engine.shard import local
 
 
@@ -31,6 +32,7 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
         static_graph=options.static_graph,
         gradient_as_bucket_view=True,
     )
+    compression.apply(wrapped, group, options)
     return wrapped
 
 

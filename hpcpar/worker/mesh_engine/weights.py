@@ -11,7 +11,7 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import recompute, ring, shard, tensor
+from hpcpar.worker.mesh_engine import compiling, precision, recompute, ring, shard, tensor
 from hpcpar.worker.neural import NeuralWorkload, Unit
 
 
@@ -26,7 +26,9 @@ def materialise(
     for unit, module in zip(units, model.children(), strict=True):
         tensor.apply(module, unit, context, options)
         ring.apply(module, unit, context)
+        precision.apply(module, unit, context.device, options)
         recompute.apply(module, options)
+        compiling.apply(module, options)
         module.to_empty(device=shard.home(context, options))
         _fill(module, unit.name, workload)
         shard.apply(module, context, options)

@@ -78,9 +78,11 @@ class Rotary(nn.Module):
         """Turn every token by the angles of its place in the whole sequence."""
         length = x_BHSE.shape[2]
         places = range(self.part * length, (self.part + 1) * length)
-        return rotate(x_BHSE, *rope_tables(places, self._head, self._theta, x_BHSE.device, x_BHSE.dtype))
+        tables = rope_tables(places, self._head, self._theta, x_BHSE.device, torch.float32)
+        return rotate(x_BHSE, *tables).type_as(x_BHSE)  # angles keep fp32 where matrices are multiplied in bfloat16
 
 
+@torch.compiler.assume_constant_result  # compiled code has the tables in it, and does not make them in every step
 @lru_cache(maxsize=8)
 def rope_tables(
     places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
