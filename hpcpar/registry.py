@@ -116,7 +116,8 @@ class StepResult(NamedTuple):
 class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
-    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; and
+    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; `phases()`, the
+    seconds, by name, of what the training contained beside steps (compiling), for the record too; and
     `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
     what only the strategy knows of them.
     """

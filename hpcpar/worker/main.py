@@ -97,7 +97,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             started=started,
             ended=time.time(),
             steps=spec.identity.steps,
-            phases=phases.seconds,
+            phases={**phases.seconds, **getattr(built.trainer, "phases", dict)()},
             loss_first=losses.first,
             loss_last=losses.last,
             ranks=ranks,

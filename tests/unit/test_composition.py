@@ -25,6 +25,8 @@ REFUSED_TENSOR = [
     (PLANNED, 16, {"sequence_parallel": True}, "sequence of 24 does not divide over tp=16", "multiple of tp"),
     (NO_SEQUENCE, 2, {"loss_parallel": True}, "does not split its logits", "leave it out"),
     (PLANNED, 2, {"static_graph": True}, "static_graph and tp", "leave static_graph out"),
+    (PLANNED, 2, {"compression": "fp16"}, "compression and tp", "leave compression out"),
+    (PLANNED, 2, {"precision": "fp8"}, "fp8 and tp", "use bf16"),
 ]
 REFUSED = [
     (Mesh(pp=7), {}, "deeper than the model's 6 units"),
@@ -37,6 +39,13 @@ REFUSED = [
     (Mesh(pp=2, dp_shard=2), {"schedule": "zbv", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(pp=2, dp_shard=2), {"schedule": "dualpipev", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(dp_replicate=4, ep=2), {}, "ep=2 is not supported yet"),
+    (Mesh(pp=2), {"schedule": "zero-bubble", "compile": True}, "compile under the zero-bubble schedule"),
+    (Mesh(pp=2), {"schedule": "zbv", "compile": True}, "compile under the zbv schedule"),
+    (Mesh(pp=2), {"schedule": "dualpipev", "compile": True}, "compile under the dualpipev schedule"),
+    (Mesh(pp=2), {"schedule": "zbv", "activation_checkpointing": "selective"}, "selective checkpointing under the zbv"),
+    (Mesh(dp_shard=2), {"compression": "fp16"}, "FSDP2 scatters the gradients"),
+    (Mesh(pp=2, dp_replicate=2), {"compression": "bf16"}, "replicas of a pipeline send gradients without DDP"),
+    (Mesh(dp_replicate=2), {"compression": "powersgd", "static_graph": True}, "powersgd with static_graph"),
 ]
 REFUSED_BATCHES = [
     (Mesh(pp=4), {"schedule": "1f1b"}, 3, "at least as many micro-batches as ranks"),
@@ -125,4 +134,10 @@ def test_a_strategy_offers_the_engines_options_under_their_names(name: str) -> N
     engine = strategy.engine(strategy.Options())
     for field in fields - own:
         assert getattr(engine, field) == getattr(EngineOptions(), field)
-        assert strategy.Options.__annotations__.get(field) in (None, EngineOptions.__annotations__[field])
+        assert _annotation(strategy.Options, field) == _annotation(EngineOptions, field)
+
+
+def _annotation(options: type, field: str) -> str:
+    return next(
+        kind.__annotations__[field] for kind in options.__mro__ if field in vars(kind).get("__annotations__", {})
+    )

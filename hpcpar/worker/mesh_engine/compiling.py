@@ -8,16 +8,18 @@ import torch
 from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.worker.neural import Unit
 
 BACKEND = "inductor"
 
 
-def apply(module: nn.Module, options: EngineOptions) -> None:
+def apply(module: nn.Module, unit: Unit, options: EngineOptions) -> None:
     """Compile a unit, in place.
 
-    Its forward method is exchanged: hooks of tensor parallelism and sharding on the unit itself stay outside.
+    Its forward method is exchanged: hooks of tensor parallelism and sharding on the unit itself stay outside. A table
+    of embeddings is left as it is: there is nothing to fuse, and torch 2.13 cannot compile one that is split.
     """
-    if not options.compile:
+    if not options.compile or unit.tensor.get("") == "vocabulary":
         return
     compiled = torch.compile(module.forward, backend=BACKEND, dynamic=False)
 
@@ -48,8 +50,9 @@ class _Arrival(torch.autograd.Function):
         return gradient
 
 
-def seconds() -> float:
-    """Return how long torch has compiled in this process so far, of the first steps mostly."""
+def phases() -> dict[str, float]:
+    """Return the seconds that torch has compiled for in this process so far: a part of the first steps."""
     from torch._dynamo.utils import compilation_time_metrics
 
-    return float(sum(compilation_time_metrics.get("_compile.compile_inner", [])))
+    passes = ("_compile.compile_inner", "backward._backward_impl")  # the backward pass is compiled when it first runs
+    return {"compile": float(sum(sum(compilation_time_metrics.get(name, [])) for name in passes))}

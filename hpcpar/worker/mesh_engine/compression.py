@@ -1,4 +1,4 @@
-"""Gradients of replicas in fewer bytes, through DDP's hooks. Lossy, each with a band of its own (docs/strategies.md)."""
+"""Gradients of replicas in fewer bytes, through DDP's hooks. Lossy: each has a band of its own (tests/parallel)."""
 
 from __future__ import annotations
 

@@ -64,7 +64,8 @@ class _Ring(torch.autograd.Function):
         rank, size = distributed.get_rank(group), distributed.get_world_size(group)
         repeats = q_BHSE.shape[1] // k_BKSE.shape[1]
         pair = torch.stack((k_BKSE, v_BKSE))
-        out, lse = None, None
+        out: Any = None
+        lse: Any = None
         for hop in range(size):
             coming = _Hop(pair, group) if hop < size - 1 else None  # on its way while this slice is worked on
             if hop <= rank:
@@ -82,7 +83,8 @@ class _Ring(torch.autograd.Function):
         q_BHSE, k_BKSE, v_BKSE, out, lse = ctx.saved_tensors
         rank, size = distributed.get_rank(ctx.group), distributed.get_world_size(ctx.group)
         pair = torch.stack((k_BKSE, v_BKSE))
-        grads = torch.zeros_like(pair, dtype=lse.dtype)  # added up in fp32; travels with its keys and values, and is home after `size` hops
+        # Added up in fp32; travels with its keys and values, and is home after `size` hops.
+        grads = torch.zeros_like(pair, dtype=lse.dtype)
         grad_q = torch.zeros_like(q_BHSE, dtype=lse.dtype)
         for hop in range(size):
             coming = _Hop(pair, ctx.group) if hop < size - 1 else None

@@ -28,7 +28,7 @@ def materialise(
         ring.apply(module, unit, context)
         precision.apply(module, unit, context.device, options)
         recompute.apply(module, options)
-        compiling.apply(module, options)
+        compiling.apply(module, unit, options)
         module.to_empty(device=shard.home(context, options))
         _fill(module, unit.name, workload)
         shard.apply(module, context, options)

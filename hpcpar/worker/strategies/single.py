@@ -12,7 +12,6 @@ class SingleOptions(UnitOptions, frozen=True, kw_only=True):
     """What does not need a second process."""
 
 
-
 class Single(MeshStrategy):
     """Everything on one rank, without a process group."""
 

@@ -82,15 +82,21 @@ class Rotary(nn.Module):
         return rotate(x_BHSE, *tables).type_as(x_BHSE)  # angles keep fp32 where matrices are multiplied in bfloat16
 
 
-@torch.compiler.assume_constant_result  # compiled code has the tables in it, and does not make them in every step
-@lru_cache(maxsize=8)
+@torch.compiler.assume_constant_result
 def rope_tables(
     places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosine and sine [S, E/2] of the rotary angles (Su et al. 2021, arXiv:2104.09864, equation 15).
 
-    Of the tokens that stand at these places of their sequence.
+    Of the tokens that stand at these places of their sequence. Compiled code has them in it, and never makes them.
     """
+    return _cached_tables(places, head, theta, device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _cached_tables(
+    places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     frequencies = theta ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
     angles = torch.outer(torch.arange(places.start, places.stop, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
