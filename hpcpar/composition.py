@@ -58,6 +58,10 @@ def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -
         yield from _pipeline_refusals(mesh, options, declared)
     if mesh.tp > 1:
         yield from _tensor_refusals(mesh, options, declared)
+    if options.compression != "none":
+        yield from _compression_refusals(mesh, options)
+    if declared.experts is not None:
+        yield from _mixture_refusals(options)
 
 
 def _pipeline_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
@@ -74,6 +78,12 @@ def _pipeline_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration
     if schedule.splits_backward and mesh.dp_shard > 1 and options.reshard_after_forward:
         what = f"reshard_after_forward under the {name} schedule trains a wrong model (torch 2.13)"
         yield Refusal(what, "leave reshard_after_forward out, or choose 1f1b, gpipe or interleaved-1f1b")
+    if schedule.splits_backward and options.compile:
+        what = f"compile under the {name} schedule: a compiled unit computes all of its gradients in one piece"
+        yield Refusal(what, "choose 1f1b, gpipe, looped-bfs or interleaved-1f1b, or leave compile out")
+    if schedule.splits_backward and options.activation_checkpointing == "selective":
+        what = f"selective checkpointing under the {name} schedule: what was kept can be read once only"
+        yield Refusal(what, "choose full or none, or 1f1b, gpipe, looped-bfs or interleaved-1f1b")
 
 
 def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
@@ -99,6 +109,32 @@ def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) 
         yield Refusal("loss_parallel: the workload's plan does not split its logits", "leave it out")
     if options.static_graph and mesh.dp_replicate > 1:
         yield Refusal("static_graph and tp have not been shown to go together", "leave static_graph out")
+    if options.precision == "fp8":
+        yield Refusal("fp8 and tp have not been shown to go together", "use bf16, or fsdp, ddp or pp")
+
+
+def _compression_refusals(mesh: Mesh, options: EngineOptions) -> Iterator[Refusal]:
+    leave = "leave compression out; it is for replicas of a whole model (ddp)"
+    if mesh.dp_shard > 1:
+        yield Refusal("compression: FSDP2 scatters the gradients of sharded weights, and has no hook for it", leave)
+    if mesh.pp > 1:
+        yield Refusal("compression: replicas of a pipeline send gradients without DDP, whose hooks it needs", leave)
+    if mesh.tp > 1:
+        yield Refusal("compression and tp have not been shown to go together", leave)
+    if options.compression == "powersgd" and options.static_graph:
+        what = "powersgd with static_graph: with accumulation, what was compressed would be compressed again"
+        yield Refusal(what, "leave static_graph out")
+
+
+def _mixture_refusals(options: EngineOptions) -> Iterator[Refusal]:
+    chosen = {
+        "precision": options.precision != "fp32",
+        "compile": options.compile,
+        "compression": options.compression != "none",
+        "activation_checkpointing selective": options.activation_checkpointing == "selective",
+    }
+    for what in (name for name, is_chosen in chosen.items() if is_chosen):
+        yield Refusal(f"{what} and a mixture of experts have not been shown to go together", "leave it out")
 
 
 def _expert_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:

@@ -162,7 +162,8 @@ class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
     That of a program of the user's own has `run` instead of steps (worker/program). A trainer may have `notes`,
-    sentences that rank 0 puts into the record when the training is over; `complete(records)`, called on rank 0 after
+    sentences that rank 0 puts into the record when the training is over; `phases()`, the seconds, by name, of what the
+    training contained beside steps (compiling), for the record too; `complete(records)`, called on rank 0 after
     every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
     `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
     on.

@@ -110,7 +110,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             ended=time.time(),
             steps=done.steps,
             whole_program=done.whole_program,
-            phases=phases.seconds,
+            phases={**phases.seconds, **getattr(built.trainer, "phases", dict)()},
             loss_first=done.losses.first,
             loss_last=done.losses.last,
             ranks=ranks,

@@ -14,6 +14,7 @@ from hpcpar import composition, registry
 from hpcpar.registry import World
 from hpcpar.spec import Identity, Mesh
 from hpcpar.worker.context import JobContext, make_context
+from hpcpar.worker.mesh_engine import compiling
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.shard import local
 from hpcpar.worker.rank import RankInfo
@@ -83,10 +84,12 @@ def build(
     weigh_each: bool = False,
     steps: int = 8,
     reshard: bool = False,
+    backend: str = "aot_eager",
 ) -> Any:
     """Build this rank's trainer.
 
-    `weigh_each` has the weights added up over the ranks, `reshard` breaks the rule that keeps some schedules from
+    `backend` compiles (this one traces as the real one does, and generates no code), `weigh_each` has the weights added
+    up over the ranks, `reshard` breaks the rule that keeps some schedules from
     giving weights back too early.
     """
     spread = registry.get_strategy(strategy)
@@ -99,7 +102,8 @@ def build(
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
-    with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
+    fast = mock.patch.object(compiling, "BACKEND", backend)
+    with fast, mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
         return spread.build(context, loaded, options)
 
 
@@ -122,6 +126,17 @@ def forward_calls(rank: int, **arguments: Any) -> int:
     layers[0].register_forward_hook(lambda *_: calls.append(1))
     trainer.step(trainer.batch(2))
     return len(calls)
+
+
+def dtypes(rank: int, **arguments: Any) -> dict[str, list[str]]:
+    """Return the types of this rank's weights, gradients and optimizer state after a step."""
+    trainer = build(rank, **arguments)
+    trainer.step(trainer.batch(1))
+    optimizer = trainer._update.optimizer
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    state = [value for each in optimizer.state.values() for value in each.values() if torch.is_tensor(value)]
+    found = {"weights": weights, "gradients": [w.grad for w in weights], "state": state}
+    return {name: sorted({str(t.dtype).removeprefix("torch.") for t in tensors}) for name, tensors in found.items()}
 
 
 def plant_wrong_gradient(optimizer: Any) -> None:

@@ -26,6 +26,8 @@ REFUSED_TENSOR = [
     (PLANNED, 16, {"sequence_parallel": True}, "sequence of 24 does not divide over tp=16", "multiple of tp"),
     (NO_SEQUENCE, 2, {"loss_parallel": True}, "does not split its logits", "leave it out"),
     (PLANNED, 2, {"static_graph": True}, "static_graph and tp", "leave static_graph out"),
+    (PLANNED, 2, {"compression": "fp16"}, "compression and tp", "leave compression out"),
+    (PLANNED, 2, {"precision": "fp8"}, "fp8 and tp", "use bf16"),
 ]
 REFUSED = [
     (Mesh(pp=7), {}, "deeper than the model's 6 units"),
@@ -39,6 +41,13 @@ REFUSED = [
     (Mesh(pp=2, dp_shard=2), {"schedule": "dualpipev", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(dp_replicate=4, ep=2), {}, "ep: the workload has no experts"),
     (Mesh(dp_replicate=4), {"capacity": 1.0}, "capacity: the workload has no experts"),
+    (Mesh(pp=2), {"schedule": "zero-bubble", "compile": True}, "compile under the zero-bubble schedule"),
+    (Mesh(pp=2), {"schedule": "zbv", "compile": True}, "compile under the zbv schedule"),
+    (Mesh(pp=2), {"schedule": "dualpipev", "compile": True}, "compile under the dualpipev schedule"),
+    (Mesh(pp=2), {"schedule": "zbv", "activation_checkpointing": "selective"}, "selective checkpointing under the zbv"),
+    (Mesh(dp_shard=2), {"compression": "fp16"}, "FSDP2 scatters the gradients"),
+    (Mesh(pp=2, dp_replicate=2), {"compression": "bf16"}, "replicas of a pipeline send gradients without DDP"),
+    (Mesh(dp_replicate=2), {"compression": "powersgd", "static_graph": True}, "powersgd with static_graph"),
 ]
 MIXTURE = msgspec.structs.replace(
     SEQUENCE,
@@ -53,6 +62,10 @@ REFUSED_EXPERTS = [
     (Mesh(dp_replicate=2, tp=2, ep=2), {}, "ep and tp together", "leave tp out"),
     (Mesh(dp_shard=2, ep=2), {"cpu_offload": True}, "cpu_offload and ep", "leave cpu_offload out"),
     (Mesh(cp=2), {"capacity": 1.0}, "capacity and cp", "leave capacity out, or cp"),
+    (Mesh(), {"precision": "bf16"}, "precision and a mixture of experts", "leave it out"),
+    (Mesh(), {"compile": True}, "compile and a mixture of experts", "leave it out"),
+    (Mesh(dp_replicate=2), {"compression": "fp16"}, "compression and a mixture of experts", "leave it out"),
+    (Mesh(), {"activation_checkpointing": "selective"}, "selective and a mixture of experts", "leave it out"),
     (Mesh(tp=2), {"sequence_parallel": True}, "need whole sequences between its matrices", "tp works without it"),
 ]
 REFUSED_BATCHES = [
@@ -175,4 +188,10 @@ def test_a_strategy_offers_the_engines_options_under_their_names(name: str) -> N
     engine = strategy.engine(strategy.Options())
     for field in fields - own:
         assert getattr(engine, field) == getattr(EngineOptions(), field)
-        assert strategy.Options.__annotations__.get(field) in (None, EngineOptions.__annotations__[field])
+        assert _annotation(strategy.Options, field) == _annotation(EngineOptions, field)
+
+
+def _annotation(options: type, field: str) -> str:
+    return next(
+        kind.__annotations__[field] for kind in options.__mro__ if field in vars(kind).get("__annotations__", {})
+    )

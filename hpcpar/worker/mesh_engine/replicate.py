@@ -10,6 +10,7 @@ from torch import distributed, nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import compression
 from hpcpar.worker.mesh_engine.shard import averages_over, is_expert, local
 
 
@@ -35,6 +36,7 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
         gradient_as_bucket_view=True,
         broadcast_buffers=False,  # every rank comes to the same ones by itself
     )
+    compression.apply(wrapped, group, options)
     return wrapped
 
 

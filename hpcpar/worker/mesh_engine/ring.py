@@ -56,7 +56,13 @@ class RingAttention(nn.Module):
 
     def forward(self, q_BHSE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor) -> torch.Tensor:
         """Return the mixed values [B, H, S, E]."""
-        return _Ring.apply(q_BHSE, k_BKSE, v_BKSE, self._group)
+        return _ring(q_BHSE, k_BKSE, v_BKSE, self._group)
+
+
+@torch.compiler.disable  # torch.compile leaves the messages of the ring alone
+def _ring(q_BHSE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, group: Any) -> torch.Tensor:
+    mixed: torch.Tensor = _Ring.apply(q_BHSE, k_BKSE, v_BKSE, group)
+    return mixed
 
 
 class _Ring(torch.autograd.Function):
@@ -67,7 +73,8 @@ class _Ring(torch.autograd.Function):
         rank, size = distributed.get_rank(group), distributed.get_world_size(group)
         repeats = q_BHSE.shape[1] // k_BKSE.shape[1]
         pair = torch.stack((k_BKSE, v_BKSE))
-        out, lse = None, None
+        out: Any = None
+        lse: Any = None
         for hop in range(size):
             coming = _Hop(pair, group) if hop < size - 1 else None  # on its way while this slice is worked on
             if hop <= rank:
@@ -75,6 +82,7 @@ class _Ring(torch.autograd.Function):
                 out, lse = (its_out, its_lse) if out is None else _merge(out, lse, its_out, its_lse)
             pair = coming.wait() if coming is not None else pair
         ctx.group, ctx.repeats = group, repeats
+        out = out.type_as(q_BHSE)  # merged in fp32, as log-sum-exps are
         ctx.save_for_backward(q_BHSE, k_BKSE, v_BKSE, out, lse)
         return out
 
@@ -84,8 +92,9 @@ class _Ring(torch.autograd.Function):
         q_BHSE, k_BKSE, v_BKSE, out, lse = ctx.saved_tensors
         rank, size = distributed.get_rank(ctx.group), distributed.get_world_size(ctx.group)
         pair = torch.stack((k_BKSE, v_BKSE))
-        grads = torch.zeros_like(pair)  # travels with its keys and values, and is home after `size` hops
-        grad_q = torch.zeros_like(q_BHSE)
+        # Added up in fp32; travels with its keys and values, and is home after `size` hops.
+        grads = torch.zeros_like(pair, dtype=lse.dtype)
+        grad_q = torch.zeros_like(q_BHSE, dtype=lse.dtype)
         for hop in range(size):
             coming = _Hop(pair, ctx.group) if hop < size - 1 else None
             if hop <= rank:
@@ -95,7 +104,7 @@ class _Ring(torch.autograd.Function):
                 grads += torch.stack(its[1:]).unflatten(2, (-1, ctx.repeats)).sum(3)
             pair = coming.wait() if coming is not None else pair
             grads = _Hop(grads, ctx.group).wait()
-        return grad_q, grads[0], grads[1], None
+        return grad_q.type_as(q_BHSE), grads[0].type_as(k_BKSE), grads[1].type_as(v_BKSE), None
 
 
 class _Hop:

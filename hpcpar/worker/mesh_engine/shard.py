@@ -10,6 +10,7 @@ from torch import nn
 from hpcpar import composition
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import precision
 
 
 def home(context: JobContext, options: EngineOptions) -> torch.device:
@@ -28,7 +29,7 @@ def apply(module: nn.Module, context: JobContext, options: EngineOptions) -> Non
     from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard  # 0.3 s: only where something is sharded
 
     axes = ("dp_replicate", "dp_shard") if context.mesh.dp_replicate > 1 else ("dp_shard",)
-    more: dict[str, Any] = {}
+    more = precision.policy(options)
     if options.cpu_offload:
         # Pinning needs an accelerator; torch raises without one.
         more["offload_policy"] = CPUOffloadPolicy(pin_memory=context.device.type != "cpu")

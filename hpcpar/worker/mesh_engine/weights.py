@@ -11,7 +11,7 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import experts, recompute, ring, shard, tensor
+from hpcpar.worker.mesh_engine import compiling, experts, precision, recompute, ring, shard, tensor
 from hpcpar.worker.neural import NeuralWorkload, Unit
 
 
@@ -25,7 +25,9 @@ def materialise(
         tensor.apply(module, unit, context, options)
         ring.apply(module, unit, context)
         experts.apply(module, unit, context, workload.declared, options)
+        precision.apply(module, unit, context.device, options)
         recompute.apply(module, options)
+        compiling.apply(module, unit, options)
         module.to_empty(device=shard.home(context, options))
         _fill(module, unit.name, workload)
         shard.apply(module, context, options)

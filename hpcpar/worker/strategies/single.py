@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
-from hpcpar.mesh_options import CheckpointingName
+from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import World
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
-class SingleOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SingleOptions(UnitOptions, frozen=True, kw_only=True):
     """What does not need a second process."""
-
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Single(MeshStrategy):

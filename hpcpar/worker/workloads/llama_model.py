@@ -79,17 +79,25 @@ class Rotary(nn.Module):
         """Turn every token by the angles of its place in the whole sequence."""
         length = x_BHSE.shape[2]
         places = range(self.part * length, (self.part + 1) * length)
-        return rotate(x_BHSE, *rope_tables(places, self._head, self._theta, x_BHSE.device, x_BHSE.dtype))
+        tables = rope_tables(places, self._head, self._theta, x_BHSE.device, torch.float32)
+        return rotate(x_BHSE, *tables).type_as(x_BHSE)  # angles keep fp32 where matrices are multiplied in bfloat16
 
 
-@lru_cache(maxsize=8)
+@torch.compiler.assume_constant_result
 def rope_tables(
     places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosine and sine [S, E/2] of the rotary angles (Su et al. 2021, arXiv:2104.09864, equation 15).
 
-    Of the tokens that stand at these places of their sequence.
+    Of the tokens that stand at these places of their sequence. Compiled code has them in it, and never makes them.
     """
+    return _cached_tables(places, head, theta, device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _cached_tables(
+    places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     frequencies = theta ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
     angles = torch.outer(torch.arange(places.start, places.stop, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
