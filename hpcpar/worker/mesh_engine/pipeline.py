@@ -13,6 +13,7 @@ from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
 from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.stages import Stage
@@ -62,6 +63,11 @@ class PipelineTrainer:
     def _loss(self, output: Any, targets: Any) -> Any:
         loss_sum, _ = self._loss_of(output, targets)
         return loss_sum * self._averaged_over / self._global_weight
+
+    @property
+    def learned(self) -> Learned:
+        """What a checkpoint keeps."""
+        return self._update.learned
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""

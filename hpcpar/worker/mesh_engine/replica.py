@@ -12,6 +12,7 @@ from torch import nn
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import tensor
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.update import Update
@@ -31,6 +32,11 @@ class ReplicaTrainer:
         self._micro_batch = context.identity.micro_batch
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
         self._averaged_over = context.mesh.data_ranks
+
+    @property
+    def learned(self) -> Learned:
+        """What a checkpoint keeps."""
+        return self._update.learned
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""

@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import tensor
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replicate import groups_to_sum, sum_gradients
+from hpcpar.worker.mesh_engine.weights import full_names
 
 
 class Update:
@@ -23,6 +25,7 @@ class Update:
         self.optimizer = optimizer
         self._named, self._clip = dict(bare.named_parameters()), clip
         self._groups = groups_to_sum(context)
+        self.learned = Learned(full_names(bare), optimizer)
 
     def begin(self) -> None:
         """Forget the gradients of the step before."""
