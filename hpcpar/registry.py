@@ -116,9 +116,9 @@ class StepResult(NamedTuple):
 class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
-    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; and
-    `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
-    what only the strategy knows of them.
+    A trainer may have `learned`, what a checkpoint keeps (worker/learned.py); `notes`, sentences that rank 0 puts into
+    the record when the training is over; and `complete(records)`, called on rank 0 after every window's exchange, which
+    returns the window's Step records with what only the strategy knows of them.
     """
 
     def batch(self, step: int) -> Any:
@@ -135,6 +135,8 @@ class Strategy(Protocol):
     """How work is spread.
 
     A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
+    which is "" then, and else the reason why it cannot.
     """
 
     name: str

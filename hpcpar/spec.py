@@ -253,8 +253,8 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 _MANAGED = """
 -J --job-name --comment -N --nodes -n --ntasks --ntasks-per-node -c --cpus-per-task -t --time -a --array -A --account
---signal -q --qos -p --partition -C --constraint -o --output -e --error --open-mode --requeue --no-requeue --mem --export
---gpus-per-node --gres --gpus-per-task
+-q --qos -p --partition -C --constraint -o --output -e --error --open-mode --requeue --no-requeue --mem --export
+--gpus-per-node --gres --gpus-per-task --signal
 """
 MANAGED_DIRECTIVES = frozenset(_MANAGED.split())
 """Options of sbatch that the plan owns; a profile says them with keys of its own."""

@@ -82,6 +82,9 @@ def _complete(kind: str) -> Any:
 @click.option("--partition", help="Partition.")
 @click.option("--constraint", help="Node features.")
 @click.option("--python", metavar="PATH", help="The interpreter on the nodes (default: this one).")
+@click.option(
+    "--checkpoint-every", type=click.IntRange(min=1), metavar="STEPS", help="Save every so many updates, to go on from."
+)
 @click.option("--name", help="Name of the study; runs of the same name are one study.")
 @click.option(
     "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
@@ -142,6 +145,8 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     if flags["nodes"]:
         data["nodes"] = list(flags["nodes"])
     _apply_strategies(data, flags, nested(pairs["strategy_options"]))
+    if flags["checkpoint_every"]:
+        data["checkpoint"] = _merged(data.get("checkpoint", {}), {"every": flags["checkpoint_every"]})
     if flags["name"]:
         data["name"] = flags["name"]
     data.setdefault("name", f"{data.get('workload', Study().workload)}-{data.get('scaling', 'strong')}")

@@ -24,7 +24,7 @@ from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
 from hpcpar.worker import facts
-from hpcpar.worker.checkpoint.keeper import Keeper, make_keeper
+from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
 from hpcpar.worker.measure.clock import CpuClock, CudaClock
@@ -83,14 +83,14 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
         built = _build(spec, team)
-    keeper = make_keeper(folder, spec, team, journal, phases, built.trainer, stop)
+    keeper = make_keeper(Job(folder, spec, team, journal, phases), built.trainer, stop)
     with contextlib.closing(built.trainer):
         if keeper is not None:
             keeper.restore()
         with phases("train"):
             clock = CudaClock() if team.device.type == "cuda" else CpuClock()
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
-            losses = train(built.trainer, spec.identity.steps, clock, team.exchange, sink, keeper)
+            losses = train(built.trainer, spec.identity.steps, clock, team.exchange, sink, checkpoints=keeper)
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
         with phases("finish"):

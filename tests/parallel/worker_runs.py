@@ -71,7 +71,9 @@ def worker_command(folder: RunFolder) -> list[str]:
     return [sys.executable, "-m", "hpcpar.worker", str(folder.path / "payload.pkl"), str(folder.path)]
 
 
-def start(folder: RunFolder, command: list[str] | None = None, time_limit: float = 90, **variables: str) -> subprocess.Popen[bytes]:
+def start(
+    folder: RunFolder, command: list[str] | None = None, time_limit: float = 90, **variables: str
+) -> subprocess.Popen[bytes]:
     """Start the launcher for a run, as its job script does."""
     spec = folder.spec()
     assert spec is not None

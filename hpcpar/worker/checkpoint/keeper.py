@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hpcpar.errors import RunError, StorageError
+from hpcpar.errors import RunError
 from hpcpar.records import Cause, Span
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
@@ -28,7 +28,7 @@ from hpcpar.worker.team import Team
 _NO_LOSSES = Losses(None, None)
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """What a keeper needs of the worker."""
 
     folder: RunFolder
@@ -41,7 +41,7 @@ class _Job(NamedTuple):
 class Keeper:
     """Saves and restores one trainer. Made by `make_keeper`."""
 
-    def __init__(self, job: _Job, learned: Any, wanted: Checkpointing, stop: Stop) -> None:
+    def __init__(self, job: Job, learned: Any, wanted: Checkpointing, stop: Stop) -> None:
         self._job, self._learned, self._wanted, self._stop = job, learned, wanted, stop
         self._shelf = Shelf(job.folder.checkpoints)
         self._group, self._rank = job.team.control, job.team.info.rank
@@ -211,19 +211,16 @@ class Keeper:
         return values
 
 
-def make_keeper(
-    folder: RunFolder, spec: RunSpec, team: Team, journal: Journal, phases: Phases, trainer: Trainer, stop: Stop
-) -> Keeper | None:
+def make_keeper(job: Job, trainer: Trainer, stop: Stop) -> Keeper | None:
     """Make the keeper of a run that is to have checkpoints; None for one that is not.
 
     Raises:
         RunError: the strategy has none, whatever the plan says.
     """
-    wanted = team.info.checkpoint
+    wanted, identity = job.team.info.checkpoint, job.spec.identity
     if wanted is None:
         return None
     learned = getattr(trainer, "learned", None)
-    if learned is None or spec.identity.mesh.ep > 1:
-        raise RunError(Cause.LAUNCH, f"strategy {spec.identity.strategy} on this mesh has no checkpoints")
-    return Keeper(_Job(folder, spec, team, journal, phases), learned, wanted, stop)
-
+    if learned is None or identity.mesh.ep > 1:
+        raise RunError(Cause.LAUNCH, f"strategy {identity.strategy} on this mesh has no checkpoints")
+    return Keeper(job, learned, wanted, stop)

@@ -1,8 +1,8 @@
 """The checkpoints of a run on the disk.
 
-    RUN/checkpoints/step-0000000120/    a checkpoint: manifest.json and the ranks' files; there only when it is whole
-    RUN/checkpoints/writing-...         one that is being written, or that a kill interrupted
-    RUN/checkpoints/aside-...           one that must not be used; kept for a person to look at
+RUN/checkpoints/step-0000000120/    a checkpoint: manifest.json and the ranks' files; there only when it is whole
+RUN/checkpoints/writing-...         one that is being written, or that a kill interrupted
+RUN/checkpoints/aside-...           one that must not be used; kept for a person to look at
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from hpcpar import storage
 from hpcpar.errors import StorageError
@@ -66,7 +67,7 @@ class Shelf:
             try:
                 with storage.open_file(folder / name) as file:
                     size = os.fstat(file.fileno()).st_size
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
             except OSError as error:
                 raise DamagedError(f"{name} cannot be read: {error.strerror}") from error
             if size != wanted.num_bytes:

@@ -1,8 +1,9 @@
-"""Tensors to files and back through torch.distributed.checkpoint, on any mesh, without a pickle on the disk. Imports torch.
+"""Tensors to files and back through torch.distributed.checkpoint, on any mesh, without pickles on disk. Imports torch.
 
-torch writes which rank has which rectangle of which tensor, and reads from there whatever rectangles another mesh needs.
-Its own metadata is a pickle; here that is manifest.json. Tensors are read with `weights_only`, and there is nothing else:
-the state of an optimizer is tensors by parameter name, so its groups, which depend on the mesh, are not in the format.
+torch writes which rank has which rectangle of which tensor, and reads from there the rectangles that another mesh
+needs. Its own metadata is a pickle; here that is manifest.json. Tensors are read with `weights_only`, and there is
+nothing else: the state of an optimizer is tensors by parameter name, so that its groups, which depend on the mesh, are
+not in the format.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
 
 from hpcpar import storage
+from hpcpar.errors import StorageError
 from hpcpar.worker.checkpoint.manifest import Chunk, DamagedError, Manifest, SavedFile, SavedTensor
 from hpcpar.worker.learned import Learned
 
@@ -32,7 +34,7 @@ class SaveError(Exception):
 def save(
     learned: Learned, folder: Path, group: Any, finish: Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 ) -> None:
-    """Write the ranks' files into `folder`, on all ranks at once; rank 0 calls finish(tensors, files) when they are there.
+    """Write the ranks' files into `folder`, on all ranks at once; then rank 0 calls finish(tensors, files).
 
     Raises:
         SaveError: the disk said no to a rank, or to `finish`.
@@ -50,7 +52,7 @@ def save(
     except dcp.api.CheckpointException as error:
         reasons = [failure for failure, _ in error.failures.values()]
         said = "; ".join(f"rank {rank}: {failure}" for rank, (failure, _) in sorted(error.failures.items()))
-        if all(isinstance(reason, OSError | storage.StorageError) for reason in reasons):
+        if all(isinstance(reason, OSError | StorageError) for reason in reasons):
             raise SaveError(said) from None
         raise RuntimeError(f"a checkpoint could not be written: {said}") from error
 

@@ -52,6 +52,7 @@ def train(
     clock: Clock,
     exchange: window.Exchange,
     sink: Sink,
+    *,
     checkpoints: Checkpoints | None = None,
 ) -> Losses:
     """Do `steps` updates; on rank 0 hand the records of every finished window to `sink`.

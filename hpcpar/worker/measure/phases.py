@@ -17,7 +17,7 @@ class Phases:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time a phase and tell of it once it has ended well. Phases inside it are not part of it; equal ones add up."""
+        """Time a phase, less the phases inside it, and tell of it once it has ended well. Equal ones add up."""
         begun = time.perf_counter()
         self._inside.append(0.0)
         yield
