@@ -32,7 +32,10 @@ def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, atte
         record: the result, where there is one.
         attempts: all attempts, oldest first, whose names may become file names.
     """
-    spans = [s for s in (record.lineage if record is not None else []) if s.attempt in attempts]
+    # One span an attempt, whatever a damaged record says: no step may count twice.
+    spans = list(
+        {s.attempt: s for s in (record.lineage if record is not None else []) if s.attempt in attempts}.values()
+    )
     readings = {name: folder.steps(name) for name in {*attempts, attempt} if name}
     kept: list[Step] = []
     if spans:
@@ -45,10 +48,16 @@ def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, atte
     begins = tuple(span.first for span in spans) or (1,)
     led_here = [name for name in attempts if name in counted or not _ended_well(folder, name)]
     done = sum(len(readings[name].records) for name in {*led_here, *counted})
-    wall_s = sum(_lasted_s(folder, name) for name in led_here)
+    return History(kept, rejected, begins, done - len(kept), _goodput(folder, kept, record, led_here))
+
+
+def _goodput(folder: RunFolder, kept: list[Step], record: RunRecord | None, attempts: list[str]) -> float | None:
+    if record is None:
+        return None
+    earlier_s = sum(_lasted_s(folder, name) for name in attempts if name != record.attempt)
+    wall_s = earlier_s + record.ended - record.started
     good_s = sum(step.time_s + step.data_s for step in kept)
-    goodput = good_s / wall_s if record is not None and 0 < good_s <= wall_s else None
-    return History(kept, rejected, begins, done - len(kept), goodput)
+    return good_s / wall_s if 0 < good_s <= wall_s else None  # a share above one comes of damaged numbers
 
 
 def _ended_well(folder: RunFolder, attempt: str) -> bool:

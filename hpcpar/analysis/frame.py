@@ -38,7 +38,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     table = pd.DataFrame([_flat(row, phases) for row in rows], columns=columns(phases))
     for name in (*_SIZES, *_COUNTS):
         table[name] = table[name].astype("Int64")
-    floats = [name for name in table.columns if name.endswith("_s") or name == "loss_last"]
+    floats = [name for name in table.columns if name.endswith("_s") or name in ("loss_last", "goodput")]
     return table.astype(dict.fromkeys(floats, "float64"))
 
 

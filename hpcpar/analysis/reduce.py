@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar import records
+from hpcpar.analysis.attempts import read_history
 from hpcpar.analysis.window import Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
@@ -63,7 +64,7 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why it failed, or why it has no time, in words."""
     attempts: int = 0
     attempt: str = ""
-    """The attempt whose steps were read."""
+    """The attempt whose steps were read, the last of them where the run went on from a checkpoint."""
     steps_measured: int = 0
     steps_used: int = 0
     too_few_steps: bool = False
@@ -92,6 +93,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected_steps: int = 0
     duplicate_steps: int = 0
     skipped_updates: int = 0
+    replayed_steps: int = 0
+    goodput: float | None = None
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -120,12 +123,18 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
     outcome = decide(folder)
     record, record_note = _own_record(folder, spec)
     attempt = _attempt(record, outcome)
-    reading = folder.steps(attempt) if attempt else records.Reading([], 0)
+    names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
+    history = read_history(folder, attempt, record, names)
     identity = spec.identity
     warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
     window = measure(
-        reading.records, planned=identity.steps, warmup=warmup, reached=reached, rejected_lines=reading.rejected
+        history.steps,
+        planned=identity.steps,
+        warmup=warmup,
+        reached=reached,
+        rejected_lines=history.rejected_lines,
+        begins=history.begins,
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = records.read_lines(folder.submission_path, Submission).rejected
@@ -135,10 +144,12 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
         **_timed(spec, window),
         **_places(record),
         attempt=attempt,
-        rejected_lines=outcome.rejected + reading.rejected + submission_lines + damaged,
+        rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
         loss_last=record.loss_last if record is not None else window.loss_last,
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
+        replayed_steps=history.replayed_steps,
+        goodput=history.goodput,
     )
 
 
@@ -275,6 +286,9 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
         notes.append("written by a newer hpcpar: fields unknown to this one were left out")
+    if record is not None and record.lineage:
+        resumed = ", ".join(str(span.first) for span in record.lineage[1:])
+        notes.append(f"went on from a checkpoint before step {resumed}")
     if window.skipped_updates:
         notes.append(f"{window.skipped_updates} updates of the window were skipped")
     return tuple(notes)

@@ -1,9 +1,11 @@
-"""The steps of one attempt to one time: which steps count, and why there is no time where there is none."""
+"""The steps of a run to one time: which steps count, and why there is no time where there is none."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -20,7 +22,7 @@ MAX_LOST_SHARE = 0.1
 
 
 class Window(Struct, frozen=True, kw_only=True):
-    """What the steps of one attempt say. Times are None where the window is not whole; `reason` says why."""
+    """What the steps of a run say. Times are None where the window is not whole; `reason` says why."""
 
     steps_measured: int = 0
     """Distinct steps with a usable time, warm-up included."""
@@ -47,19 +49,31 @@ class _Picked(NamedTuple):
     rejected: int
 
 
-def measure(steps: Iterable[Step], *, planned: int, warmup: int, reached: int, rejected_lines: int) -> Window:
-    """Reduce the steps of one attempt to a window.
+def measure(
+    steps: Iterable[Step],
+    *,
+    planned: int,
+    warmup: int,
+    reached: int,
+    rejected_lines: int,
+    begins: Sequence[int] = (1,),
+) -> Window:
+    """Reduce the steps of a run to a window.
 
     Args:
         steps: in the order of the file; of two lines for one step the later one counts.
         planned: steps that the run was asked for; steps are numbered 1 .. planned.
-        warmup: steps numbered 1 .. warmup are left out.
+        warmup: so many steps from each of `begins` on are left out.
         reached: steps that the run says it did (its record); 0 where it says nothing.
         rejected_lines: lines of the file that could not be read. They may explain missing steps.
+        begins: the steps with which an attempt began: 1, and where the run went on from a checkpoint.
     """
     picked = _pick(steps, planned)
+    starts = sorted({1, *(begin for begin in begins if 1 <= begin <= planned)})
     numbers = sorted(picked.by_number)
-    used = [picked.by_number[number] for number in numbers if number > warmup]
+    used = [
+        picked.by_number[number] for number in numbers if number - starts[bisect_right(starts, number) - 1] >= warmup
+    ]
     base = Window(
         steps_measured=len(numbers),
         steps_used=len(used),
@@ -68,7 +82,7 @@ def measure(steps: Iterable[Step], *, planned: int, warmup: int, reached: int, r
         rejected_steps=picked.rejected,
         skipped_updates=sum(not step.applied for step in used),
     )
-    reason = _why_no_time(base, planned, warmup, reached, rejected_lines)
+    reason = _why_no_time(base, planned, _num_cut(starts, planned, warmup), reached, rejected_lines)
     if reason:
         return replace(base, reason=reason)
     times = [step.time_s for step in used]
@@ -79,6 +93,12 @@ def measure(steps: Iterable[Step], *, planned: int, warmup: int, reached: int, r
         p50_s=statistics.median(times),
         data_wait_s=statistics.fmean(waits) if all(0 <= wait <= LONGEST_S for wait in waits) else None,
     )
+
+
+def _num_cut(starts: Sequence[int], planned: int, warmup: int) -> int:
+    """Count the steps of all warm-ups; no more than there are steps before the next attempt, but for the last one."""
+    between = [min(warmup, after - begin) for begin, after in pairwise(starts)]
+    return sum(between) + (warmup if len(starts) == 1 else min(warmup, planned + 1 - starts[-1]))
 
 
 def _pick(steps: Iterable[Step], planned: int) -> _Picked:

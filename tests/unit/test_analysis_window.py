@@ -130,3 +130,22 @@ def test_every_line_is_either_used_or_counted(pairs, planned, warmup, reached, r
     assert (got.mean_s is None) == bool(got.reason)
     if got.mean_s is not None:
         assert SHORTEST_S <= got.mean_s <= LONGEST_S
+
+
+def test_every_attempt_has_a_warm_up_of_its_own():
+    steps = [step(number, 100.0 if number in (1, 2, 13, 14) else 1.0) for number in range(1, 21)]
+    got = measure(steps, planned=20, warmup=2, reached=20, rejected_lines=0, begins=(1, 13))
+
+    assert (got.mean_s, got.steps_used, got.reason) == (1.0, 16, "")
+
+
+def test_warm_ups_that_leave_nothing_say_so():
+    got = measure(whole(), planned=20, warmup=10, reached=20, rejected_lines=0, begins=(1, 11))
+
+    assert got.reason == "the warm-up cut of 20 steps leaves nothing of 20 planned steps"
+
+
+def test_begins_that_cannot_be_are_no_begins():
+    got = measure(whole(), planned=20, warmup=10, reached=20, rejected_lines=0, begins=(-5, 10**30, 1))
+
+    assert got.mean_s == 15.5
