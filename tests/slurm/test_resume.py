@@ -71,9 +71,8 @@ def test_a_requeued_run_and_one_told_to_leave_go_on(slurm: Any, tmp_path: Path) 
     assert record is not None
     job = row["job_id"]
     assert [span.attempt for span in record.lineage] == [f"{job}.0", f"{job}.1", f"{job}.2"]
-    first, second = record.lineage[0], record.lineage[1]
-    assert first.last % 20 == 0, "killed without a word, it goes on from the last multiple of `every`"
-    assert second.last == touched.last_step(second.attempt), "told before, it loses nothing"
+    for span in record.lineage[:2]:
+        assert span.last == touched.last_step(span.attempt), "a requeue sends SIGTERM first: nothing is lost either way"
     assert untouched.record().lineage == []  # type: ignore[union-attr]
 
 
