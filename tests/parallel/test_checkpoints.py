@@ -5,7 +5,7 @@ Tolerance: as for parity, 1e-5; restoring itself is exact, and what is left is a
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ EVERY_DAY = [
     ("fsdp-tp-4", "cp-2", "sgd"),
     ("tp-2", "layerwise", "adamw"),
 ]
-ALL = [pair for pair in product(MESHES, MESHES, OPTIMIZERS) if pair not in EVERY_DAY]
+_NAMES, _TURNS = list(MESHES), cycle(OPTIMIZERS)
+ALL = [(name, _NAMES[(i + hop) % len(_NAMES)], next(_TURNS)) for hop in (0, 3, 7, 12) for i, name in enumerate(_NAMES)]
+"""Every mesh is saved four times and restored four times, its own saves included, with both optimizers."""
 
 
 def _work(optimizer: str) -> dict[str, Any]:
@@ -101,7 +103,14 @@ def test_training_goes_on_on_any_other_mesh(
     assert _after(pools, memory, pair, tmp_path) <= TOLERANCE
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("forgotten", ["optimizer", "one parameter"])
+@pytest.mark.parametrize(
+    ("forgotten", "optimizer"),
+    [
+        ("optimizer", "adamw"),
+        ("one parameter", "sgd"),
+        pytest.param("optimizer", "sgd", marks=pytest.mark.full),
+        pytest.param("one parameter", "adamw", marks=pytest.mark.full),
+    ],
+)
 def test_what_is_not_restored_is_seen(pools: Any, memory: Any, tmp_path: Path, optimizer: str, forgotten: str) -> None:
     assert _after(pools, memory, ("fsdp-2", "tp-2", optimizer), tmp_path, plant=forgotten) > 100 * TOLERANCE
