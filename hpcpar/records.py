@@ -43,9 +43,10 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     """One line of events.ATTEMPT.jsonl.
 
     kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat
-    (data.step), error (data.cause, data.message, data.traceback; data.echo: only another rank's end was noticed),
-    exit (data.cause; the worker's own last word), script_exit (data.code; the job script's last word, written even
-    when every rank was killed).
+    (data.step), checkpoint (data.step; data.outcome: written, failed or rejected, with data.reason), resume (data.step,
+    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback; data.echo: only
+    another rank's end was noticed), exit (data.cause; the worker's own last word), script_exit (data.code; the job
+    script's last word, written even when every rank was killed).
     """
 
     schema: int = SCHEMA
@@ -113,6 +114,14 @@ class Evaluated(Struct, kw_only=True):
     value: float | None
 
 
+class Span(Struct, frozen=True, kw_only=True):
+    """Updates of a run that one of its attempts did, and that its result is made of."""
+
+    attempt: str
+    first: int
+    last: int
+
+
 class RunRecord(Struct, kw_only=True):
     """record.json: the result of a run that reached its end."""
 
@@ -139,6 +148,8 @@ class RunRecord(Struct, kw_only=True):
     """Its one step is a whole program that said nothing of its steps."""
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lineage: list[Span] = field(default_factory=list)
+    """Which attempts did which updates, where the run went on from a checkpoint; empty: `attempt` did all."""
 
 
 class Reading(NamedTuple):

@@ -161,7 +161,8 @@ class Scores(NamedTuple):
 class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
-    That of a program of the user's own has `run` instead of steps (worker/program). A trainer may have `notes`,
+    That of a program of the user's own has `run` instead of steps (worker/program). A trainer may have `learned`,
+    what a checkpoint keeps (worker/learned.py); `notes`,
     sentences that rank 0 puts into the record when the training is over; `phases()`, the seconds, by name, of what the
     training contained beside steps (compiling), for the record too; `complete(records)`, called on rank 0 after
     every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
@@ -183,6 +184,8 @@ class Strategy(Protocol):
     """How work is spread.
 
     A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
+    which is "" then, and else the reason why it cannot.
     """
 
     name: str

@@ -276,7 +276,7 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 _MANAGED = """
 -J --job-name --comment -N --nodes -n --ntasks --ntasks-per-node -c --cpus-per-task -t --time -a --array -A --account
 -q --qos -p --partition -C --constraint -o --output -e --error --open-mode --requeue --no-requeue --mem --export
---gpus-per-node --gres --gpus-per-task
+--gpus-per-node --gres --gpus-per-task --signal
 """
 MANAGED_DIRECTIVES = frozenset(_MANAGED.split())
 """Options of sbatch that the plan owns; a profile says them with keys of its own."""
@@ -293,6 +293,24 @@ class StrategyChoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     options: dict[str, Any] = field(default_factory=dict)
     nodes: tuple[Positive, ...] = ()
     """Node counts of this strategy alone, where it cannot do all of the study's (`single`)."""
+
+
+class Checkpointing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether a run can go on where it was interrupted. It changes nothing that is computed, so it is in no key."""
+
+    every: Positive | None = None
+    """Updates between two checkpoints, and one after the last. Not given: only on a signal before the time limit."""
+    keep: Positive = 2
+    """How many are kept: where the newest is damaged, the one before is used."""
+    before_limit: str = ""
+    """How long before the time limit Slurm tells the run to save and leave; Slurm may be 30 s late. Not given: 90 s, or
+    a quarter of the time limit where that is less."""
+    requeue: bool | None = None
+    """Let a run that left so go back into the queue by itself. Not given: as the cluster's profile says."""
+
+    def __post_init__(self) -> None:
+        if self.before_limit:
+            parse_duration(self.before_limit)
 
 
 class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -325,6 +343,8 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     partition: str = ""
     constraint: str = ""
     python: str = ""
+    checkpoint: Checkpointing | None = None
+    """Checkpoints of every run. Not given: none, except before the time limit where jobs are requeued."""
 
     def __post_init__(self) -> None:
         if self.time:
@@ -435,6 +455,11 @@ class Resources(Struct, frozen=True, kw_only=True):
     qos: str = ""
     partition: str = ""
     constraint: str = ""
+    checkpoint: Checkpointing | None = None
+    """None: no checkpoints."""
+    signal_s: int = 0
+    """How long before the time limit the ranks are sent SIGUSR1; 0: never."""
+    requeue: bool = False
 
 
 class Submission(Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ _SIZES = (
     "steps_planned",
     "warmup_steps",
 )
-_RESULTS = ("loss_last", "evaluation_loss", "metric_value", "step_time_trend", "samples_to_target")
+_RESULTS = ("loss_last", "evaluation_loss", "metric_value", "step_time_trend", "samples_to_target", "goodput")
 _COUNTS = (
     "peak_memory_bytes",
     "peak_device_bytes",

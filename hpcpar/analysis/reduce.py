@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar import records
+from hpcpar.analysis.attempts import read_history
 from hpcpar.analysis.window import Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
@@ -69,7 +70,7 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why it failed, or why it has no time, in words."""
     attempts: int = 0
     attempt: str = ""
-    """The attempt whose steps were read."""
+    """The attempt whose steps were read, the last of them where the run went on from a checkpoint."""
     steps_measured: int = 0
     steps_used: int = 0
     too_few_steps: bool = False
@@ -114,6 +115,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The kinds of device that its ranks used."""
     data: str = "{}"
     """What was trained on: name, size, digest, synthetic or not."""
+    replayed_steps: int = 0
+    goodput: float | None = None
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -143,7 +146,8 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
     outcome = decide(folder)
     record, record_note = _own_record(folder, spec)
     attempt = _attempt(record, outcome)
-    reading = folder.steps(attempt) if attempt else records.Reading([], 0)
+    names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
+    history = read_history(folder, attempt, record, names)
     identity = spec.identity
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
     planned = identity.steps if spec.declares_steps and not _is_whole(record) else max(1, reached)
@@ -151,12 +155,13 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
     if _is_whole(record) or not spec.declares_steps:  # nobody could know how many there would be
         warmup = min(warmup, planned // 2)
     window = measure(
-        reading.records,
+        history.steps,
         planned=planned,
         warmup=warmup,
         reached=reached,
-        rejected_lines=reading.rejected,
+        rejected_lines=history.rejected_lines,
         target_loss=target_loss,
+        begins=history.begins,
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = records.read_lines(folder.submission_path, Submission).rejected
@@ -166,12 +171,14 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         **_timed(spec, window, whole=_is_whole(record)),
         **_places(record),
         attempt=attempt,
-        rejected_lines=outcome.rejected + reading.rejected + submission_lines + damaged,
+        rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
         loss_last=record.loss_last if record is not None else window.loss_last,
         **_evaluated(record),
         whole_program=_is_whole(record),
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
+        replayed_steps=history.replayed_steps,
+        goodput=history.goodput,
     )
 
 
@@ -338,6 +345,9 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
         notes.append("written by a newer hpcpar: fields unknown to this one were left out")
+    if record is not None and record.lineage:
+        resumed = ", ".join(str(span.first) for span in record.lineage[1:])
+        notes.append(f"went on from a checkpoint before step {resumed}")
     if window.skipped_updates:
         notes.append(f"{window.skipped_updates} updates of the window were skipped")
     return tuple(notes)

@@ -1,11 +1,13 @@
-"""The steps of one attempt to one time: which steps count, and why there is no time where there is none."""
+"""The steps of a run to one time: which steps count, and why there is no time where there is none."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -36,7 +38,7 @@ class Reached(NamedTuple):
 
 
 class Window(Struct, frozen=True, kw_only=True):
-    """What the steps of one attempt say. Times are None where the window is not whole; `reason` says why."""
+    """What the steps of a run say. Times are None where the window is not whole; `reason` says why."""
 
     steps_measured: int = 0
     """Distinct steps with a usable time, warm-up included."""
@@ -75,20 +77,25 @@ def measure(
     reached: int,
     rejected_lines: int,
     target_loss: float | None = None,
+    begins: Sequence[int] = (1,),
 ) -> Window:
-    """Reduce the steps of one attempt to a window.
+    """Reduce the steps of a run to a window.
 
     Args:
         steps: in the order of the file; of two lines for one step the later one counts.
         planned: steps that the run was asked for; steps are numbered 1 .. planned.
-        warmup: steps numbered 1 .. warmup are left out.
+        warmup: so many steps from each of `begins` on are left out.
         reached: steps that the run says it did (its record); 0 where it says nothing.
         rejected_lines: lines of the file that could not be read. They may explain missing steps.
         target_loss: the loss whose first reaching is looked for.
+        begins: the steps with which an attempt began: 1, and where the run went on from a checkpoint.
     """
     picked = _pick(steps, planned)
+    starts = sorted({1, *(begin for begin in begins if 1 <= begin <= planned)})
     numbers = sorted(picked.by_number)
-    used = [picked.by_number[number] for number in numbers if number > warmup]
+    used = [
+        picked.by_number[number] for number in numbers if number - starts[bisect_right(starts, number) - 1] >= warmup
+    ]
     base = Window(
         steps_measured=len(numbers),
         steps_used=len(used),
@@ -97,7 +104,7 @@ def measure(
         rejected_steps=picked.rejected,
         skipped_updates=sum(not step.applied for step in used),
     )
-    reason = _why_no_time(base, planned, warmup, reached, rejected_lines)
+    reason = _why_no_time(base, planned, _num_cut(starts, planned, warmup), reached, rejected_lines)
     if reason:
         return replace(base, reason=reason)
     times = [step.time_s for step in used]
@@ -142,6 +149,12 @@ def _trend(times: list[float]) -> float | None:
     residual = sum((y - intercept - slope * x) ** 2 for x, y in zip(places, medians, strict=True))
     error = math.sqrt(residual / (TREND_BLOCKS - 2) / (TREND_BLOCKS * statistics.pvariance(places)))
     return math.expm1(slope * (TREND_BLOCKS - 1)) if abs(slope) > T_OF_TREND * error else None
+
+
+def _num_cut(starts: Sequence[int], planned: int, warmup: int) -> int:
+    """Count the steps of all warm-ups; no more than there are steps before the next attempt, but for the last one."""
+    between = [min(warmup, after - begin) for begin, after in pairwise(starts)]
+    return sum(between) + (warmup if len(starts) == 1 else min(warmup, planned + 1 - starts[-1]))
 
 
 def _pick(steps: Iterable[Step], planned: int) -> _Picked:

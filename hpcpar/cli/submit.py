@@ -90,6 +90,9 @@ def _complete(kind: str) -> Any:
 @click.option("--partition", help="Partition.")
 @click.option("--constraint", help="Node features.")
 @click.option("--python", metavar="PATH", help="The interpreter on the nodes (default: this one).")
+@click.option(
+    "--checkpoint-every", type=click.IntRange(min=1), metavar="STEPS", help="Save every so many updates, to go on from."
+)
 @click.option("--name", help="Name of the study; runs of the same name are one study.")
 @click.option(
     "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
@@ -165,6 +168,8 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     if flags["nodes"]:
         data["nodes"] = list(flags["nodes"])
     _apply_strategies(data, flags, nested(pairs["strategy_options"]))
+    if flags["checkpoint_every"]:
+        data["checkpoint"] = _merged(data.get("checkpoint", {}), {"every": flags["checkpoint_every"]})
     problems += _program(data, flags["program"]) if flags["program"] else ()
     if flags["name"] is not None:  # an empty one is refused: a script's unset variable must not mean the default
         data["name"] = flags["name"]

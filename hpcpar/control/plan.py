@@ -9,6 +9,7 @@ import msgspec
 
 from hpcpar import composition, registry, workload_files
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
+from hpcpar.control.checkpoints import checkpoint_problems, why_not, with_checkpoints
 from hpcpar.control.limits import limit_problems
 from hpcpar.control.safe import value_problems
 from hpcpar.decode import find_problems
@@ -218,14 +219,14 @@ def _cells(resolved: _Study, place: _Place, problems: list[Problem]) -> Iterator
                 problems.append(Problem(label, "is given twice", "--repeats is the way to run it again"))
                 continue
             taken.append(point)
-            found = _cell(resolved, chosen, _resources(resolved.study, place, nodes))
+            found = _cell(resolved, chosen, _resources(resolved.study, place, nodes), place.profile)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
                 yield found
 
 
-def _cell(resolved: _Study, chosen: _Chosen, resources: Resources) -> _Cell | Problem:
+def _cell(resolved: _Study, chosen: _Chosen, resources: Resources, profile: ClusterProfile) -> _Cell | Problem:
     nodes, ranks = resources.nodes, resources.ranks_per_node
     label = f"{resolved.where}: strategy {chosen.choice.name} on {nodes} node{'s' * (nodes > 1)} x {ranks} ranks"
     try:
@@ -244,6 +245,10 @@ def _cell(resolved: _Study, chosen: _Chosen, resources: Resources) -> _Cell | Pr
         return sizes
     for refusal in composition.batch_refusals(mesh, engine, sizes.grad_accum):
         return Problem(label, *refusal)
+    why_none = why_not(chosen.strategy, mesh, resolved.declared)
+    for problem in checkpoint_problems(resolved.study, why_none, resources, label):
+        return problem
+    resources = with_checkpoints(resources, resolved.study, profile, possible=not why_none)
     return _Cell(chosen, mesh, resources, sizes)
 
 

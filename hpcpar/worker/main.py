@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -24,13 +25,14 @@ from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import UNDECLARED, RunSpec
 from hpcpar.worker import facts
+from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
 from hpcpar.worker.measure.clock import CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
-from hpcpar.worker.signals import end_on_signal
+from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
 from hpcpar.worker.team import Team, assemble
 from hpcpar.workload_files import digest
 
@@ -42,7 +44,8 @@ def run(run_folder: str) -> None:
     """Run this rank of the run in `run_folder` to its end.
 
     Raises:
-        SystemExit: with 1, after a failure that was recorded.
+        SystemExit: with 1, after a failure that was recorded; with 0 or 128 + the signal, after a checkpoint that a
+            signal asked for.
     """
     folder = RunFolder(Path(run_folder))
     spec = folder.spec()
@@ -53,9 +56,9 @@ def run(run_folder: str) -> None:
     except HpcparError as error:
         _give_up(str(error))
     journal = Journal(folder, info)
-    end_on_signal(journal)
+    stop = end_on_signal(journal, info)
     try:
-        _work(folder, spec, info, journal)
+        _work(folder, spec, info, journal, stop)
     except Exception as error:
         journal.fail(error)
         raise SystemExit(1) from error
@@ -73,7 +76,7 @@ class _Built(NamedTuple):
     """neural.Evaluation of the workload, or None."""
 
 
-def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) -> None:
+def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, stop: Stop) -> None:
     started = time.time()
     hosts = list(info.hostnames)
     journal.write("start", job_id=info.job_id, hosts=hosts, num_ranks=info.world_size, pid=os.getpid())
@@ -84,7 +87,10 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
         built = _build(spec, team)
+    keeper = make_keeper(Job(folder, spec, team, journal, phases), built.trainer, stop)
     with contextlib.closing(built.trainer):
+        if keeper is not None:
+            keeper.restore()
         with phases("train"):
             clock = CudaClock() if team.device.type == "cuda" else CpuClock()
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
@@ -92,7 +98,10 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             if is_program:
                 done = _run_program(built.trainer, spec, team, sink)
             else:
-                done = _Done(train(built.trainer, spec.identity.steps, clock, team.exchange, sink), spec.identity.steps)
+                steps = spec.identity.steps
+                done = _Done(train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper), steps)
+        if keeper is not None and keeper.stopped_at:
+            _leave(folder, team, journal, keeper, stop)
         evaluated = None
         if built.evaluation is not None:
             with phases("evaluate"):
@@ -119,8 +128,11 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             evaluation=evaluated,
             versions=facts.versions(),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
+            lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
         )
         _conclude(folder, info, record, journal)
+    if keeper is not None:
+        keeper.forget()
     team.part()
 
 
@@ -144,6 +156,20 @@ def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> 
     if team.info.rank == 0:
         sink(ran.steps)
     return _Done(Losses(ran.steps[0].loss, ran.steps[-1].loss), len(ran.steps), ran.whole_program, ran.notes)
+
+
+def _leave(folder: RunFolder, team: Team, journal: Journal, keeper: Keeper, stop: Stop) -> NoReturn:
+    """End a training that a signal stopped. Before the time limit no rank fails: srun would kill the others."""
+    before_limit = stop.signal_name != "SIGTERM"
+    if team.info.rank == 0:
+        name = BEFORE_LIMIT.name if before_limit else stop.signal_name
+        kept = "its checkpoint is there" if keeper.safe else "its checkpoint could not be written"
+        cause = Cause.TIMEOUT if before_limit else Cause.KILLED
+        journal.last_words(cause, f"{name} stopped it after step {keeper.stopped_at}; {kept}")
+        if before_limit and keeper.safe:
+            storage.write_file(folder.stopped_path(team.info.attempt), b"")
+    team.part()
+    raise SystemExit(128 + signal.SIGTERM if not before_limit else int(not keeper.safe))
 
 
 def _build(spec: RunSpec, team: Team) -> _Built:

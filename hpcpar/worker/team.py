@@ -35,6 +35,8 @@ class Team(Struct, frozen=True, kw_only=True):
     """What all ranks found, on rank 0; empty elsewhere."""
     exchange: Exchange
     """How measurements come to rank 0."""
+    control: Any = None
+    """The process group of all ranks on the CPU; None for one rank."""
     meeting: Any = None
     """rendezvous.Meeting; None for one rank."""
 
@@ -117,7 +119,7 @@ def assemble(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Team:
     reports = _introduce(mine, meeting, info)
     control = group.join(spec, info, meeting, device)
     exchange = GroupExchange(control, info.rank, info.world_size)
-    return Team(info=info, device=device, reports=reports, exchange=exchange, meeting=meeting)
+    return Team(info=info, device=device, reports=reports, exchange=exchange, control=control, meeting=meeting)
 
 
 def _introduce(mine: RankReport, meeting: Any, info: RankInfo) -> list[RankReport]:

@@ -43,8 +43,13 @@ class ChaosTrainer:
         self._step = step
         return self._inner.batch(step)
 
+    @property
+    def learned(self) -> Any:
+        return self._inner.learned
+
     def step(self, batch: Any) -> Any:
-        if self._step == self._options.step:
+        first_attempt = os.environ["HPCPAR_ATTEMPT"].endswith(".0")
+        if self._step == self._options.step and first_attempt:
             DEEDS[self._options.deed]()
         return self._inner.step(batch)
 

@@ -71,7 +71,9 @@ def worker_command(folder: RunFolder) -> list[str]:
     return [sys.executable, "-m", "hpcpar.worker", str(folder.path / "payload.pkl"), str(folder.path)]
 
 
-def start(folder: RunFolder, command: list[str] | None = None, time_limit: float = 90) -> subprocess.Popen[bytes]:
+def start(
+    folder: RunFolder, command: list[str] | None = None, time_limit: float = 90, **variables: str
+) -> subprocess.Popen[bytes]:
     """Start the launcher for a run, as its job script does."""
     spec = folder.spec()
     assert spec is not None
@@ -84,6 +86,7 @@ def start(folder: RunFolder, command: list[str] | None = None, time_limit: float
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(plugin), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         ),
+        **variables,
     }
     size = ["--nodes", str(spec.identity.nodes), "--ranks-per-node", str(spec.identity.ranks_per_node)]
     limits = ["--time-limit", str(time_limit), "--logs", str(folder.logs)]
@@ -99,18 +102,18 @@ def start(folder: RunFolder, command: list[str] | None = None, time_limit: float
     return subprocess.Popen(launcher, env=environment, stderr=subprocess.DEVNULL)
 
 
-def finish(folder: RunFolder, process: subprocess.Popen[bytes]) -> int:
+def finish(folder: RunFolder, process: subprocess.Popen[bytes], attempt: str = ATTEMPT) -> int:
     """Wait for the launcher and write the job script's last word."""
     try:
         code = process.wait(PATIENCE_S)
     finally:
         process.kill()
-    append(folder.events_path(ATTEMPT), Event(time=2e9, kind="script_exit", data={"code": code}))
+    append(folder.events_path(attempt), Event(time=2e9, kind="script_exit", data={"code": code}))
     return code
 
 
-def logs(folder: RunFolder, rank: int) -> str:
-    return (folder.logs / f"{ATTEMPT}.{rank}.log").read_text()
+def logs(folder: RunFolder, rank: int, attempt: str = ATTEMPT) -> str:
+    return (folder.logs / f"{attempt}.{rank}.log").read_text()
 
 
 def _install_chaos(site: Path) -> None:

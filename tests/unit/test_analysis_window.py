@@ -183,3 +183,22 @@ def test_a_target_that_is_not_reached_or_lies_behind_a_divergence_is_none():
     assert window(learning([1.0, None, *[0.1] * 28]), planned=30, reached=30, target_loss=0.5).reached is None
     # The tenth loss is the first of which there is a mean.
     assert window(learning([0.1] * 30), planned=30, reached=30, target_loss=0.5).reached == (10, 20.0)
+
+
+def test_every_attempt_has_a_warm_up_of_its_own():
+    steps = [step(number, 100.0 if number in (1, 2, 13, 14) else 1.0) for number in range(1, 21)]
+    got = measure(steps, planned=20, warmup=2, reached=20, rejected_lines=0, begins=(1, 13))
+
+    assert (got.mean_s, got.steps_used, got.reason) == (1.0, 16, "")
+
+
+def test_warm_ups_that_leave_nothing_say_so():
+    got = measure(whole(), planned=20, warmup=10, reached=20, rejected_lines=0, begins=(1, 11))
+
+    assert got.reason == "the warm-up cut of 20 steps leaves nothing of 20 planned steps"
+
+
+def test_begins_that_cannot_be_are_no_begins():
+    got = measure(whole(), planned=20, warmup=10, reached=20, rejected_lines=0, begins=(-5, 10**30, 1))
+
+    assert got.mean_s == 15.5

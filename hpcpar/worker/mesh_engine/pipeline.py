@@ -15,6 +15,7 @@ from hpcpar.records import Step
 from hpcpar.registry import Scores, StepResult
 from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
@@ -85,6 +86,11 @@ class PipelineTrainer:
 
     def _begin(self) -> None:
         self._update.begin(self._averaged_over / self._global_weight)
+
+    @property
+    def learned(self) -> Learned:
+        """What a checkpoint keeps."""
+        return self._update.learned
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""

@@ -14,6 +14,7 @@ from hpcpar.mesh_options import EngineOptions
 from hpcpar.records import Step
 from hpcpar.registry import Scores, StepResult
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import shard, tensor
 from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
@@ -35,6 +36,11 @@ class ReplicaTrainer:
         self._micro_batch = context.identity.micro_batch
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
         self._averaged_over = shard.averages_over(context)
+
+    @property
+    def learned(self) -> Learned:
+        """What a checkpoint keeps."""
+        return self._update.learned
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""

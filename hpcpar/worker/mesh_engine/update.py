@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import replicate, tensor
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.weights import full_names
 
 
 class Update:
@@ -23,6 +25,7 @@ class Update:
         self.optimizer, self.balance = optimizer, balance
         self._named, self._clip = dict(bare.named_parameters()), clip
         self._sums = replicate.sums(context, self._named.values())
+        self.learned = Learned(full_names(bare), optimizer)
 
     def begin(self, scale: float) -> None:
         """Forget the gradients of the step before; summed losses will be multiplied by `scale`."""

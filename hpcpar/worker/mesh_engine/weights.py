@@ -15,12 +15,16 @@ from hpcpar.worker.mesh_engine import compiling, experts, precision, recompute, 
 from hpcpar.worker.neural import NeuralWorkload, Unit
 
 
+class Part(nn.Sequential):
+    """Consecutive units of a model. The names of parameters inside it do not depend on where the model was cut."""
+
+
 def materialise(
     units: Sequence[Unit], workload: NeuralWorkload, context: JobContext, options: EngineOptions
 ) -> nn.Module:
     """Build the units without memory, then give one after the other its weights (and buffers) and shard it."""
     with torch.device("meta"):
-        model = nn.Sequential(OrderedDict((unit.name, unit.build()) for unit in units))
+        model = Part(OrderedDict((unit.name, unit.build()) for unit in units))
     for unit, module in zip(units, model.children(), strict=True):
         tensor.apply(module, unit, context, options)
         ring.apply(module, unit, context)
@@ -42,6 +46,12 @@ def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
         workload.initialise(name, values, generator(workload.seed, name))
         with torch.no_grad():
             shard.local(parameter).copy_(shard.like(values, parameter))
+
+
+def full_names(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that this rank has a part of, by UNIT.PARAMETER: whatever the mesh, the same name."""
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    return {name: parameter for part in parts for name, parameter in part.named_parameters()}
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -29,6 +29,7 @@ class Async:
     summary = "asynchronous gradients to a parameter server, staleness bounded and recorded"
     kinds = frozenset({"neural"})
     extras = ("torch",)
+    no_checkpoints = "its gradients are on their way at any time"
     Options = AsyncOptions
 
     def layout(self, world: World, options: AsyncOptions) -> Mesh:

@@ -21,6 +21,7 @@ class Dp:
     summary = "torch's DataParallel: replicas on several devices of one process, a control"
     kinds = frozenset({"neural"})
     extras = ("torch",)
+    no_checkpoints = ""
     Options = DpOptions
 
     def layout(self, world: World, options: DpOptions) -> Mesh:

@@ -30,6 +30,7 @@ class Layerwise:
     summary = "layers on different devices of one process, one batch at a time"
     kinds = frozenset({"neural", "mixture-of-experts"})
     extras = ("torch",)
+    no_checkpoints = ""
     Options = LayerwiseOptions
 
     def layout(self, world: World, options: LayerwiseOptions) -> Mesh:

@@ -43,6 +43,7 @@ class LocalSgd:
     summary = "replicas that update alone and average now and then; DiLoCo"
     kinds = frozenset({"neural"})
     extras = ("torch",)
+    no_checkpoints = "its replicas differ between two meetings"
     Options = LocalSgdOptions
 
     def layout(self, world: World, options: LocalSgdOptions) -> Mesh:

@@ -13,6 +13,7 @@ class MeshStrategy:
 
     kinds = frozenset({"neural", "mixture-of-experts"})
     extras = ("torch",)
+    no_checkpoints = ""
 
     def engine(self, options: Any) -> EngineOptions:
         """Say what the engine shall do, for the composition rules and for `build`."""
