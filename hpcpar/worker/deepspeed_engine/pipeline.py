@@ -68,7 +68,7 @@ class _Losses:
 
 def build(context: JobContext, workload: NeuralWorkload) -> Trainer:
     """Make the trainer of this rank."""
-    deepspeed = runtime.load(context)
+    deepspeed = runtime.load(context, workload)
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
     mesh, losses = context.mesh, _Losses(context, workload)
@@ -82,8 +82,6 @@ def build(context: JobContext, workload: NeuralWorkload) -> Trainer:
         loss_fn=losses,
         partition_method="uniform",
     )
-    config = runtime.settings(context, workload.max_grad_norm, {"stage": ZERO_STAGE})
-    engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=model.parameters(), optimizer=workload.optimizer, config=config
-    )
+    config = runtime.settings(context, workload, {"stage": ZERO_STAGE})
+    engine = runtime.initialize(deepspeed, model, workload, config)
     return PipelineTrainer(context, workload, losses, engine)

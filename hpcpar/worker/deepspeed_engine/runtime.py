@@ -6,19 +6,25 @@ import os
 import warnings
 from typing import Any
 
-from torch import distributed
+from msgspec.structs import replace
+from torch import distributed, nn
 
+from hpcpar import composition
 from hpcpar.errors import MissingExtraError
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.spec import Mesh
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.neural import NeuralWorkload
 
 
-def load(context: JobContext) -> Any:
-    """Import DeepSpeed for this rank and return the package.
+def load(context: JobContext, workload: NeuralWorkload) -> Any:
+    """Import DeepSpeed, have it use the process groups of this job, and return the package.
 
     Raises:
+        ValueError: the composition rules refuse this mesh or this batch.
         MissingExtraError: it is not installed.
     """
+    composition.check(context.mesh, EngineOptions(), workload.declared, context.identity.grad_accum)
     _announce(context)
     try:
         import deepspeed
@@ -27,7 +33,8 @@ def load(context: JobContext) -> Any:
             raise
         needed_by = f"strategy {context.identity.strategy}"
         raise MissingExtraError("deepspeed", "deepspeed", needed_by) from error
-    _quieten()
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates, in several lines a step.
+    warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureWarning)
     _leave_shared_memory_alone(deepspeed)
     if not distributed.is_initialized():  # one rank: DeepSpeed wants a group all the same
         backend = "nccl" if context.device.type == "cuda" else "gloo"
@@ -46,30 +53,24 @@ def _announce(context: JobContext) -> None:
     os.environ["DS_ACCELERATOR"] = context.device.type
 
 
-def _quieten() -> None:
-    """Keep torch 2.13 from deprecating the collectives of DeepSpeed 0.19 in several lines a step."""
-    warnings.filterwarnings("ignore", "`torch.distributed.*` is deprecated", FutureWarning)
-
-
 def _leave_shared_memory_alone(deepspeed: Any) -> None:
-    """Keep DeepSpeed 0.19 from its own all-reduce on CPUs, before its first collective.
+    """Keep DeepSpeed 0.19 from its own all-reduce on CPUs.
 
-    It compiles that at the start of every fresh installation (25 s, needs g++ and ninja), uses it only where LOCAL_SIZE
-    is set, and then leaves 66 MiB a rank in /dev/shm after every job, for ever.
+    It would compile that in every fresh installation (25 s, needs g++ and ninja) and use it only where LOCAL_SIZE is
+    set, to leave 66 MiB a rank in /dev/shm after every job, for ever.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def settings(context: JobContext, max_grad_norm: float, zero: dict[str, Any]) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for this run.
+def settings(context: JobContext, workload: NeuralWorkload, zero: dict[str, Any]) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for this run; `zero` is its `zero_optimization`.
 
-    The optimizer is the workload's own: DeepSpeed's are compiled, and round in their own ways.
+    The optimizer is the workload's own: DeepSpeed's are compiled, and round in ways of their own.
     """
-    identity = context.identity
     return {
-        "train_micro_batch_size_per_gpu": identity.micro_batch,
-        "gradient_accumulation_steps": identity.grad_accum,
-        "gradient_clipping": max_grad_norm,
+        "train_micro_batch_size_per_gpu": context.identity.micro_batch,
+        "gradient_accumulation_steps": context.identity.grad_accum,
+        "gradient_clipping": workload.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -77,9 +78,14 @@ def settings(context: JobContext, max_grad_norm: float, zero: dict[str, Any]) ->
     }
 
 
-def alone(context: JobContext) -> JobContext:
-    """Return the context as one process sees it: DeepSpeed splits models itself."""
-    from msgspec.structs import replace
+def initialize(deepspeed: Any, model: nn.Module, workload: NeuralWorkload, config: dict[str, Any]) -> Any:
+    """Return DeepSpeed's engine around a model that has its weights."""
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=model.parameters(), optimizer=workload.optimizer, config=config
+    )
+    return engine
 
-    identity = replace(context.identity, mesh=Mesh())
-    return replace(context, identity=identity, groups={}, device_mesh=None)
+
+def alone(context: JobContext) -> JobContext:
+    """Return the context as one process would see it: it is DeepSpeed that splits and shards."""
+    return replace(context, identity=replace(context.identity, mesh=Mesh()), groups={}, device_mesh=None)

@@ -18,13 +18,10 @@ from hpcpar.worker.neural import NeuralWorkload
 
 def build(context: JobContext, workload: NeuralWorkload, zero: dict[str, Any]) -> Trainer:
     """Make the trainer of this rank; `zero` is DeepSpeed's own `zero_optimization`."""
-    deepspeed = runtime.load(context)
-    config = runtime.settings(context, workload.max_grad_norm, zero)
+    deepspeed = runtime.load(context, workload)
+    config = runtime.settings(context, workload, zero)
     model = nn.Sequential(OrderedDict(_units(deepspeed, context, workload, config)))
-    engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=model.parameters(), optimizer=workload.optimizer, config=config
-    )
-    return EngineTrainer(context, workload, engine)
+    return EngineTrainer(context, workload, runtime.initialize(deepspeed, model, workload, config))
 
 
 def _units(deepspeed: Any, context: JobContext, workload: NeuralWorkload, config: dict[str, Any]) -> Any:
