@@ -26,7 +26,7 @@ CELLS = [
     Cell("deepspeed-zero", {"stage": 2}, 2, 2),
     Cell("deepspeed-zero", ALL, 2, 2),
     Cell("deepspeed-zero", {"stage": 1}, 4, 1, full=True),
-    Cell("deepspeed-zero", {"stage": 2}, 4, 1),
+    Cell("deepspeed-zero", {"stage": 2}, 4, 1, full=True),
     Cell("deepspeed-zero", {"stage": 3}, 4, 2),
     Cell("deepspeed-zero", {"stage": 1, "offload_optimizer": True}, 2, 2, full=True),
     Cell("deepspeed-zero", {"stage": 2, "offload_optimizer": True}, 2, 2),
@@ -47,11 +47,12 @@ CELLS = [
 
 
 def _matrix() -> Iterator[Any]:
-    """Yield every cell x workload x optimizer; the diagonal is the everyday part, the rest is `full`."""
-    for cell in CELLS:
+    """Yield every cell x workload x optimizer; one of each cell's is in the everyday part, the rest is `full`."""
+    for number, cell in enumerate(CELLS):
         for workload in WORKLOADS:
             for optimizer in OPTIMIZERS:
-                everyday = (workload, optimizer) in (("llama-tiny", "sgd"), ("mlp", "adamw")) and not cell.full
+                its = (("llama-tiny", "sgd"), ("mlp", "adamw"))[number % 2]
+                everyday = (workload, optimizer) == its and not cell.full
                 marks = [] if everyday else [pytest.mark.full]
                 yield pytest.param(cell, workload, optimizer, marks=marks, id=f"{cell}-{workload}-{optimizer}")
 
@@ -69,7 +70,7 @@ def test_equals_one_process(pools: Any, cell: Cell, workload: str, optimizer: st
 CLIPPED = [
     Cell("deepspeed-zero", {"stage": 1}, 2, 2),
     Cell("deepspeed-zero", {"stage": 2, "offload_optimizer": True}, 2, 1),
-    Cell("deepspeed-zero", ALL, 4, 2),
+    Cell("deepspeed-zero", ALL, 2, 2),
     Cell("deepspeed-tp", {"degree": 2}, 4, 2),
     Cell("deepspeed-pp", {"stages": 2}, 4, 2),
 ]
