@@ -15,10 +15,11 @@ from torch import distributed
 
 from hpcpar.errors import MissingExtraError
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import StepResult, Trainer
+from hpcpar.registry import Scores, StepResult, Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.evaluate import evaluate
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 from hpcpar.worker.rank import RankInfo
@@ -55,6 +56,10 @@ class HorovodTrainer:
         with self._optimizer.skip_synchronize():
             self._optimizer.step()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
+
+    def evaluate(self) -> Scores:
+        """Evaluate this rank's share."""
+        return evaluate(self._workload, self._feed, lambda batch: self.model(batch.inputs), self._micro_batch)
 
     def close(self) -> None:
         """Leave Horovod's ring."""

@@ -117,7 +117,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
             data=built.data,
             evaluation=evaluated,
-            versions=facts.versions(),
+            versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
         )
         _conclude(folder, info, record, journal)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+import msgspec
 import torch
 from cases import build
+
+from hpcpar import registry
 
 
 def train(rank: int, *, steps: int, plant: bool = False, zero_stage: int = 1, **arguments: Any) -> Any:
@@ -33,6 +36,36 @@ def holdings(rank: int, **arguments: Any) -> dict[str, int]:
     held = [getattr(p, "ds_tensor", p) for p in parameters]
     trainer.close()
     return {"weights": sum(t.numel() for t in held), "moments": sum(t.numel() for t in moments)}
+
+
+def unmatched_plan(rank: int) -> str:
+    """Have AutoTP look for names that do not exist; return the words in which that is refused."""
+    from hpcpar.worker.deepspeed_engine import autotp
+
+    right = autotp.specifications
+
+    def wrong(planned: dict[str, Any]) -> list[dict[str, Any]]:
+        return right({f"module.{name}": style for name, style in planned.items()})
+
+    with mock.patch.object(autotp, "specifications", wrong):
+        return refusal(rank, strategy="deepspeed-tp", grad_accum=2, plan=True)
+
+
+def refusal(rank: int, *, strategy: str, grad_accum: int, plan: bool = False) -> str:
+    """Return the words in which a strategy refuses to be built; without `plan`, for a workload that has no such plan."""
+    work = registry.get_workload("mlp")
+    declare = type(work).declare
+
+    def bare(self: Any, options: Any) -> Any:
+        return msgspec.structs.replace(declare(self, options), tensor=None)
+
+    arguments = {"strategy": strategy, "grad_accum": grad_accum, "strategy_options": {}, "world_size": 2}
+    with mock.patch.object(type(work), "declare", declare if plan else bare):
+        try:
+            _build(rank, workload="mlp", workload_options={}, global_batch=16, **arguments)
+        except ValueError as error:
+            return str(error)
+    return ""
 
 
 def _build(rank: int, zero_stage: int = 1, **arguments: Any) -> Any:

@@ -105,7 +105,7 @@ def test_weights_that_must_be_added_up_give_the_same(pools: Any, cell: Cell) -> 
 LAYERS = MLP["layers"]
 WIDTH = MLP["hidden"]
 PARAMETERS = 64 * WIDTH + WIDTH + (LAYERS - 1) * (WIDTH * WIDTH + WIDTH) + WIDTH * 10 + 10
-# Seven layers and the output are four pairs of column and row, split in two; biases of rows and of the output are whole.
+# Four pairs of column and row (the last row is the output), split in two; the biases of rows are whole.
 SPLIT = PARAMETERS // 2 + (3 * WIDTH + 10) // 2
 
 
@@ -120,13 +120,27 @@ SPLIT = PARAMETERS // 2 + (3 * WIDTH + 10) // 2
 )
 def test_a_rank_holds_its_share(pools: Any, strategy: str, options: Any, weights: float, moments: float) -> None:
     work = {"workload": "mlp", "workload_options": {**MLP, **SGD}, "global_batch": 16, "grad_accum": 1}
-    held = pools(2).run(
-        "deepspeed_cases.holdings", world_size=2, strategy=strategy, strategy_options=options, **work
-    )
+    held = pools(2).run("deepspeed_cases.holdings", world_size=2, strategy=strategy, strategy_options=options, **work)
     padding = 16  # DeepSpeed rounds shards up
     for rank in held:
         assert weights <= rank["weights"] <= weights + padding
         assert moments <= rank["moments"] <= moments + padding
+
+
+def test_a_layer_that_deepspeed_leaves_whole_is_no_tensor_parallelism(pools: Any) -> None:
+    """Its patterns are matched against names: one that matches nothing is no error to DeepSpeed."""
+    (words, _) = pools(2).run("deepspeed_cases.unmatched_plan")
+    assert words.startswith("DeepSpeed did not split hidden0.0.weight, hidden1.0.weight")
+    assert words.endswith("output.weight over tp=2")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "grad_accum", "words"),
+    [("deepspeed-pp", 1, "at least as many micro-batches as ranks"), ("deepspeed-tp", 1, "no tensor-parallel plan")],
+)
+def test_the_job_refuses_what_the_plan_would_refuse(pools: Any, strategy: str, grad_accum: int, words: str) -> None:
+    for message in pools(2).run("deepspeed_cases.refusal", strategy=strategy, grad_accum=grad_accum):
+        assert words in message
 
 
 def _losses(pools: Any, cell: Cell, work: dict[str, Any], steps: int = STEPS, **more: Any) -> list[float]:
