@@ -106,8 +106,8 @@ class RunError(HpcparError):
 
 BY_HAND = {
     "horovod": (
-        "hpcpar cannot install Horovod: version 0.28.1 (the newest) works with torch 2.13, but must be built from source "
-        "with C++17 (docs/strategies.md has the commands); ddp does the same work without it"
+        "hpcpar cannot install Horovod: version 0.28.1 (the newest) works with torch 2.13, but must be built from "
+        "source with C++17 (docs/strategies.md has the commands); ddp does the same work without it"
     ),
 }
 """Extras that no package index offers ready-made, and what to do."""

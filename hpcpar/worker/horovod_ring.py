@@ -1,7 +1,7 @@
 """Ring all-reduce through Horovod, in ranks that something else has started. Imports torch.
 
-Checked by hand with Horovod 0.28.1 on CPUs (docs/strategies.md says how): no wheel of it fits a torch that hpcpar takes,
-so the tests run this against it only where somebody has built one.
+No wheel of Horovod fits a torch that hpcpar takes. It must be built by hand (docs/strategies.md says how); the tests
+run this against it only where somebody has done so (last with Horovod 0.28.1 on CPUs).
 """
 
 from __future__ import annotations

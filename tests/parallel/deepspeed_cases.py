@@ -52,7 +52,7 @@ def unmatched_plan(rank: int) -> str:
 
 
 def refusal(rank: int, *, strategy: str, grad_accum: int, plan: bool = False) -> str:
-    """Return the words in which a strategy refuses to be built; without `plan`, for a workload that has no such plan."""
+    """Return the words in which a strategy refuses to be built, for a workload with or without a plan."""
     work = registry.get_workload("mlp")
     declare = type(work).declare
 

@@ -85,7 +85,7 @@ def test_a_gradient_is_clipped_by_the_norm_of_all_its_parts(pools: Any, cell: Ce
     assert _losses(pools, cell, WORK_CLIPPED) == pytest.approx(expected, abs=TOLERANCE, rel=0)
 
 
-def test_a_pipeline_at_stage_0_does_not_clip_and_so_is_never_built(pools: Any) -> None:
+def test_a_pipeline_at_stage_0_clips_by_a_wrong_norm_and_so_is_never_built(pools: Any) -> None:
     """What stage 1 keeps from happening. Where this fails, DeepSpeed has learnt it, and stage 0 may be offered."""
     cell = Cell("deepspeed-pp", {}, 2, 2)
     wrong = _losses(pools, cell, WORK_CLIPPED, zero_stage=0)

@@ -25,17 +25,17 @@ def test_a_run_learns_without_a_compiler_and_leaves_nothing_in_shared_memory(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     monkeypatch.setenv("LOCAL_SIZE", str(nodes))  # with it, DeepSpeed by itself leaves 66 MiB a rank for ever
-    folder = make_run(tmp_path / "run", strategy, nodes=nodes, ranks_per_node=1, grad_accum=2)
+    folder = make_run(tmp_path / "run", strategy, nodes=nodes, ranks_per_node=1, grad_accum=2, steps=15)
     assert finish(folder, start(folder)) == 0, logs(folder, 0)
     assert list(SHARED_MEMORY.glob("deepspeed*")) == []
     assert not (tmp_path / "extensions").exists()
     record = folder.record()
     assert record is not None
     assert "deepspeed" in record.versions
-    assert [step.weight for step in folder.steps(ATTEMPT).records] == [64.0] * 40
+    assert [step.weight for step in folder.steps(ATTEMPT).records] == [64.0] * 15
     assert record.loss_first is not None
     assert record.loss_last is not None
-    assert record.loss_last < record.loss_first / 2, "it learns"
+    assert record.loss_last < 0.9 * record.loss_first, "it learns"
     assert logs(folder, 0).count("deprecated") == 0, "some lines a step would drown what matters"
 
 
