@@ -16,7 +16,7 @@ from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 
 ZERO_STAGE = 1
-"""At stage 0 DeepSpeed 0.19 clips a pipeline by the norm of its first stage alone, without a word; it refuses 2 and 3."""
+"""At stage 0 DeepSpeed 0.19 clips by the norm of the first stage alone, without a word; it refuses stages 2 and 3."""
 
 
 class PipelineTrainer:
