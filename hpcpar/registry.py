@@ -31,6 +31,10 @@ STRATEGIES = {
     "async": "hpcpar.worker.strategies.async_:STRATEGY",
     "clockwork": "hpcpar.worker.strategies.clockwork:STRATEGY",
     "own": "hpcpar.worker.strategies.own:STRATEGY",
+    "deepspeed-zero": "hpcpar.worker.strategies.deepspeed_zero:STRATEGY",
+    "deepspeed-tp": "hpcpar.worker.strategies.deepspeed_tp:STRATEGY",
+    "deepspeed-pp": "hpcpar.worker.strategies.deepspeed_pp:STRATEGY",
+    "horovod": "hpcpar.worker.strategies.horovod_:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",

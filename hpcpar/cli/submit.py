@@ -42,7 +42,14 @@ def _complete(kind: str) -> Any:
     return complete
 
 
-@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": str.isidentifier}, epilog=_EPILOG)
+def _is_strategy(word: str) -> bool:
+    """Tell a further strategy from a study's file: any plain word may be a strategy, of others only those known."""
+    from hpcpar.registry import STRATEGIES
+
+    return word.isidentifier() or word in STRATEGIES
+
+
+@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": _is_strategy}, epilog=_EPILOG)
 @click.argument("study_file", metavar="[STUDY]", required=False, shell_complete=_complete("jobs"))
 @click.argument("program", metavar="[-- PROGRAM...]", nargs=-1, type=click.UNPROCESSED, callback=after_dashes)
 @click.option(

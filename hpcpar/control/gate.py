@@ -71,5 +71,5 @@ def _package_problems(extras: list[str], profile: ClusterProfile, python: str) -
         return
     if done.returncode:
         missing = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed without a message"
-        hint = f"with that interpreter: {install_line(','.join(extras) or 'all')}"
+        hint = f"with that interpreter: {install_line(*extras or ['all'])}"
         yield Problem(f"python '{python}'", f"lacks: {missing}", hint)

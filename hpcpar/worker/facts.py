@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -136,10 +136,10 @@ def shortage_notes(reports: Sequence[RankReport]) -> list[str]:
     ]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter to a result."""
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter to a result; `more` are those of the strategy."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

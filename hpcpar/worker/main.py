@@ -126,7 +126,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
             data=built.data,
             evaluation=evaluated,
-            versions=facts.versions(),
+            versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
             lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
         )

@@ -33,6 +33,7 @@ def make_run(  # noqa: PLR0917
     steps: int = 40,
     global_batch: int = 64,
     time_s: float = 200.0,
+    grad_accum: int = 1,
     **spec: Any,
 ) -> RunFolder:
     spread = registry.load(_CHAOS[strategy])
@@ -50,8 +51,8 @@ def make_run(  # noqa: PLR0917
         nodes=nodes,
         ranks_per_node=ranks_per_node,
         cpus_per_rank=1,
-        micro_batch=global_batch // mesh.data_ranks,
-        grad_accum=1,
+        micro_batch=global_batch // mesh.data_ranks // grad_accum,
+        grad_accum=grad_accum,
         global_batch=global_batch,
         steps=steps,
         seed=0,

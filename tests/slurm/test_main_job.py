@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_a_study_goes_from_submit_to_a_scaling_table(slurm: Any, tmp_path: Path,
     assert "left out: 8 done" in again.stderr
 
 
-_ON_FOUR_NODES = ("ddp", "fsdp", "tp", "cp", "pp", "hybrid", "localsgd", "async")
+_DEEPSPEED = ("deepspeed-zero", "deepspeed-tp", "deepspeed-pp") if importlib.util.find_spec("deepspeed") else ()
+_ON_FOUR_NODES = ("ddp", "fsdp", "tp", "cp", "pp", "hybrid", "localsgd", "async", *_DEEPSPEED)
 _ONE_PROCESS = ("single", "dp", "layerwise")
 
 

@@ -14,7 +14,19 @@ from records_oracle import ideal
 from hpcpar import registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HEAVY = ["torch", "pandas", "numpy", "scipy", "dask", "distributed", "xgboost", "deepspeed", "matplotlib", "sklearn"]
+HEAVY = [
+    "torch",
+    "pandas",
+    "numpy",
+    "scipy",
+    "dask",
+    "distributed",
+    "xgboost",
+    "deepspeed",
+    "horovod",
+    "matplotlib",
+    "sklearn",
+]
 LATE = ["jinja2", "submitit", "rich"]
 
 
@@ -142,6 +154,21 @@ def test_everything_registered_describes_itself_without_torch():
     described = python(BLOCKED, ",".join(HEAVY))
     assert [name for name, _, _ in described] == [*registry.STRATEGIES, *registry.WORKLOADS]
     assert all(name == own and size >= 1 for name, own, size in described)
+
+
+def test_no_module_of_the_worker_loads_deepspeed_or_horovod_before_a_strategy_builds():
+    pytest.importorskip("torch")
+    code = """
+import importlib, json, pkgutil, sys
+import hpcpar.worker
+names = [module.name for module in pkgutil.walk_packages(hpcpar.worker.__path__, "hpcpar.worker.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+assert "hpcpar.worker.deepspeed_engine.zero" in names and "hpcpar.worker.horovod_ring" in names
+print(json.dumps(sorted({"deepspeed", "horovod"} & set(sys.modules))))
+"""
+    assert python(code) == []
 
 
 def test_the_workers_entry_loads_without_torch():
