@@ -179,6 +179,7 @@ def page(cells: list[Cell], verdicts: Verdicts) -> str:
         failed=counts["FAIL"],
         refused=counts["-"],
         shapes=shapes,
+        units=matrix.UNITS,
         rules=rules,
         special=special,
         table=table(cells, verdicts, plant=False),
@@ -188,10 +189,8 @@ def page(cells: list[Cell], verdicts: Verdicts) -> str:
 
 def _shape(name: str) -> str:
     shape = matrix.SHAPES[name]
-    words = ", ".join(f"{option} {value}" for option, value in shape.options.items())
-    deep = ", ".join(f"{option} {value}" for option, value in shape.deep.items())
-    sizes = f"{words} ({deep} where eight ranks have two stages each)"
-    return f"{sizes}; batch of {shape.global_batch}, lr {shape.sgd_lr:g} with SGD"
+    words = ", ".join(f"{option} {value}" for option, value in {**shape.options, **shape.deep(matrix.UNITS)}.items())
+    return f"{words}; batch of {shape.global_batch}, lr {shape.sgd_lr:g} with SGD"
 
 
 def _refusals(cells: list[Cell]) -> str:
@@ -223,7 +222,7 @@ weight on every rank that holds it within {weights:g} after the last step.
 
 - `equal`: passes, and all losses and weights are those of one process with the same micro-batches, bit by bit.
 - `pass`: passes; sums were taken in another order.
-- `by rule`: the strategy computes something else here, as its documentation says, and must not agree; and how far it is.
+- `by rule`: the strategy computes something else here, as its documentation says, and must not agree; how far.
 - `FAIL`: with what is out of bounds, and by how much.
 - `-`: refused by the plan, which says why: the list is at the end.
 
@@ -231,7 +230,7 @@ Columns: the number of ranks and the optimizer; and, on four ranks with SGD (str
 
 {special}
 
-Sizes, small enough for eight ranks on two processors:
+Sizes, small enough for eight ranks on two processors ({units} units; for pipelines, one for every stage):
 
 {shapes}
 

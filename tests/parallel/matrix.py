@@ -6,7 +6,7 @@ may be is asked from the plan, as a user's study would be: it refuses with its o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -33,8 +33,8 @@ class Shape(NamedTuple):
     """A workload small enough for eight ranks on two cores, and large enough to be cut in eight."""
 
     options: dict[str, Any]
-    deep: dict[str, Any]
-    """What makes it 16 units deep, for schedules with two stages on each of eight ranks."""
+    deep: Callable[[int], dict[str, Any]]
+    """The options that make it so many units deep; {} where nothing does."""
     global_batch: int
     sgd_lr: float
     """Small enough that rounding is not amplified: else two runs of one process that cut their batch differently are as
@@ -42,14 +42,16 @@ class Shape(NamedTuple):
 
 
 SHAPES: dict[str, Shape] = {
-    "mlp": Shape({"hidden": 32, "layers": 7}, {"layers": 15}, 32, sgd_lr=0.05),
+    "mlp": Shape({"hidden": 32}, lambda units: {"layers": units - 1}, 32, sgd_lr=0.05),
     "llama-tiny": Shape(
-        {"dim": 32, "heads": 16, "kv_heads": 8, "hidden": 48, "layers": 6, "sequence": 16},
-        {"layers": 14},
+        {"dim": 32, "heads": 16, "kv_heads": 8, "hidden": 48, "sequence": 16},
+        lambda units: {"layers": units - 2},
         16,
         sgd_lr=0.005,
     ),
 }
+UNITS = 4
+"""How deep a model is where no pipeline needs more."""
 SAME_CODE: dict[str, str] = {}
 """Workloads that are another size of one in SHAPES."""
 
@@ -64,8 +66,8 @@ class Row(NamedTuple):
 
     strategy: str
     options: dict[str, Any] = {}
-    deep: bool = False
-    """Two stages on every rank: with eight ranks it takes the workload's deep shape."""
+    stages: int = 0
+    """A pipeline over all ranks, with so many stages on each: the model has a unit for every stage."""
     one_process: bool = False
     """It has one rank whatever the study says: the columns of four ranks are those of one."""
     plant_on: int = -1
@@ -85,7 +87,7 @@ def _word(name: str, value: Any) -> str:
     return str(value) if name in ("mesh", "schedule") else f"{name}={value}"
 
 
-PIPELINES = [Row("pp", {"schedule": name}, deep=facts.stages_per_rank > 1) for name, facts in SCHEDULES.items()]
+PIPELINES = [Row("pp", {"schedule": name}, stages=facts.stages_per_rank) for name, facts in SCHEDULES.items()]
 SPLIT = [name for name, facts in SCHEDULES.items() if facts.splits_backward]
 NOT_LINEAR = "AdamW is not linear in the gradient: averaging after it is not averaging before it"
 ROWS: list[Row] = [
@@ -240,9 +242,8 @@ def _words(problem: Problem) -> str:
 
 def _job(workload: str, row: Row, column: Column) -> Job:
     shape = SHAPES[workload]
-    options = {**shape.options, **OPTIMIZERS[column.optimizer]}
-    if row.deep and column.ranks == 8:
-        options |= shape.deep
+    depth = shape.deep(max(UNITS, column.ranks * row.stages))
+    options = {**shape.options, **depth, **OPTIMIZERS[column.optimizer]}
     if column.optimizer == "sgd":
         options["lr"] = shape.sgd_lr
     strategy_options = dict(row.options)
