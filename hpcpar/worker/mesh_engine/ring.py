@@ -72,7 +72,8 @@ class _Ring(torch.autograd.Function):
     def forward(ctx: Any, q_BHSE: Any, k_BKSE: Any, v_BKSE: Any, group: Any) -> Any:
         rank, size = distributed.get_rank(group), distributed.get_world_size(group)
         repeats = q_BHSE.shape[1] // k_BKSE.shape[1]
-        pair = torch.stack((k_BKSE, v_BKSE))
+        # The kernels read the last dimension as if its numbers lay side by side, and do not check that they do.
+        q_BHSE, pair = q_BHSE.contiguous(), torch.stack((k_BKSE, v_BKSE)).contiguous()
         out: Any = None
         lse: Any = None
         for hop in range(size):
@@ -91,7 +92,7 @@ class _Ring(torch.autograd.Function):
         # With the merged output and log-sum-exp, each slice's kernel gives exactly its share of the gradients.
         q_BHSE, k_BKSE, v_BKSE, out, lse = ctx.saved_tensors
         rank, size = distributed.get_rank(ctx.group), distributed.get_world_size(ctx.group)
-        pair = torch.stack((k_BKSE, v_BKSE))
+        grad_BHSE, pair = grad_BHSE.contiguous(), torch.stack((k_BKSE, v_BKSE)).contiguous()
         # Added up in fp32; travels with its keys and values, and is home after `size` hops.
         grads = torch.zeros_like(pair, dtype=lse.dtype)
         grad_q = torch.zeros_like(q_BHSE, dtype=lse.dtype)
