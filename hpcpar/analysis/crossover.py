@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ _SEED = 19_880_501
 
 
 class Crossover(Struct, frozen=True, kw_only=True):
-    """The order of two series changes between two neighbouring measured sizes."""
+    """The order of two series changes between two measured sizes."""
 
     key: TableKey
     faster_below: str
@@ -58,21 +58,34 @@ def _of_table(table: Table) -> Iterator[Crossover]:
     every = [(place, nodes) for place, (_, _, effects) in enumerate(pairs) for nodes in effects]
     adjusted = dict(zip(every, verdicts.holm([pairs[p][2][n].p_difference() for p, n in every]), strict=True))
     for place, (one, two, effects) in enumerate(pairs):
-        for below, above in pairwise(sorted(effects)):
+        settled = [nodes for nodes in sorted(effects) if adjusted[place, nodes] < ALPHA]
+        # Sizes at which nothing is settled lie inside the bracket of two that are.
+        shown = list(_changes(settled, effects))
+        doubtful = [
+            (below, above)
+            for below, above in _changes(sorted(effects), effects)
+            if settled and not any(low <= below and above <= high for low, high in shown)
+        ]
+        for below, above in [*shown, *doubtful]:
             left, right = effects[below], effects[above]
-            if left.delta * right.delta >= 0:
-                continue
             first, then = (one, two) if left.delta > 0 else (two, one)
-            shown = max(adjusted[place, below], adjusted[place, above]) < ALPHA
+            sure = (below, above) in shown
             yield Crossover(
                 key=table.key,
                 faster_below=first.label,
                 faster_above=then.label,
                 below=below,
                 above=above,
-                nodes=_where(below, above, left, right) if shown else None,
-                shown=shown,
+                nodes=_where(below, above, left, right) if sure else None,
+                shown=sure,
             )
+
+
+def _changes(sizes: Sequence[int], effects: Mapping[int, Effect]) -> Iterator[tuple[int, int]]:
+    """Yield the neighbouring sizes between which the sign of the difference changes."""
+    for below, above in pairwise(sizes):
+        if effects[below].delta * effects[above].delta < 0:
+            yield below, above
 
 
 def _effects(one: Series, two: Series) -> dict[int, Effect]:

@@ -56,7 +56,7 @@ def _parameter(name: str, known: Estimate) -> str:
 
 
 def _residuals(law: Law) -> str:
-    return ", ".join(f"{100 * off:+.1f}" for _, off in law.residuals) or NOTHING
+    return ", ".join(f"{round(100 * off, 1) + 0.0:+.1f}" for _, off in law.residuals) or NOTHING
 
 
 def law_facts(laws: Sequence[Law]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from records_oracle import Oracle, Truth, change_record
 from scipy import stats
 
 import hpcpar
+from hpcpar.analysis import law_tables, verdict_tables
 from hpcpar.analysis.collect import collect
 from hpcpar.analysis.comparisons import change_percent
 from hpcpar.analysis.intervals import Estimate
 from hpcpar.analysis.metrics import METRICS, margins
+from hpcpar.analysis.series import TableKey
 from hpcpar.analysis.verdicts import Word
 from hpcpar.errors import InputError
 from hpcpar.records import Cause
@@ -321,3 +324,16 @@ def test_a_notebook_shows_words_as_words(tmp_path):
     page = hpcpar.collect(tmp_path)._repr_html_()
     assert "<script" not in page
     assert "&lt;script&gt;alert" in page
+
+
+def test_the_manual_defines_every_column():
+    """Of verdicts.csv, laws.csv and sizeup.csv."""
+    docs = Path(__file__).parents[2] / "docs"
+    tables = set(TableKey._fields)
+    for page, names in (("verdicts.md", verdict_tables.record_names()), ("laws.md", law_tables.law_names())):
+        text = (docs / page).read_text()
+        shown = {name.removesuffix("_low").removesuffix("_high") for name in names}
+        missing = [name for name in sorted(shown - tables) if f"`{name}`" not in text]
+        assert not missing, page
+    text = (docs / "laws.md").read_text()
+    assert all(f"`{name.removesuffix('_low').removesuffix('_high')}`" in text for name in law_tables.sizeup_names())
