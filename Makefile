@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo readme test test-ci test-full check bench clean
+.PHONY: help env slurm demo readme test test-ci test-full check bench overhead gpu-check clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -56,6 +56,12 @@ test-full: env slurm  ## Everything, the long ones too
 
 bench: env  ## Measure start-up side by side (ratios of one run, not a test)
 	$(BIN)/python benchmarks/startup.py
+
+overhead: env  ## Measure the training loop beside loops written by hand (on a quiet machine, half an hour)
+	$(BIN)/python benchmarks/overhead.py
+
+gpu-check: env  ## What only a GPU can show: strategies under NCCL, bf16, llama-1b (says so where there is none)
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:  ## Remove what was made here, the environment too
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
