@@ -33,8 +33,8 @@ for name in registry.STRATEGIES:
 for name in registry.WORKLOADS:
     workload = registry.get_workload(name)
     assert workload.name == name and workload.summary
-    assert workload.declare(workload.Options()).kind == "neural"
-    workload.check(workload.Options()) if name != "mlp" else None
+    assert workload.declare(workload.Options()).kind == ("program" if name == "script" else "neural")
+    workload.check(workload.Options())
 registry.load(registry.WORKER_ENTRY)
 assert not {"torch", "sklearn", "pandas", "jinja2"} & set(sys.modules)
 """
