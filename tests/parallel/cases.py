@@ -20,7 +20,7 @@ from hpcpar.worker.mesh_engine.shard import local
 from hpcpar.worker.rank import RankInfo
 
 
-def identity(  # noqa: PLR0917
+def identity(
     strategy: str,
     strategy_options: dict[str, Any],
     workload: str,

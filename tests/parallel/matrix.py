@@ -267,7 +267,7 @@ def _profile() -> ClusterProfile:
     return decode(ClusterProfile, read_toml(path), "local.toml")
 
 
-def _plan(  # noqa: PLR0917
+def _plan(
     strategy: str,
     strategy_options: dict[str, Any],
     workload: str,

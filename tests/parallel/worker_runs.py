@@ -22,7 +22,7 @@ PATIENCE_S = 100
 _CHAOS = registry.STRATEGIES | {"chaos": "chaos:STRATEGY"}
 
 
-def make_run(  # noqa: PLR0917
+def make_run(
     path: Path,
     strategy: str,
     strategy_options: dict[str, Any] | None = None,
