@@ -8,6 +8,7 @@ import msgspec
 import torch
 from cases import _groups, plant_wrong_gradient, rank_info
 from matrix import Job
+from torch.distributed.tensor.parallel._data_parallel_utils import _unflatten_tensor
 
 from hpcpar import registry
 from hpcpar.records import Step
@@ -83,7 +84,10 @@ def full_weights(trainer: Any, units: set[str]) -> dict[str, Any]:
     """Return the whole of every parameter of which this rank has a part; all ranks of its mesh call it alike."""
     found = {}
     for name, parameter in named_parameters(trainer).items():
-        value = parameter.detach()
+        value = parameter
+        if hasattr(parameter, "_st_info"):  # DDP keeps the local part of a distributed tensor, and what it was
+            value = _unflatten_tensor(parameter, parameter._st_info)
+        value = value.detach()
         whole = value.full_tensor() if hasattr(value, "full_tensor") else value
         found[plain_name(name, units)] = whole.cpu().numpy().copy()
     return found

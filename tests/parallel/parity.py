@@ -90,7 +90,8 @@ class Prover:
 
 def _compare(cell: Cell, ranks: list[Trained], reference: Curve, twin: Curve) -> Verdict:
     losses, final = reduced(ranks), _final(cell, ranks)
-    if {name for name, _ in final} != set(reference.weights):
+    shapes = {(name, value.shape) for name, value in final}
+    if shapes != {(name, value.shape) for name, value in reference.weights.items()}:
         return Verdict(np.inf, np.inf, np.inf, problem="the ranks do not have the parameters of the model")
     apart = np.abs(np.subtract(losses, reference.losses))
     # np.max hands on what is not a number, which no bound lets pass.
