@@ -24,6 +24,7 @@ class DeepspeedPp:
     summary = "DeepSpeed PipelineModule: a stage of the model on every rank, micro-batches flow through"
     kinds = frozenset({"neural"})
     extras = ("torch", "deepspeed")
+    no_checkpoints = "DeepSpeed keeps the shards of the optimizer to itself"
     Options = DeepspeedPpOptions
 
     def layout(self, world: World, options: DeepspeedPpOptions) -> Mesh:

@@ -24,6 +24,7 @@ class DeepspeedTp:
     summary = "DeepSpeed AutoTP: layers split over the ranks"
     kinds = frozenset({"neural"})
     extras = ("torch", "deepspeed")
+    no_checkpoints = "DeepSpeed keeps the slices of weights and optimizer to itself"
     Options = DeepspeedTpOptions
 
     def layout(self, world: World, options: DeepspeedTpOptions) -> Mesh:

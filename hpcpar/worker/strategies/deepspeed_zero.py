@@ -36,6 +36,7 @@ class DeepspeedZero:
     summary = "DeepSpeed ZeRO 1, 2, 3: state, gradients and weights sharded over the ranks"
     kinds = frozenset({"neural"})
     extras = ("torch", "deepspeed")
+    no_checkpoints = "DeepSpeed keeps the shards of optimizer and weights to itself"
     Options = DeepspeedZeroOptions
 
     def layout(self, world: World, options: DeepspeedZeroOptions) -> Mesh:

@@ -24,6 +24,7 @@ class Horovod:
     summary = "Horovod: a replica on every rank, gradients added up in a ring (Horovod is to be built by hand)"
     kinds = frozenset({"neural"})
     extras = ("torch", "horovod")
+    no_checkpoints = "Horovod wraps the optimizer, and nobody has tried"
     Options = HorovodOptions
 
     def layout(self, world: World, options: HorovodOptions) -> Mesh:
