@@ -16,11 +16,11 @@ _TWICE = """
 cluster = "slurm-test"
 workload = "llama-tiny"
 strategies = ["ddp"]
-steps = 300
+steps = 80
 repeats = 2
 time = "20m"
 [checkpoint]
-every = 20
+every = 5
 requeue = true
 """
 _LIMITED = """
@@ -56,16 +56,16 @@ def test_a_requeued_run_and_one_told_to_leave_go_on(slurm: Any, tmp_path: Path) 
         return dict(row)
 
     def steps_in_attempt(number: int) -> Any:
-        return lambda s: disturbed(s)["attempts"] == number and disturbed(s)["step"] >= 30 * number
+        return lambda s: disturbed(s)["attempts"] == number and disturbed(s)["step"] >= 12 * number
 
     row = disturbed(slurm.wait(runs, steps_in_attempt(1), 300))
     slurm.run("scontrol", "requeue", row["job_id"])
     slurm.wait(runs, steps_in_attempt(2), 300)
     slurm.run("scancel", "--signal=USR1", row["job_id"])  # what --signal has Slurm send; the script asks to be requeued
-    status = slurm.wait(runs, lambda s: all(row["state"] in ("done", "failed") for row in s["rows"]), 500)
+    status = slurm.wait(runs, lambda s: all(row["state"] in ("done", "failed") for row in s["rows"]), 900)
     assert status["counts"] == {"done": 2}, status
     touched, untouched = sorted((RunFolder(Path(row["folder"])) for row in status["rows"]), key=_repeat)
-    assert [step.step for step in _kept(touched)] == list(range(1, 301))
+    assert [step.step for step in _kept(touched)] == list(range(1, 81))
     assert [step.loss for step in _kept(touched)] == [step.loss for step in _kept(untouched)]
     record = touched.record()
     assert record is not None
