@@ -66,7 +66,7 @@ def rank_info(rank: int, world_size: int) -> RankInfo:
 
 
 @cache
-def _context(rank: int, mesh: Mesh) -> JobContext:
+def pooled_context(rank: int, mesh: Mesh) -> JobContext:
     plain = identity("ddp", {}, "mlp", {}, mesh, mesh.data_ranks, 1)
     return make_context(rank_info(rank, mesh.world_size), plain, torch.device("cpu"))
 
@@ -98,7 +98,7 @@ def build(
     mesh = spread.layout(World(1, world_size), options)
     who = identity(strategy, strategy_options, workload, workload_options, mesh, global_batch, grad_accum)
     who = msgspec.structs.replace(who, steps=steps)
-    context = msgspec.structs.replace(_context(rank, mesh), identity=who)
+    context = msgspec.structs.replace(pooled_context(rank, mesh), identity=who)
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)

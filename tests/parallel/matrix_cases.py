@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import torch
-from cases import _groups, plant_wrong_gradient, rank_info
+from cases import plant_wrong_gradient, pooled_context
 from matrix import Job
 from torch.distributed.tensor.parallel._data_parallel_utils import _unflatten_tensor
 
 from hpcpar import registry
 from hpcpar.records import Step
 from hpcpar.spec import Identity
-from hpcpar.worker.context import JobContext
 
 IGNORED = -100
 """The target that torch's cross-entropy leaves out."""
@@ -60,15 +59,7 @@ def load(job: Job) -> Any:
 def build(rank: int, identity: Identity, workload: Any) -> Any:
     """Build this rank's trainer as the worker does, in the groups that the pool keeps."""
     spread = registry.get_strategy(identity.strategy)
-    world = identity.mesh.world_size
-    groups, device_mesh = _groups(rank, identity.mesh) if world > 1 else ({}, None)
-    context = JobContext(
-        info=rank_info(rank, world),
-        identity=identity,
-        device=torch.device("cpu"),
-        groups=groups,
-        device_mesh=device_mesh,
-    )
+    context = msgspec.structs.replace(pooled_context(rank, identity.mesh), identity=identity)
     return spread.build(context, workload, msgspec.convert(identity.strategy_options, spread.Options))
 
 

@@ -30,7 +30,7 @@ def test_the_everyday_rows_are_rows_of_the_matrix() -> None:
     assert [row for row in EVERYDAY if row not in matrix.ROWS] == []
 
 
-@pytest.mark.parametrize("row", _rows())
+@pytest.mark.parametrize("row", list(_rows()))
 def test_bytes_are_those_of_the_formulas(pools: Any, row: Row) -> None:
     cell = matrix.cell("llama-tiny", row, Column("adamw", 4, "adamw"))
     ranks = pools(4).run("ledger_cases.ledger", job=cell.job)

@@ -11,7 +11,7 @@ import torch
 from cases import build
 from torch import distributed, nn
 
-from hpcpar.worker.mesh_engine import compiling, replicate, shard, update
+from hpcpar.worker.mesh_engine import compiling, replicate, shard
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def pipeline_of_ddp() -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(replicate, "with_ddp", with_ddp))
-        stack.enter_context(patch.object(update, "groups_to_sum", lambda context: []))
+        stack.enter_context(patch.object(replicate, "sums", lambda context, parameters: []))
         stack.enter_context(patch.object(shard, "averages_over", lambda context: context.mesh.data_ranks))
         yield
 
