@@ -83,7 +83,7 @@ class Finding(NamedTuple):
 # ---------------------------------------------------------------- in the ranks
 
 
-def rank_main(  # noqa: PLR0917 - the arguments of a process are positional
+def rank_main(
     rank: int, strategy: str, side: Side, rounds: int, steps: int, folder: str, end: Any
 ) -> None:
     """Train on one rank of one strategy, and send what was measured."""
