@@ -83,9 +83,7 @@ class Finding(NamedTuple):
 # ---------------------------------------------------------------- in the ranks
 
 
-def rank_main(
-    rank: int, strategy: str, side: Side, rounds: int, steps: int, folder: str, end: Any
-) -> None:
+def rank_main(rank: int, strategy: str, side: Side, rounds: int, steps: int, folder: str, end: Any) -> None:
     """Train on one rank of one strategy, and send what was measured."""
     import torch
     from torch import distributed
