@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import distributed, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 Step = Callable[[int], Any]
 Batches = Callable[[int], tuple[Any, Any]]
@@ -65,8 +65,9 @@ def batches(job: Job, part: int, parts: int) -> Batches:
     return batch
 
 
-def mean_loss(logits_BSV: Any, targets_BS: Any) -> Any:
-    return F.cross_entropy(logits_BSV.float().flatten(0, 1), targets_BS.flatten())
+def mean_loss(logits: Any, targets: Any) -> Any:
+    """Return the mean cross-entropy of logits [B, S, V] and targets [B, S]."""
+    return cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
 
 def plain_loop(job: Job, model: nn.Module, batch: Batches, finish: Callable[[], None] | None = None) -> Step:

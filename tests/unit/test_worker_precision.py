@@ -57,5 +57,7 @@ def test_blocks_that_are_alike_are_compiled_once(monkeypatch: pytest.MonkeyPatch
         precision.apply(module, unit, CPU, options)
         recompute.apply(module, options)
         compiling.apply(module, unit, options)
+    before = compiling.phases()["compile"]
     model(torch.zeros(1, 4, dtype=torch.int64))
     assert len(graphs) == 2, "one for all blocks, one for the head"
+    assert compiling.phases()["compile"] > before
