@@ -24,8 +24,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "workloads.md"
 
 
 def _table() -> dict[str, list[int]]:
-    """Return the numbers of the page's table, by preset."""
-    rows = re.findall(r"^\| `(llama-\w+)` \|(.*)\|[^|]*\|$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """Return the numbers of the table in the page's section on llama, by preset."""
+    section = PAGE.read_text(encoding="utf-8").partition("\n## llama\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(llama-\w+)` \|(.*)\|[^|]*\|$", section, flags=re.MULTILINE)
     return {name: [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", cells)] for name, cells in rows}
 
 
