@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -15,3 +16,5 @@ class Learned(NamedTuple):
     Buffers are among them, though the optimizer has no state of theirs."""
     optimizer: Any
     """The torch.optim.Optimizer of these parameters, in whatever groups."""
+    buffers: Mapping[str, Any] = MappingProxyType({})
+    """What units keep beside parameters (the bias of a router), by full name; the same on every rank that has it."""

@@ -65,6 +65,15 @@ def load_and_train(rank: int, *, folder: str, done: int, steps: int, plant: str 
     return _steps(trainer, range(done + 1, steps + 1))
 
 
-def names(rank: int, **arguments: Any) -> list[str]:
-    """Return the names of this rank's parameters."""
-    return sorted(cases.build(rank, **arguments).learned.parameters)
+def buffers(rank: int, *, folder: str, steps: int, **arguments: Any) -> Any:
+    """Train and save; load into a fresh trainer; return its buffers beside those that were trained, by name."""
+    if rank >= arguments["world_size"]:
+        return None
+    trained, fresh = cases.build(rank, **arguments), cases.build(rank, **arguments)
+    _steps(trained, range(1, steps + 1))
+    shelf, group = Shelf(Path(folder)), _group(arguments["world_size"])
+    save(trained.learned, shelf, steps, group)
+    if group is not None:
+        distributed.barrier()
+    tensors.load(fresh.learned, shelf.folder(steps), unseal(shelf.sealed_manifest(steps)), group)
+    return {name: (fresh.learned.buffers[name].tolist(), b.tolist()) for name, b in trained.learned.buffers.items()}

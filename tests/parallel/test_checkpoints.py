@@ -114,3 +114,13 @@ def test_training_goes_on_on_any_other_mesh(
 )
 def test_what_is_not_restored_is_seen(pools: Any, memory: Any, tmp_path: Path, optimizer: str, forgotten: str) -> None:
     assert _after(pools, memory, ("fsdp-2", "tp-2", optimizer), tmp_path, plant=forgotten) > 100 * TOLERANCE
+
+
+def test_what_routers_learned_is_in_a_checkpoint_too(pools: Any, tmp_path: Path) -> None:
+    options = {"dim": 16, "heads": 2, "kv_heads": 2, "hidden": 16, "layers": 2, "sequence": 16}
+    work = {"workload": "llama-moe", "workload_options": options, "global_batch": 16, "grad_accum": 1}
+    found = pools(2).run("checkpoint_cases.buffers", folder=str(tmp_path), steps=2, **_on("single"), **work)[0]
+    assert len(found) == 2
+    for restored, trained in found.values():
+        assert restored == trained
+        assert any(trained)

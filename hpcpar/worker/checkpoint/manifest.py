@@ -66,7 +66,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     optimizer: str
     """The class of the optimizer."""
     tensors: dict[str, SavedTensor]
-    """model.NAME, and optimizer.NAME.STATE for what the optimizer keeps of that parameter."""
+    """model.NAME, buffer.NAME, and optimizer.NAME.STATE for what the optimizer keeps of that parameter."""
     files: dict[str, SavedFile]
 
 

@@ -24,7 +24,7 @@ from hpcpar.errors import StorageError
 from hpcpar.worker.checkpoint.manifest import Chunk, DamagedError, Manifest, SavedFile, SavedTensor
 from hpcpar.worker.learned import Learned
 
-_PARAMETER, _STATE = "model.", "optimizer."
+_PARAMETER, _BUFFER, _STATE = "model.", "buffer.", "optimizer."
 
 
 class SaveError(Exception):
@@ -67,6 +67,7 @@ def load(learned: Learned, folder: Path, manifest: Manifest, group: Any) -> None
     _refuse_misfit(learned, manifest)
     states = dict(_empty_states(learned, manifest))
     tensors = {f"{_PARAMETER}{name}": parameter.detach() for name, parameter in learned.parameters.items()}
+    tensors |= {f"{_BUFFER}{name}": buffer for name, buffer in learned.buffers.items()}
     for name, state in states.items():
         tensors |= {f"{_STATE}{name}.{key}": value for key, value in state.items()}
     try:
@@ -92,7 +93,7 @@ def _quiet() -> warnings.catch_warnings[Any]:
 
 
 def _tensors(learned: Learned) -> dict[str, Any]:
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Any] = {f"{_BUFFER}{name}": buffer for name, buffer in learned.buffers.items()}
     for name, parameter in learned.parameters.items():
         tensors[f"{_PARAMETER}{name}"] = parameter.detach()
         for key, value in learned.optimizer.state.get(parameter, {}).items():
@@ -135,11 +136,12 @@ def _refuse_misfit(learned: Learned, manifest: Manifest) -> None:
     kind = type(learned.optimizer).__name__
     if manifest.optimizer != kind:
         raise ValueError(f"the checkpoint is of the optimizer {manifest.optimizer}, this run has {kind}")
-    for name, parameter in learned.parameters.items():
-        saved = manifest.tensors.get(f"{_PARAMETER}{name}")
-        if saved is None or saved.size != tuple(parameter.shape):
+    kinds = ((_PARAMETER, learned.parameters), (_BUFFER, learned.buffers))
+    for whole, name, tensor in ((f"{kind}{name}", name, t) for kind, named in kinds for name, t in named.items()):
+        saved = manifest.tensors.get(whole)
+        if saved is None or saved.size != tuple(tensor.shape):
             there = "is not in it" if saved is None else f"has the shape {list(saved.size)} there"
-            raise ValueError(f"the checkpoint is of another model: {name} {list(parameter.shape)} {there}")
+            raise ValueError(f"the checkpoint is of another model: {name} {list(tensor.shape)} {there}")
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -11,7 +11,7 @@ from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import replicate, tensor
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
-from hpcpar.worker.mesh_engine.weights import full_names
+from hpcpar.worker.mesh_engine.weights import full_buffers, full_names
 
 
 class Update:
@@ -25,7 +25,7 @@ class Update:
         self.optimizer, self.balance = optimizer, balance
         self._named, self._clip = dict(bare.named_parameters()), clip
         self._sums = replicate.sums(context, self._named.values())
-        self.learned = Learned(full_names(bare), optimizer)
+        self.learned = Learned(full_names(bare), optimizer, full_buffers(bare))
 
     def begin(self, scale: float) -> None:
         """Forget the gradients of the step before; summed losses will be multiplied by `scale`."""

@@ -54,6 +54,12 @@ def full_names(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: found for part in parts for name, found in (*part.named_parameters(), *part.named_buffers())}
 
 
+def full_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers of this rank's parts in the same way."""
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    return {name: buffer for part in parts for name, buffer in part.named_buffers()}
+
+
 def generator(seed: int, name: str) -> torch.Generator:
     """Return a CPU generator of random numbers for one parameter: the same numbers on every machine and device."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
