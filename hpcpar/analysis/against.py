@@ -59,7 +59,7 @@ def _of_table(
     if chosen is None or len(series) < 2:
         return None
     arms = [
-        Arms(one.label, f"{chosen.label}@{nodes}", nodes, chosen.rows.get(nodes, ()), rows)
+        Arms(one.label, f"{chosen.label}@{nodes}", nodes, chosen.rows.get(nodes, ()), rows, _factors(chosen, one))
         for one in series
         if one is not chosen
         for nodes, rows in one.rows.items()
@@ -76,6 +76,11 @@ def _of_table(
         comparisons=comparisons,
         family=family,
     )
+
+
+def _factors(chosen: Series, one: Series) -> frozenset[str]:
+    """Let one strategy be compared with itself in another precision; between two it would be a second difference."""
+    return frozenset({"precision"} if one.strategy == chosen.strategy else ())
 
 
 def collections(rows: Sequence[Row], others: Sequence[Row], margins: Mapping[str, float]) -> tuple[ComparisonSet, ...]:
@@ -113,13 +118,14 @@ def _of_work(
     labels: Mapping[tuple[str, str], str],
     margins: Mapping[str, float],
 ) -> ComparisonSet:
-    places = sorted({_place(row) for row in (*others, *rows)})
+    sides = [_by_place(others), _by_place(rows)]
+    places = sorted({place for side in sides for place in side})
     several = len({place[3] for place in places}) > 1 and work[2] == "strong"
     arms = []
     for place in places:
         strategy, options, nodes, batch = place
         label = labels[strategy, options] + (f" (global batch {batch})" if several else "")
-        base, mine = ([row for row in side if _place(row) == place] for side in (others, rows))
+        base, mine = (side.get(place, []) for side in sides)
         refusal = _mixed(base, mine)
         arms.append(Arms(label, f"{label}@{nodes}", nodes, base, mine, comparability.FACTORS, refusal))
     comparisons, family = compare(arms, margins)
@@ -136,8 +142,14 @@ def _of_work(
     )
 
 
-def _place(row: Row) -> tuple[str, str, int, int]:
-    return row.strategy, row.strategy_options, row.nodes, row.global_batch
+_Place = tuple[str, str, int, int]
+
+
+def _by_place(rows: Sequence[Row]) -> dict[_Place, list[Row]]:
+    found: dict[_Place, list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.strategy, row.strategy_options, row.nodes, row.global_batch), []).append(row)
+    return found
 
 
 def _mixed(base: Sequence[Row], mine: Sequence[Row]) -> str:

@@ -34,10 +34,17 @@ def _data(row: Row) -> str:
     return " ".join(filter(None, (str(facts.get("name", "")), digest)))
 
 
+def _precision(row: Row) -> str:
+    """Return what a strategy was told of precision; one that cannot be told computes in fp32."""
+    options: dict[str, Any] = msgspec.json.decode(row.strategy_options)
+    return str(options.get("precision", "fp32"))
+
+
 CONDITIONS = (
     Condition("workload", "workload", lambda row: row.workload),
     Condition("options", "workload options", lambda row: row.workload_options),
     Condition("data", "data", _data),
+    Condition("precision", "precision", _precision),
     Condition("scaling", "scaling", lambda row: row.scaling),
     Condition("ranks", "ranks", lambda row: row.ranks),
     Condition("layout", "ranks a node", lambda row: row.ranks_per_node),

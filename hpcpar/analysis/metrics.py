@@ -51,6 +51,16 @@ METRICS = (
     ),
     Metric("loss", "last loss", "loss reduction", "loss_last", "lower", None, quality=True, needs_equal_batch=True),
     Metric(
+        "evaluation_loss",
+        "loss on unseen samples",
+        "evaluation loss reduction",
+        "evaluation_loss",
+        "lower",
+        None,
+        quality=True,
+        needs_equal_batch=True,
+    ),
+    Metric(
         "time_to_target", "time to the target loss", "time reduction to the target", "time_to_target_s", "lower", 0.05
     )._replace(timing=True, quality=True),
     Metric(

@@ -201,6 +201,17 @@ def test_arms_under_other_conditions_are_not_compared(tmp_path, change, reason):
     assert cells["fsdp", 1].verdict == Word.IMPROVES
 
 
+def test_precision_is_a_factor_of_one_strategy_and_a_disturbance_between_two(tmp_path):
+    truths = {"ddp/a": BASE, "ddp/b": FASTER, "fsdp": FASTER}
+    precisions = {"ddp/a": {"precision": "fp32"}, "ddp/b": {"precision": "bf16"}, "fsdp": {"precision": "bf16"}}
+    Oracle(truths=truths, options=precisions, nodes=(1,), repeats=5, noise=0.01).write(tmp_path)
+
+    cells = found(collect([tmp_path], reference="ddp[precision=fp32]"))
+
+    assert cells["ddp[precision=bf16]", 1].verdict == Word.IMPROVES
+    assert cells["fsdp", 1].reason == "precision: bf16 here, fp32 there"
+
+
 def test_numbers_that_are_no_numbers_give_reasons_and_no_exception(tmp_path):
     for run in replace(STUDY, nodes=(1,)).write(tmp_path):
         change_record(run, ranks=[replace_memory(rank, 0) for rank in run.record().ranks])

@@ -179,3 +179,18 @@ from hpcpar import registry
 print(json.dumps(registry.load(registry.WORKER_ENTRY).__module__))
 """
     assert python(code) == "hpcpar.worker.main"
+
+
+def test_importing_the_package_loads_nothing_and_collect_loads_what_it_needs():
+    code = """
+import json, sys
+import hpcpar
+light = sorted({name.partition(".")[0] for name in sys.modules})
+try:
+    hpcpar.collect("nowhere")
+except Exception as error:
+    print(json.dumps([light, type(error).__name__, sorted(n for n in sys.modules if n.startswith("torch"))[:1]]))
+"""
+    light, error, torch = python(code)
+    assert not set(light) & {*HEAVY, *LATE, "msgspec", "click"}
+    assert (error, torch) == ("InputError", [])
