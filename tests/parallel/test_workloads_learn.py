@@ -60,7 +60,7 @@ TINY: dict[str, dict[str, Any]] = {
 OTHERWISE = {
     "script": "test_program_end_to_end",
     "clockwork": "a strategy of its own",
-    "llama-moe": "test_moe_parity",
+    "llama-moe": "test_experts",
     **{f"llama-{size}": "llama-tiny in another shape" for size in ("15m", "160m", "1b", "7b", "8b")},
 }
 """Workloads that are run by other tests, or by no test in their own size, and where."""
