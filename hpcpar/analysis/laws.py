@@ -166,10 +166,11 @@ def _of_series(table: Table, series: Series, target: float) -> Iterator[Law]:
 
 
 def _sound(table: Table, series: Series) -> dict[int, list[Row]]:
-    """Return the runs of the sizes that are evidence."""
+    """Return the runs of the sizes that are evidence; without a throughput there is no law."""
     sizes = [cell.nodes for cell in table.cells if cell.series == series.label and (cell.evidence or cell.is_baseline)]
     usable = {nodes: series.usable(nodes) for nodes in sizes}
-    return {nodes: runs for nodes, runs in usable.items() if runs and not disturbed(runs)}
+    known = {nodes: runs for nodes, runs in usable.items() if all(row.samples_per_s is not None for row in runs)}
+    return {nodes: runs for nodes, runs in known.items() if runs and not disturbed(runs)}
 
 
 def why_not(points: Points, least_sizes: int) -> str:

@@ -281,7 +281,7 @@ def _is_whole(record: RunRecord | None) -> bool:
 
 def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
     updates = spec.identity.steps if whole else 1  # in one of the times
-    known = window.mean_s is not None and spec.scaling != UNDECLARED
+    known = window.mean_s is not None and spec.scaling != UNDECLARED and (spec.declares_steps or not whole)
     rate = spec.identity.global_batch * updates / window.mean_s if known and window.mean_s else None
     tokens = spec.tokens_per_sample
     return {

@@ -177,6 +177,8 @@ def _speedup(usable: Sequence[Row], reference: Reference | None) -> Estimate | N
         if load(usable[0]) != load(reference.rows[0]):
             return None
         return intervals.ratio(_values(reference.rows, "step_time_s"), _values(usable, "step_time_s"))
+    if any(row.samples_per_s is None for row in (*usable, *reference.rows)):
+        return None  # whole programs whose number of updates nobody knows
     return intervals.ratio(_values(usable, "samples_per_s"), _values(reference.rows, "samples_per_s"))
 
 

@@ -14,7 +14,7 @@ _EPILOG = """
 Examples:
   hpcpar data list
   hpcpar data fetch mnist
-  hpcpar submit --cluster local --workload cnn --set data.path=$(hpcpar data path mnist)
+  hpcpar data path mnist              what to give to --set data.path=
 """
 
 

@@ -22,7 +22,7 @@ Examples:
   hpcpar submit --cluster local --strategy ddp --nodes 1 2 --repeats 3 --wait
   hpcpar submit --cluster perlmutter --strategy hybrid --mesh pp=2,dp=-1 --nodes 4 --dry-run
   hpcpar submit jobs/quickstart.toml --cluster local
-  hpcpar submit --cluster local --nodes 1 2 -- python train.py --batch {micro_batch}
+  hpcpar submit --cluster local --nodes 1 2 -- ./train --batch {micro_batch}
   hpcpar submit --cluster local --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
 """
 _STUDY_FLAGS = (

@@ -60,7 +60,15 @@ def test_a_silent_program_is_timed_from_outside_and_gets_its_numbers(tmp_path: P
     assert all(facts.peak_memory_bytes > 5e6 for facts in record.ranks)
     row = reduce_run(folder)
     assert row.step_time_s == folder.steps(ATTEMPT).records[0].time_s
-    assert row.samples_per_s == pytest.approx(64 / (row.step_time_s or 0))
+    assert row.samples_per_s == pytest.approx(64 / (row.step_time_s or 0)), "one update was declared"
+
+
+def test_the_throughput_of_a_silent_program_needs_its_number_of_steps(tmp_path: Path) -> None:
+    folder, code = _run(tmp_path, QUIET, declares_steps=False, ranks_per_node=1)
+    assert code == 0, logs(folder, 0)
+    row = reduce_run(folder)
+    assert row.usable
+    assert row.samples_per_s is None
 
 
 def test_a_program_that_logs_is_timed_from_inside(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def has_evaluation(rank: int, *, workload: str) -> bool:
     work = registry.get_workload(workload)
     if rank or work.name == "script":
         return False
-    return work.load(work.Options(), 0).evaluation is not None
+    return getattr(work.load(work.Options(), 0), "evaluation", None) is not None
 
 
 def learn(rank: int, *, workload: str, workload_options: dict[str, Any], steps: int) -> tuple[str, float, float]:

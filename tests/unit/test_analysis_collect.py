@@ -8,15 +8,17 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import msgspec
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records_oracle import Oracle, Truth, ideal
+from records_oracle import Oracle, Truth, change_record, ideal
 
 from hpcpar.analysis.collect import collect
 from hpcpar.errors import InputError
 from hpcpar.records import Cause
+from hpcpar.storage import write_file
 
 ORACLE = Oracle(truths={"ddp": Truth(0.010, 0.0020), "pp": Truth(0.030, 0.0019)}, noise=0.02, repeats=2)
 TABLES = ["laws.csv", "runs.csv", "scaling.csv", "scaling.json", "scaling.md", "sizeup.csv", "verdicts.csv"]
@@ -218,3 +220,18 @@ def test_no_damaged_number_anywhere_stops_the_tables(whole_study, damage):
 
 def split_at_numbers(content):
     return re.split(rb"(?<=:)\s?(-?[0-9][0-9.e+-]*)", content)
+
+
+@pytest.mark.parametrize("scaling", ["strong", "weak"])
+def test_programs_timed_from_outside_are_compared_only_where_that_means_something(tmp_path, scaling):
+    for folder in replace(ORACLE, scaling=scaling).write(tmp_path / "runs"):
+        spec = msgspec.structs.replace(folder.spec(), declares_steps=False)
+        write_file(folder.spec_path, msgspec.json.encode(spec))
+        change_record(folder, whole_program=True, steps=1)
+    results = collect([tmp_path / "runs"])
+    results.save(tmp_path / "report")
+    cells = [cell for table in results.tables for cell in table.cells if not cell.is_baseline]
+    assert cells
+    assert all(cell.step_time_s is not None and cell.samples_per_s is None for cell in cells)
+    assert all((cell.speedup is not None) == (scaling == "strong") for cell in cells)
+    assert all("timed from outside: a step is a whole program" in cell.flags for cell in cells)

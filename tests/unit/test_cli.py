@@ -65,7 +65,7 @@ def study(isolation):
 
 def dry_run(run, *arguments):
     """Plan a dry run and return what it would submit."""
-    code, out, err = run("submit", *arguments, "--dry-run", "--json")
+    code, out, err = run("submit", "--dry-run", "--json", *arguments)
     assert code == 0, err
     return [spec for batch in json.loads(out)["batches"] for spec in batch["runs"]]
 
