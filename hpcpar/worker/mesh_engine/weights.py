@@ -48,10 +48,10 @@ def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
             shard.local(parameter).copy_(shard.like(values, parameter))
 
 
-def full_names(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the parameters (and buffers) that this rank has a part of, by UNIT.PARAMETER, on every mesh the same."""
+def full_names(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that this rank has a part of, by UNIT.PARAMETER: whatever the mesh, the same name."""
     parts = [module for module in model.modules() if isinstance(module, Part)]
-    return {name: found for part in parts for name, found in (*part.named_parameters(), *part.named_buffers())}
+    return {name: parameter for part in parts for name, parameter in part.named_parameters()}
 
 
 def full_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
