@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from hpcpar.composition import why_no_checkpoints
 from hpcpar.errors import Problem
 from hpcpar.registry import Declaration
 from hpcpar.spec import Checkpointing, ClusterProfile, Mesh, Resources, Study
@@ -53,8 +54,9 @@ def checkpoint_problems(study: Study, why_none: str, resources: Resources, label
 
 def why_not(strategy: Any, mesh: Mesh, declared: Declaration) -> str:
     """Say why a strategy has no checkpoints on this mesh with this workload; "" where it has."""
-    if mesh.ep > 1:
-        return "experts that are spread over ep have no checkpoints yet"
+    refused = why_no_checkpoints(mesh)
+    if refused:
+        return refused
     if declared.experts is not None:
         return "what balances a mixture of experts is not in a checkpoint yet"
     return str(getattr(strategy, "no_checkpoints", "it does not say how"))

@@ -33,7 +33,6 @@ MESHES: dict[str, tuple[str, dict[str, Any], int]] = {
     "pp-ddp-4": ("hybrid", {"mesh": "pp=2,dp=2"}, 4),
     "pp-tp-4": ("hybrid", {"mesh": "pp=2,tp=2"}, 4),
     "fsdp-tp-4": ("hybrid", {"mesh": "dp_shard=2,tp=2"}, 4),
-    "ddp-tp-4": ("hybrid", {"mesh": "dp=2,tp=2"}, 4),
     "pp-fsdp-4": ("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "interleaved-1f1b"}, 4),
 }
 EVERY_DAY = [
