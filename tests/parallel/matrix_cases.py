@@ -44,6 +44,8 @@ def prove(rank: int, *, job: Job, steps: int, plant_on: int | None = None) -> Tr
         workload = msgspec.structs.replace(workload, optimizer=_planted(workload.optimizer))
     identity = msgspec.structs.replace(job.identity, steps=steps)
     trainer = build(rank, identity, workload)
+    if plant_on is not None and rank == plant_on % world and identity.strategy == "horovod":
+        plant_wrong_gradient(trainer._optimizer)  # Horovod makes another one, without the hooks of the first
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
     if rank == 0 and hasattr(trainer, "complete"):
         trainer.complete([Step(step=s, time_s=0, time_min_s=0, time_mean_s=0, slowest=0) for s in range(1, steps + 1)])
