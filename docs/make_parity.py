@@ -48,6 +48,10 @@ def main() -> int:
     if arguments.refusals:
         REFUSALS.write_text("".join(f"{line}\n" for line in matrix.refusals()), encoding="utf-8")
         return 0
+    left_out = {matrix.missing(cell.row) for cell in cells} - {""}
+    if left_out:
+        print(f"rows left out, as these are not installed: {', '.join(sorted(left_out))}", file=sys.stderr)
+    cells = [cell for cell in cells if not matrix.missing(cell.row)]
     verdicts = run([cell for cell in cells if cell.job], arguments.plant)
     Console(width=200).print(table(cells, verdicts, arguments.plant), markup=False, highlight=False, soft_wrap=True)
     if arguments.plant:

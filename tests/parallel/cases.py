@@ -151,7 +151,8 @@ def _move_a_gradient(optimizer: Any, *_: Any) -> None:
     in a hook of the parameter, as sharded parameters get their gradients without the help of autograd. The one that
     changes most, as the last shard of a vocabulary (bytes that no text has) holds rows that hardly differ.
     """
-    gradients = [local(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad.dim() > 1]
+    every = [local(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [gradient for gradient in every if gradient.dim() > 1] or every  # DeepSpeed's are flat
     most = max(gradients, key=lambda gradient: float((gradient.roll(1, 0) - gradient).norm()))
     most.copy_(most.roll(1, 0))
 

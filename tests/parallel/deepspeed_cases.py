@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -10,6 +11,7 @@ import torch
 from cases import build
 
 from hpcpar import registry
+from hpcpar.worker.neural import Unit
 
 
 def train(rank: int, *, steps: int, plant: bool = False, zero_stage: int = 1, **arguments: Any) -> Any:
@@ -69,11 +71,9 @@ def refusal(rank: int, *, strategy: str, grad_accum: int, plan: bool = False) ->
 
 
 def _build(rank: int, zero_stage: int = 1, **arguments: Any) -> Any:
-    from deepspeed.utils import groups
-
     from hpcpar.worker.deepspeed_engine import pipeline
 
-    groups._release_process_group_references()  # DeepSpeed expects to train one model a process
+    forget_the_last_model()
     with mock.patch.object(pipeline, "ZERO_STAGE", zero_stage):
         return build(rank, **arguments)
 
@@ -86,3 +86,38 @@ def _plant_wrong_gradient(model: torch.nn.Module) -> None:
 
 def _dimensions(parameter: Any) -> int:
     return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def forget_the_last_model() -> None:
+    """Have DeepSpeed begin anew: it expects to train one model a process."""
+    from deepspeed.utils import groups
+
+    groups._release_process_group_references()
+
+
+def full_weights(trainer: Any, units: Sequence[Unit]) -> dict[str, Any]:
+    """Return the whole of every parameter of which this rank has a part, by UNIT.PARAMETER; all ranks call it alike."""
+    with torch.device("meta"):
+        whole = {f"{unit.name}.{n}": p.shape for unit in units for n, p in unit.build().named_parameters()}
+    names = [unit.name for unit in units]
+    found = {}
+    for name, parameter in trainer.model.named_parameters():
+        words = name.split(".")
+        plain = ".".join(words[next(i for i, word in enumerate(words) if word in names) :])
+        found[plain] = _whole(parameter, whole[plain]).numpy()
+    return found
+
+
+def _whole(parameter: Any, shape: torch.Size) -> torch.Tensor:
+    """Return a copy of a parameter that ZeRO 3 has sharded, or AutoTP has split along one dimension."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+        mine = parameter.detach().clone()
+    split = [axis for axis, (here, all_of_it) in enumerate(zip(mine.shape, shape, strict=True)) if here != all_of_it]
+    if not split:
+        return mine
+    group = deepspeed.utils.groups.get_tensor_model_parallel_group()
+    parts = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size(group))]
+    torch.distributed.all_gather(parts, mine.contiguous(), group=group)
+    return torch.cat(parts, dim=split[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import msgspec
@@ -74,6 +75,8 @@ class Row(NamedTuple):
     """The rank whose optimizer gets the wrong gradient; where only rank 0 has one, it is rank 0."""
     weights_on: tuple[int, ...] | None = None
     """The ranks that hold the final weights, where not all do."""
+    own_world: bool = False
+    """All processes of the pool are its ranks, whatever it is told: one rank needs a pool of one."""
     differs: dict[str, str] = {}
     """Columns ("adamw", "clip") in which several ranks compute something else by the strategy's own rule, and why."""
 
@@ -125,7 +128,22 @@ ROWS: list[Row] = [
     Row("localsgd", {"period": 1}, differs={"adamw": NOT_LINEAR, "clip": "every replica clips its own gradient"}),
     Row("localsgd", {"period": 5, "warmup": STEPS}),
     Row("async", {"staleness_bound": 0}, plant_on=0, weights_on=(0,)),
+    *(Row("deepspeed-zero", {"stage": stage}, own_world=True) for stage in (1, 2)),
+    Row("deepspeed-zero", {"stage": 3, "persistence_threshold": 0}, own_world=True),
+    Row("deepspeed-zero", {"stage": 2, "offload_optimizer": True}, own_world=True),
+    Row("deepspeed-zero", {"stage": 3, "offload_optimizer": True, "offload_parameters": True}, own_world=True),
+    Row("deepspeed-tp", own_world=True),
+    Row("deepspeed-tp", {"degree": 2}, own_world=True),
+    Row("deepspeed-pp", stages=1, own_world=True),
+    Row("deepspeed-pp", {"stages": 2}, own_world=True),
+    Row("horovod", own_world=True),
 ]
+
+
+def missing(row: Row) -> str:
+    """Return the package without which a row cannot be run here; "" where nothing is missing."""
+    packages = (name for name in ("deepspeed", "horovod") if name in registry.get_strategy(row.strategy).extras)
+    return next((name for name in packages if find_spec(name) is None), "")
 
 
 class Column(NamedTuple):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import deepspeed_cases
 import msgspec
 import torch
 from cases import plant_wrong_gradient, pooled_context
@@ -13,6 +15,7 @@ from torch.distributed.tensor.parallel._data_parallel_utils import _unflatten_te
 from hpcpar import registry
 from hpcpar.records import Step
 from hpcpar.spec import Identity
+from hpcpar.worker.neural import Unit
 
 IGNORED = -100
 """The target that torch's cross-entropy leaves out."""
@@ -41,10 +44,12 @@ def prove(rank: int, *, job: Job, steps: int, plant_on: int | None = None) -> Tr
         workload = msgspec.structs.replace(workload, optimizer=_planted(workload.optimizer))
     identity = msgspec.structs.replace(job.identity, steps=steps)
     trainer = build(rank, identity, workload)
+    if plant_on is not None and rank == plant_on % world and identity.strategy == "horovod":
+        plant_wrong_gradient(trainer._optimizer)  # Horovod makes another one, without the hooks of the first
     results = [trainer.step(trainer.batch(step)) for step in range(1, steps + 1)]
     if rank == 0 and hasattr(trainer, "complete"):
         trainer.complete([Step(step=s, time_s=0, time_min_s=0, time_mean_s=0, slowest=0) for s in range(1, steps + 1)])
-    weights = full_weights(trainer, {unit.name for unit in workload.units})
+    weights = full_weights(trainer, workload.units)
     trainer.close()
     return Trained([(0.0 if r.loss_sum is None else float(r.loss_sum), r.weight) for r in results], weights)
 
@@ -59,6 +64,8 @@ def load(job: Job) -> Any:
 def build(rank: int, identity: Identity, workload: Any) -> Any:
     """Build this rank's trainer as the worker does, in the groups that the pool keeps."""
     spread = registry.get_strategy(identity.strategy)
+    if "deepspeed" in spread.extras:
+        deepspeed_cases.forget_the_last_model()
     context = msgspec.structs.replace(pooled_context(rank, identity.mesh), identity=identity)
     return spread.build(context, workload, msgspec.convert(identity.strategy_options, spread.Options))
 
@@ -71,8 +78,11 @@ def named_parameters(trainer: Any) -> dict[str, Any]:
     return kept
 
 
-def full_weights(trainer: Any, units: set[str]) -> dict[str, Any]:
+def full_weights(trainer: Any, units: Sequence[Unit]) -> dict[str, Any]:
     """Return the whole of every parameter of which this rank has a part; all ranks of its mesh call it alike."""
+    if "deepspeed" in type(trainer).__module__:
+        return deepspeed_cases.full_weights(trainer, units)
+    names = {unit.name for unit in units}
     found = {}
     for name, parameter in named_parameters(trainer).items():
         value = parameter
@@ -80,7 +90,7 @@ def full_weights(trainer: Any, units: set[str]) -> dict[str, Any]:
             value = _unflatten_tensor(parameter, parameter._st_info)
         value = value.detach()
         whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-        found[plain_name(name, units)] = whole.cpu().numpy().copy()
+        found[plain_name(name, names)] = whole.cpu().numpy().copy()
     return found
 
 

@@ -13,7 +13,7 @@ from matrix import Cell, Job
 from matrix_cases import Trained
 
 ROOT = Path(__file__).resolve().parents[2]
-_OWN = ("cases.py", "matrix.py", "matrix_cases.py")
+_OWN = ("cases.py", "deepspeed_cases.py", "matrix.py", "matrix_cases.py")
 
 
 class Verdict(NamedTuple):
@@ -76,7 +76,7 @@ class Prover:
         return _compare(cell, ranks, reference, twin)
 
     def _train(self, cell: Cell, steps: int, plant_on: int | None) -> list[Trained]:
-        pool = self._pools(max(2, cell.ranks))
+        pool = self._pools(cell.ranks if cell.row.own_world else max(2, cell.ranks))
         answers = pool.run("matrix_cases.prove", job=cell.job, steps=steps, plant_on=plant_on)
         return [answer for answer in answers if answer is not None]
 

@@ -32,7 +32,8 @@ def test_a_run_learns_without_a_compiler_and_leaves_nothing_in_shared_memory(
     record = folder.record()
     assert record is not None
     assert "deepspeed" in record.versions
-    assert [step.weight for step in folder.steps(ATTEMPT).records] == [64.0] * 15
+    counted = 2 if strategy == "deepspeed-tp" else 1  # as under tp, all ranks that share a layer know its loss
+    assert [step.weight for step in folder.steps(ATTEMPT).records] == [64.0 * counted] * 15
     assert record.loss_first is not None
     assert record.loss_last is not None
     assert record.loss_last < 0.9 * record.loss_first, "it learns"

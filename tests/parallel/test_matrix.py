@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import matrix
@@ -31,6 +32,12 @@ def first_cell(strategy: str) -> Cell:
     return next(place for place in places if place.job)
 
 
+def skip_what_is_missing(row: Row) -> None:
+    package = matrix.missing(row)
+    if package and not (package == "deepspeed" and os.environ.get("CI")):
+        pytest.skip(f"{package} is not installed")
+
+
 def test_every_neural_strategy_and_workload_has_its_place() -> None:
     assert sorted({row.strategy for row in matrix.ROWS}) == sorted(NEURAL), "add a row to matrix.ROWS"
     assert sorted(matrix.neural_workloads()) == sorted(matrix.SHAPES), "add an entry to matrix.SHAPES, or to SAME_CODE"
@@ -46,6 +53,7 @@ def test_what_is_refused_and_why_is_pinned() -> None:
 @pytest.mark.parametrize("strategy", NEURAL)
 def test_a_strategy_computes_what_one_process_computes(prover: Prover, strategy: str) -> None:
     cell = first_cell(strategy)
+    skip_what_is_missing(cell.row)
     verdict = prover.verdict(cell, steps=EVERYDAY_STEPS)
     assert verdict.agrees, text_of(cell, verdict)
     planted = prover.verdict(cell, plant=True, steps=PLANTED_STEPS)
@@ -96,6 +104,7 @@ def test_one_number_out_of_bounds_is_enough(broken: dict[str, Any]) -> None:
 @pytest.mark.parametrize("workload", matrix.neural_workloads())
 @pytest.mark.parametrize("row", matrix.ROWS, ids=str)
 def test_every_cell_of_a_row(prover: Prover, row: Row, workload: str) -> None:
+    skip_what_is_missing(row)
     cells = [matrix.cell(workload, row, column) for column in COLUMNS]
     found = {cell.column.name: text_of(cell, prover.verdict(cell)) for cell in cells if cell.job}
     assert not {name: words for name, words in found.items() if words.startswith("FAIL")}

@@ -275,6 +275,11 @@ def test_strategies_may_be_written_with_commas(run):
     assert sorted(spec["identity"]["strategy"] for spec in specs) == ["ddp", "pp"]
 
 
+def test_a_strategy_with_a_dash_in_its_name_is_a_further_word(run, tmp_path):
+    specs = dry_run(run, *"--cluster local --workload mlp --strategy ddp deepspeed-zero deepspeed-tp --nodes 2".split())
+    assert sorted(spec["identity"]["strategy"] for spec in specs) == ["ddp", "deepspeed-tp", "deepspeed-zero"]
+
+
 @given(
     st.lists(st.sampled_from(["--nodes", "1", "2", "--strategy", "ddp", "pp", "x.toml", "--json", "--"]), max_size=8)
 )
