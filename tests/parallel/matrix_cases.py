@@ -58,9 +58,13 @@ def load(job: Job) -> Any:
 
 def build(rank: int, identity: Identity, workload: Any) -> Any:
     """Build this rank's trainer as the worker does, in the groups that the pool keeps."""
-    spread = registry.get_strategy(identity.strategy)
-    context = msgspec.structs.replace(pooled_context(rank, identity.mesh), identity=identity)
-    return spread.build(context, workload, msgspec.convert(identity.strategy_options, spread.Options))
+    return build_in(msgspec.structs.replace(pooled_context(rank, identity.mesh), identity=identity), workload)
+
+
+def build_in(context: JobContext, workload: Any) -> Any:
+    """Build a rank's trainer where it stands."""
+    strategy = registry.get_strategy(context.identity.strategy)
+    return strategy.build(context, workload, msgspec.convert(context.identity.strategy_options, strategy.Options))
 
 
 def named_parameters(trainer: Any) -> dict[str, Any]:
