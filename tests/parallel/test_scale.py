@@ -1,4 +1,4 @@
-"""Meshes of thousands of ranks, each rank as it is there, built on one CPU beside a process group that nobody answers."""
+"""Meshes of thousands of ranks, each rank as it is there, built on one CPU; the process group is a fake."""
 
 from __future__ import annotations
 
