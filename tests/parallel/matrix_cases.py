@@ -13,6 +13,7 @@ from torch.distributed.tensor.parallel._data_parallel_utils import _unflatten_te
 from hpcpar import registry
 from hpcpar.records import Step
 from hpcpar.spec import Identity
+from hpcpar.worker.context import JobContext
 
 IGNORED = -100
 """The target that torch's cross-entropy leaves out."""
