@@ -43,6 +43,7 @@ def _size(text: str) -> int:
     return size
 
 
+@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated:FutureWarning")
 @pytest.mark.parametrize("text", MESHES)
 def test_a_rank_stands_where_it_should_and_holds_its_share(text: str) -> None:
     job = job_of(text)
