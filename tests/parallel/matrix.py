@@ -50,10 +50,26 @@ SHAPES: dict[str, Shape] = {
         16,
         sgd_lr=0.005,
     ),
+    "vgg11": Shape({"width": 4, "classifier": 16}, lambda units: {}, 16, sgd_lr=0.005),
+    "cnn": Shape({"width": 4}, lambda units: {}, 16, sgd_lr=0.005),
+    "conv-autoencoder": Shape({"width": 4}, lambda units: {}, 16, sgd_lr=0.005),
+    "nbow": Shape({"dim": 16, "hidden": 32, "data": {"vocabulary": 512}}, lambda units: {}, 16, sgd_lr=0.05),
+    "seq2seq": Shape(
+        {"dim": 16, "hidden": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "max_grad_norm": 0.0},
+        lambda units: {},
+        16,
+        sgd_lr=0.005,
+    ),
+    "llama-moe": Shape(
+        {"dim": 32, "heads": 8, "kv_heads": 8, "hidden": 24, "sequence": 16, "experts": 8},
+        lambda units: {"layers": units - 2},
+        16,
+        sgd_lr=0.005,
+    ),
 }
 UNITS = 4
 """How deep a model is where no pipeline needs more."""
-SAME_CODE: dict[str, str] = {}
+SAME_CODE = dict.fromkeys(["llama-15m", "llama-160m", "llama-1b", "llama-7b", "llama-8b"], "llama-tiny")
 """Workloads that are another size of one in SHAPES."""
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -90,6 +106,14 @@ def _word(name: str, value: Any) -> str:
     return str(value) if name in ("mesh", "schedule") else f"{name}={value}"
 
 
+KINDS = {"neural", "mixture-of-experts"}
+ELSEWHERE = {
+    "deepspeed-zero": "test_deepspeed, within the bounds that its arithmetic allows",
+    "deepspeed-tp": "test_deepspeed, within the bounds that its arithmetic allows",
+    "deepspeed-pp": "test_deepspeed, within the bounds that its arithmetic allows",
+    "horovod": "test_horovod, where somebody has built it",
+}
+"""Strategies that are compared with one process elsewhere, and where."""
 PIPELINES = [Row("pp", {"schedule": name}, stages=facts.stages_per_rank) for name, facts in SCHEDULES.items()]
 SPLIT = [name for name, facts in SCHEDULES.items() if facts.splits_backward]
 NOT_LINEAR = "AdamW is not linear in the gradient: averaging after it is not averaging before it"
@@ -110,6 +134,8 @@ ROWS: list[Row] = [
     Row("cp"),
     Row("cp", {"degree": 2}),
     *PIPELINES,
+    Row("ep"),
+    Row("ep", {"degree": 2}),
     Row("hybrid"),
     *(Row("hybrid", {"mesh": "pp=2,dp=-1", "schedule": name}) for name in ("interleaved-1f1b", *SPLIT)),
     Row("hybrid", {"mesh": "pp=2,dp_shard=-1"}),
@@ -215,11 +241,11 @@ class Cell(NamedTuple):
 
 
 def neural_workloads() -> list[str]:
-    """Return the workloads of the registry that strategies of the kind "neural" compute, but for other sizes of one."""
+    """Return the workloads of the registry that are trained, but for other sizes of one."""
     found = []
     for name in registry.WORKLOADS:
         work = registry.get_workload(name)
-        if work.declare(work.Options()).kind == "neural" and name not in SAME_CODE:
+        if work.declare(work.Options()).kind in KINDS and name not in SAME_CODE:
             found.append(name)
     return found
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor.parallel._data_parallel_utils import _unflatten_te
 from hpcpar import registry
 from hpcpar.records import Step
 from hpcpar.spec import Identity
+from hpcpar.worker.context import JobContext
 from hpcpar.worker.neural import Unit
 
 IGNORED = -100
@@ -63,11 +64,15 @@ def load(job: Job) -> Any:
 
 def build(rank: int, identity: Identity, workload: Any) -> Any:
     """Build this rank's trainer as the worker does, in the groups that the pool keeps."""
-    spread = registry.get_strategy(identity.strategy)
-    if "deepspeed" in spread.extras:
+    return build_in(msgspec.structs.replace(pooled_context(rank, identity.mesh), identity=identity), workload)
+
+
+def build_in(context: JobContext, workload: Any) -> Any:
+    """Build a rank's trainer where it stands."""
+    strategy = registry.get_strategy(context.identity.strategy)
+    if "deepspeed" in strategy.extras:
         deepspeed_cases.forget_the_last_model()
-    context = msgspec.structs.replace(pooled_context(rank, identity.mesh), identity=identity)
-    return spread.build(context, workload, msgspec.convert(identity.strategy_options, spread.Options))
+    return strategy.build(context, workload, msgspec.convert(context.identity.strategy_options, strategy.Options))
 
 
 def named_parameters(trainer: Any) -> dict[str, Any]:

@@ -13,7 +13,11 @@ from parity import ROOT, Prover, Verdict, text_of
 
 from hpcpar import registry
 
-NEURAL = [name for name in registry.STRATEGIES if "neural" in registry.get_strategy(name).kinds]
+NEURAL = [
+    name
+    for name in registry.STRATEGIES
+    if registry.get_strategy(name).kinds & matrix.KINDS and name not in matrix.ELSEWHERE
+]
 EVERYDAY_STEPS = 20
 PLANTED_STEPS = 2
 
