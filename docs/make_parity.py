@@ -183,7 +183,6 @@ def page(cells: list[Cell], verdicts: Verdicts) -> str:
         failed=counts["FAIL"],
         refused=counts["-"],
         shapes=shapes,
-        elsewhere="\n".join(f"- `{name}`: {where}." for name, where in matrix.ELSEWHERE.items()),
         units=matrix.UNITS,
         rules=rules,
         special=special,
@@ -247,10 +246,6 @@ What differs by rule on more than one rank ([delayed.md](delayed.md)), and is ch
 (`tests/parallel`):
 
 {rules}
-
-Not in this matrix, but compared with one process as well:
-
-{elsewhere}
 
 `make parity PLANT=1` runs the same cells with a wrong gradient on one rank, {planted_steps} steps each, and fails
 unless every cell turns red; the tests do so for a part of the matrix.

@@ -72,6 +72,8 @@ UNITS = 4
 SAME_CODE = dict.fromkeys(["llama-15m", "llama-160m", "llama-1b", "llama-7b", "llama-8b"], "llama-tiny")
 """Workloads that are another size of one in SHAPES."""
 
+UNEVEN_ALREADY = {"seq2seq"}
+"""Workloads whose own samples differ in weight."""
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "momentum": 0.9},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01},
@@ -107,13 +109,6 @@ def _word(name: str, value: Any) -> str:
 
 
 KINDS = {"neural", "mixture-of-experts"}
-ELSEWHERE = {
-    "deepspeed-zero": "test_deepspeed, within the bounds that its arithmetic allows",
-    "deepspeed-tp": "test_deepspeed, within the bounds that its arithmetic allows",
-    "deepspeed-pp": "test_deepspeed, within the bounds that its arithmetic allows",
-    "horovod": "test_horovod, where somebody has built it",
-}
-"""Strategies that are compared with one process elsewhere, and where."""
 PIPELINES = [Row("pp", {"schedule": name}, stages=facts.stages_per_rank) for name, facts in SCHEDULES.items()]
 SPLIT = [name for name, facts in SCHEDULES.items() if facts.splits_backward]
 NOT_LINEAR = "AdamW is not linear in the gradient: averaging after it is not averaging before it"
@@ -302,6 +297,8 @@ def _job(workload: str, row: Row, column: Column) -> Job:
         if identity.micro_batch == 1:
             raise InputError(Problem("", "the micro-batches have one sample each: none can be cut in two"))
         identity = _plan(*arguments, identity.micro_batch // 2)
+    if column.special == "uneven" and workload in UNEVEN_ALREADY:
+        raise InputError(Problem("", "its samples differ in weight in every other column too"))
     return Job(identity, padded=column.special == "uneven")
 
 
