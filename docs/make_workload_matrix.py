@@ -13,7 +13,8 @@ from hpcpar import assets, registry
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 
 PAGE = Path(__file__).resolve().parent / "workloads.md"
 BEGIN, END = "<!-- matrix: begin -->", "<!-- matrix: end -->"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration
 from hpcpar.schedules import SCHEDULES
-from hpcpar.spec import Mesh
 
 
 class Refusal(NamedTuple):

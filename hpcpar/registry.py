@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from hpcpar.errors import InputError, Problem, nearest
-from hpcpar.spec import Mesh
+from hpcpar.mesh import Mesh
 
 STRATEGIES = {
     "single": "hpcpar.worker.strategies.single:STRATEGY",

@@ -13,7 +13,8 @@ from hpcpar.cli.output import warn
 from hpcpar.cli.variadic import VariadicCommand, after_dashes
 from hpcpar.decode import decode, find_problems, nested, read_toml
 from hpcpar.errors import InputError, Problem
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 from hpcpar.workload_files import study_name
 
 _EPILOG = """

@@ -13,8 +13,10 @@ from msgspec.structs import replace
 
 from hpcpar.composition import why_no_checkpoints
 from hpcpar.errors import Problem
+from hpcpar.mesh import Mesh
+from hpcpar.profile import ClusterProfile
 from hpcpar.registry import Declaration
-from hpcpar.spec import Checkpointing, ClusterProfile, Mesh, Resources, Study
+from hpcpar.spec import Checkpointing, Resources, Study
 from hpcpar.units import parse_duration
 
 _BEFORE_LIMIT_S = 90.0

@@ -11,7 +11,8 @@ from hpcpar import registry, workload_files
 from hpcpar.control import slurm
 from hpcpar.control.plan import Plan
 from hpcpar.errors import InputError, MissingExtraError, NoSchedulerError, Problem, install_line
-from hpcpar.spec import ClusterProfile, RunSpec
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import RunSpec
 
 EXTRA_PACKAGES = {
     "torch": ("torch", "numpy", "sklearn"),

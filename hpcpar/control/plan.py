@@ -14,10 +14,12 @@ from hpcpar.control.limits import limit_problems
 from hpcpar.control.safe import value_problems
 from hpcpar.decode import find_problems
 from hpcpar.errors import HpcparError, InputError, Problem, nearest
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
-from hpcpar.spec import UNDECLARED, ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
+from hpcpar.spec import UNDECLARED, Identity, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
 
 

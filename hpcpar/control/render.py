@@ -25,8 +25,9 @@ from hpcpar.control.safe import (
     word_problems,
 )
 from hpcpar.errors import InputError, Problem
+from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.runs import batch_tag
-from hpcpar.spec import ClusterProfile, NodeType, Resources
+from hpcpar.spec import Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
 
 _PLAIN_DIRECTIVE = re.compile(r"[A-Za-z0-9._@+:,/=&|*!()\[\]%~^-]+", re.ASCII)

@@ -22,8 +22,9 @@ from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
 from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
+from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BATCHES, BatchFolder, RunFolder, StudyFolder, remember_study
-from hpcpar.spec import ClusterProfile, Resources, Study
+from hpcpar.spec import Resources, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 _LOCK = ".lock"

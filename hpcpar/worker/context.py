@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from hpcpar.spec import AXES, Identity, Mesh
+from hpcpar.mesh import AXES, Mesh
+from hpcpar.spec import Identity
 from hpcpar.worker.rank import RankInfo
 
 

@@ -11,8 +11,9 @@ import msgspec
 import torch
 
 from hpcpar import composition, registry
+from hpcpar.mesh import Mesh
 from hpcpar.registry import World
-from hpcpar.spec import Identity, Mesh
+from hpcpar.spec import Identity
 from hpcpar.worker.context import JobContext, make_context
 from hpcpar.worker.mesh_engine import compiling
 from hpcpar.worker.mesh_engine.clip import Clipper

@@ -9,8 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import World, get_strategy
-from hpcpar.spec import Mesh
 
 
 class ChaosOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

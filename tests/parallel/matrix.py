@@ -17,8 +17,9 @@ from hpcpar import assets, registry
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError, Problem
+from hpcpar.profile import ClusterProfile
 from hpcpar.schedules import SCHEDULES
-from hpcpar.spec import ClusterProfile, Identity, Study
+from hpcpar.spec import Identity, Study
 
 STEPS = 20
 FIRST_LOSS = 1e-6

@@ -14,7 +14,7 @@ from bubbles import fake_world
 from cases import rank_info
 from matrix import Job
 
-from hpcpar.spec import Mesh, parse_mesh
+from hpcpar.mesh import Mesh, parse_mesh
 from hpcpar.worker.context import make_context
 
 LLAMA = {"dim": 256, "heads": 64, "kv_heads": 64, "hidden": 256, "layers": 6, "sequence": 64, "optimizer": "sgd"}

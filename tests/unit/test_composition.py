@@ -10,10 +10,10 @@ import pytest
 
 from hpcpar import registry
 from hpcpar.composition import batch_refusals, check, layout_refusals, reshards
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration, ExpertPlan, TensorPlan
 from hpcpar.schedules import SCHEDULES, ScheduleName, stages_of
-from hpcpar.spec import Mesh
 
 DECLARED = Declaration(kind="neural", num_units=6)
 PLANNED = Declaration(kind="neural", num_units=6, sequence=24, tensor=TensorPlan(divides=16, loss_parallel=True))

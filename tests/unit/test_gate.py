@@ -11,7 +11,8 @@ from hpcpar.control import gate
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 
 PROFILE = {
     "schema": 1,

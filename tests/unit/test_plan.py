@@ -12,7 +12,9 @@ from hpcpar.assets import builtin_folder
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Identity, Mesh, Study
+from hpcpar.mesh import Mesh
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Identity, Study
 
 NODE = {"ranks_per_node": 2, "cpus_per_rank": 4, "usable_cpus": 16, "num_nodes": 64, "memory": "128GiB"}
 PROFILE = {

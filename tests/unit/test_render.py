@@ -20,7 +20,8 @@ from hpcpar.control.safe import control_character
 from hpcpar.control.submit import Request, prepare
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 
 CLUSTERS = sorted(
     name for name, path in assets.available("clusters").items() if read_toml(path).get("scheduler") != "pbs"
@@ -315,13 +316,13 @@ def profile_of(values, place, template="sbatch.sh.j2"):
 
 
 def render_srun(values):
-    from hpcpar.spec import Srun
+    from hpcpar.profile import Srun
 
     return Srun(args=(f"--prolog={values.srun}",), cpu_bind=values.cpu_bind, network=values.network)
 
 
 def render_environment(values, place):
-    from hpcpar.spec import Environment
+    from hpcpar.profile import Environment
 
     return Environment(
         modules=(values.module, "second"),

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from hpcpar import registry
+from hpcpar.mesh import Mesh
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from torch import distributed, nn
 
 from hpcpar import composition
 from hpcpar.errors import MissingExtraError
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.spec import Mesh
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.neural import NeuralWorkload
 

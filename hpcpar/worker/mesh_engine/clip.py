@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from hpcpar.spec import Mesh
+from hpcpar.mesh import Mesh
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine.shard import is_expert, local, mesh_of
 from hpcpar.worker.neural import NeuralWorkload

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import StepResult, Trainer, World
-from hpcpar.spec import Mesh
 from hpcpar.worker.workloads.clockwork import scatter
 
 

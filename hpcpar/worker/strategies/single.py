@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
