@@ -9,19 +9,18 @@ to the user, and everything but the batches can be copied elsewhere and collecte
 
 from __future__ import annotations
 
-import glob
 import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
 
 from hpcpar import records
 from hpcpar.errors import InputError, Problem
-from hpcpar.records import Event, RunRecord, Step
+from hpcpar.records import Event, RunRecord, Step, StepTime
 from hpcpar.spec import RunSpec, Submission
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
@@ -95,34 +94,47 @@ class RunFolder:
 
     def submissions(self) -> list[Submission]:
         """Read what the scheduler said, oldest first."""
-        return records.read_lines(self.submission_path, Submission).records
+        return list(self.submission_lines().records)
+
+    def submission_lines(self) -> records.Reading:
+        """Read what the scheduler said, oldest first, with the number of lines that cannot be read."""
+        return records.read_lines(self.submission_path, Submission)
+
+    def file_names(self) -> list[str]:
+        """List what lies in the folder, in no order; nothing where it cannot be listed."""
+        try:
+            return os.listdir(self.path)
+        except (OSError, ValueError):  # ValueError: a NUL in the path
+            return []
 
     def attempts(self) -> list[str]:
         """List the attempts that wrote events, oldest first."""
-        found = []
-        for path in self.path.glob("events.*.jsonl"):
-            try:
-                found.append((path.stat().st_mtime, path.name.removeprefix("events.").removesuffix(".jsonl")))
-            except OSError:
-                continue
-        first_seen = {name: self._first_time(name, mtime) for mtime, name in found}
-        return sorted(first_seen, key=lambda name: (first_seen[name], name))
+        found = [
+            name.removeprefix("events.").removesuffix(".jsonl")
+            for name in self.file_names()
+            if name.startswith("events.") and name.endswith(".jsonl") and len(name) > len("events.jsonl")
+        ]
+        if len(found) < 2:
+            return found
+        first_seen = {attempt: self._first_time(attempt) for attempt in found}
+        return sorted(first_seen, key=lambda attempt: (first_seen[attempt], attempt))
 
-    def _first_time(self, attempt: str, otherwise: float) -> float:
+    def _first_time(self, attempt: str) -> float:
+        path = self.events_path(attempt)
         try:
-            with open_file(self.events_path(attempt)) as file:
+            with open_file(path) as file:
                 head = records.parse_lines(file.readline(65536), Event).records
         except OSError:
-            return otherwise
-        return head[0].time if head else otherwise
+            head = []
+        return head[0].time if head else _mtime(path)
 
     def events(self, attempt: str) -> records.Reading:
         """Read the events of an attempt, those of its failed ranks included, in order of time."""
         rank0 = records.read_lines(self.events_path(attempt), Event)
         gathered, rejected = list(rank0.records), rank0.rejected
-        # Escaped: the attempt is read off a file's name, and in a copied folder that may be a pattern.
-        for path in sorted(self.path.glob(f"failed-rank.{glob.escape(attempt)}.*.jsonl")):
-            more = records.read_lines(path, Event)
+        failed = f"failed-rank.{attempt}."
+        for name in sorted(name for name in self.file_names() if name.startswith(failed) and name.endswith(".jsonl")):
+            more = records.read_lines(self.path / name, Event)
             gathered += more.records
             rejected += more.rejected
         return records.Reading(sorted(gathered, key=lambda event: event.time), rejected)
@@ -131,10 +143,47 @@ class RunFolder:
         """Read the steps of an attempt."""
         return records.read_lines(self.steps_path(attempt), Step)
 
+    def step_times(self, attempt: str) -> records.Reading:
+        """Read of the steps of an attempt what tables are made of, in less time."""
+        return records.read_lines(self.steps_path(attempt), StepTime)
+
     def last_step(self, attempt: str) -> int:
         """Return the number of the last recorded step, 0 where there is none."""
         tail = records.tail_lines(self.steps_path(attempt), Step)
         return max((step.step for step in tail), default=0)
+
+
+class Snapshot(RunFolder):
+    """A run's folder, each file of which is read once: a run that is going on cannot change between two looks."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._read: dict[tuple[str, ...], Any] = {}
+
+    def _once(self, name: str, *words: str) -> Any:
+        if (name, *words) not in self._read:
+            self._read[name, *words] = getattr(super(), name)(*words)
+        return self._read[name, *words]
+
+    def spec(self) -> RunSpec | None:
+        """As RunFolder."""
+        return cast(RunSpec | None, self._once("spec"))
+
+    def record(self) -> RunRecord | None:
+        """As RunFolder."""
+        return cast(RunRecord | None, self._once("record"))
+
+    def submission_lines(self) -> records.Reading:
+        """As RunFolder."""
+        return cast(records.Reading, self._once("submission_lines"))
+
+    def file_names(self) -> list[str]:
+        """As RunFolder."""
+        return cast(list[str], self._once("file_names"))
+
+    def events(self, attempt: str) -> records.Reading:
+        """As RunFolder."""
+        return cast(records.Reading, self._once("events", attempt))
 
 
 def batch_tag(study: str, batch_key: str) -> str:
@@ -282,11 +331,10 @@ def _subfolders(path: Path) -> list[Path]:
     try:
         with os.scandir(path) as entries:
             # Links are not followed: a link could lead out of the tree.
-            return sorted(
-                Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")
-            )
+            names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return []
+    return [path / name for name in names]
 
 
 def find_studies(path: Path) -> list[StudyFolder]:
@@ -305,7 +353,14 @@ def find_studies(path: Path) -> list[StudyFolder]:
 
 
 def _is_study(path: Path) -> bool:
-    return is_folder(path / BATCHES) or any(is_file(p / "spec.json") for p in _subfolders(path))
+    if is_folder(path / BATCHES):
+        return True
+    try:
+        with os.scandir(path) as entries:
+            folders = (e for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+            return any(is_file(Path(folder.path, "spec.json")) for folder in folders)
+    except (OSError, ValueError):
+        return False
 
 
 def runs_root(explicit: str, profile_root: str = "") -> Path:

@@ -96,6 +96,11 @@ def expand_home(text: str) -> Path:
         return Path(text)
 
 
+def in_utf8(name: str) -> str:
+    """Return a file's name as text that can be written anywhere: bytes that are not UTF-8 become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def open_file(path: Path) -> BinaryIO:
     """Open a file to read; a pipe in its place (a copied folder may hold anything) reads as empty and never waits.
 
@@ -108,6 +113,22 @@ def open_file(path: Path) -> BinaryIO:
     except OSError:  # a folder
         os.close(descriptor)
         raise
+
+
+def read_file(path: Path) -> bytes:
+    """Read a whole file; what is no file reads as `open_file` says.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        parts = [os.read(descriptor, os.fstat(descriptor).st_size + 1)]
+        while parts[-1]:
+            parts.append(os.read(descriptor, 1 << 20))
+    finally:
+        os.close(descriptor)
+    return b"".join(parts) if len(parts) > 2 else parts[0]
 
 
 def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:

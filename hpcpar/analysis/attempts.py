@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hpcpar.records import Cause, Event, RunRecord, Step
+from hpcpar.records import Cause, Event, RunRecord, StepTime
 from hpcpar.runs import RunFolder
 
 
 class History(NamedTuple):
     """Made by `read_history`."""
 
-    steps: list[Step]
+    steps: list[StepTime]
     """Those that count, each attempt's in the order of its file."""
     rejected_lines: int
     begins: tuple[int, ...]
@@ -36,8 +36,8 @@ def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, atte
     spans = list(
         {s.attempt: s for s in (record.lineage if record is not None else []) if s.attempt in attempts}.values()
     )
-    readings = {name: folder.steps(name) for name in {*attempts, attempt} if name}
-    kept: list[Step] = []
+    readings = {name: folder.step_times(name) for name in {*attempts, attempt} if name}
+    kept: list[StepTime] = []
     if spans:
         for span in spans:
             kept += [step for step in readings[span.attempt].records if span.first <= step.step <= span.last]
@@ -51,12 +51,12 @@ def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, atte
     return History(kept, rejected, begins, done - len(kept), _goodput(folder, kept, record, led_here))
 
 
-def _goodput(folder: RunFolder, kept: list[Step], record: RunRecord | None, attempts: list[str]) -> float | None:
+def _goodput(folder: RunFolder, kept: list[StepTime], record: RunRecord | None, attempts: list[str]) -> float | None:
     if record is None:
         return None
     earlier_s = sum(_lasted_s(folder, name) for name in attempts if name != record.attempt)
     wall_s = earlier_s + record.ended - record.started
-    good_s = sum(step.time_s + step.data_s for step in kept)
+    good_s = sum([step.time_s + step.data_s for step in kept])
     return good_s / wall_s if 0 < good_s <= wall_s else None  # a share above one comes of damaged numbers
 
 

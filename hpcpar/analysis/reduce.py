@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from hpcpar import records
 from hpcpar.analysis.attempts import read_history
 from hpcpar.analysis.window import Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
-from hpcpar.runs import RunFolder
-from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec, Submission
+from hpcpar.runs import RunFolder, Snapshot
+from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec
+from hpcpar.storage import in_utf8
 from hpcpar.units import compress_nodes
 
 UNREADABLE = "unreadable"
@@ -139,10 +139,12 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         warmup_steps: cut this many steps instead of what the run's spec says.
         target_loss: the loss whose first reaching is looked for.
     """
+    folder = Snapshot(folder.path)
     spec = folder.spec()
     wrong = _what_is_wrong(folder, spec)
     if spec is None or wrong:
-        return Row(study=folder.path.parent.name, run=folder.path.name, state=UNREADABLE, message=wrong)
+        study, run = in_utf8(folder.path.parent.name), in_utf8(folder.path.name)
+        return Row(study=study, run=run, state=UNREADABLE, message=wrong)
     outcome = decide(folder)
     record, record_note = _own_record(folder, spec)
     attempt = _attempt(record, outcome)
@@ -164,7 +166,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         begins=history.begins,
     )
     damaged = int(record is None and folder.record_path.exists())
-    submission_lines = records.read_lines(folder.submission_path, Submission).rejected
+    submission_lines = folder.submission_lines().rejected
     return Row(
         **_planned(spec, warmup),
         **_ended(outcome, record, record_note, window),
