@@ -35,7 +35,7 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
     Raises:
         InputError: a path is not a folder, or nothing of hpcpar is in any of them.
     """
-    studies = _studies(paths)
+    studies = studies_at(paths)
     rows = _rows(studies, Options(warmup_steps=warmup_steps, target_loss=target_loss))
     notes: list[str] = []
     for study in studies:
@@ -69,7 +69,12 @@ def sort_key(row: Row) -> tuple[object, ...]:
     )
 
 
-def _studies(paths: Sequence[Path]) -> list[StudyFolder]:
+def studies_at(paths: Sequence[Path]) -> list[StudyFolder]:
+    """Find every study below the paths once.
+
+    Raises:
+        InputError: a path is not a folder, or there is none.
+    """
     if not paths:
         raise InputError(Problem("collect", "nothing to read", "name a runs folder or a study's folder"))
     found: dict[Path, StudyFolder] = {}

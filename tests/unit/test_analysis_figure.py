@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from records_oracle import Oracle, Truth, ideal
 
-from hpcpar.analysis import figure
 from hpcpar.analysis.collect import collect
+from hpcpar.analysis.figures import scaling as figure
+from hpcpar.analysis.figures import style
 from hpcpar.errors import MissingExtraError
 from hpcpar.records import Cause
 
@@ -31,10 +32,10 @@ def axes_of(table, target=0.75):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(figure._SETTINGS):
-        drawn = Figure(dpi=figure._DPI)
+    with mpl.rc_context(style.SETTINGS):
+        drawn = Figure(dpi=style.DPI)
         FigureCanvasAgg(drawn)
-        figure._compose(drawn, table, target)
+        figure.compose(drawn, table, target)
         drawn.canvas.draw()
     return drawn, drawn.axes[0], drawn.axes[1]
 
