@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hpcpar.analysis.report import html
+from hpcpar.analysis.report import extrap, html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +30,41 @@ def files(results: Results, say: Callable[[str], None]) -> dict[str, bytes]:
         "laws.csv": csv(results.laws).encode(),
         "sizeup.csv": csv(results.sizeup).encode(),
         "scaling.md": said.to_markdown().encode(),
+        "scaling.tex": results.to_latex().encode(),
         "scaling.json": said.to_json().encode(),
     }
+    carried = dict(tables)
     figures = {f"figures/{one.plan.stem}.{kind}": content for one in drawn for kind, content in one.files.items()}
-    return {"report.html": html.page(said, drawn, tables).encode(), **tables, **figures}
+    tables |= {name: content.encode() for name, content in _extrap(results).items()}
+    return {"report.html": html.page(said, drawn, carried).encode(), **tables, **figures, **parquet(results)}
+
+
+def _extrap(results: Results) -> dict[str, str]:
+    """Return a file for Extra-P of every table that has times; of those after the first, the names end in -2, -3."""
+    found = {}
+    for place, table in enumerate(results.tables, start=1):
+        text = extrap.lines(table)
+        if text:
+            found["extrap.jsonl" if place == 1 else f"extrap-{place}.jsonl"] = text
+    return found
+
+
+def parquet(results: Results) -> dict[str, bytes]:
+    """Return the DataFrames as Parquet, where pyarrow is installed (the extra `parquet`)."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        return {}
+    found = {}
+    for name in ("runs", "scaling", "verdicts", "laws", "sizeup"):
+        frame = getattr(results, name)
+        empty = [column for column in frame.columns if frame[column].isna().all()]
+        table = pa.Table.from_pandas(frame.astype(dict.fromkeys(empty, "float64")), preserve_index=False)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+        found[f"{name}.parquet"] = sink.getvalue().to_pybytes()
+    return found
 
 
 def report(results: Results) -> str:

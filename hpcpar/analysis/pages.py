@@ -41,9 +41,9 @@ def _brief(results: Results) -> Iterator[Page]:
         yield Page("Summary", said, None, [], [])
     for table in results.tables:
         yield Page(title(table), brief_facts(table), tables.sheet(table, narrow=True), tables.remarks(table), [])
-    judged = [one for one in (*results.against, *results.comparisons) if one.comparisons]
-    if judged:
-        yield Page("Verdicts", [], verdict_tables.verdict_sheet(judged), [], [])
+    silent = [line for one in (*results.against, *results.comparisons) for line in verdict_tables.not_compared(one)]
+    if silent:
+        yield Page("No verdict", silent[:MOST], None, [], [])
     if results.sized_up:
         yield _sized_up(results)
     minor = [

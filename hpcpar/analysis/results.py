@@ -17,6 +17,7 @@ from hpcpar.analysis.laws import Law
 from hpcpar.analysis.lint import Finding
 from hpcpar.analysis.pages import Page, pages
 from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.report.latex import latex
 from hpcpar.analysis.scaling import Table
 from hpcpar.analysis.sizeup import SizeUp
 from hpcpar.analysis.verdicts import Word
@@ -156,6 +157,10 @@ class Results(Struct, frozen=True, kw_only=True):
     def _repr_html_(self) -> str:
         """Show the tables in a notebook."""
         return "\n".join(_html(page) for page in pages(self, narrow=False))
+
+    def to_latex(self) -> str:
+        """Print scaling tables and verdicts as LaTeX with booktabs."""
+        return latex(self)
 
     def to_html(self) -> str:
         """Return the report as one page that needs no network, no script and no other file.

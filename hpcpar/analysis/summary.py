@@ -53,7 +53,11 @@ def _verdicts(one: ComparisonSet) -> Iterator[Line]:
             found.setdefault((cell.strategy, cell.metric, cell.verdict), []).append(cell)
     metrics = {metric.name: metric.words for metric in METRICS}
     for (strategy, metric, word), cells in found.items():
-        sizes = ", ".join(f"x{estimate(cell.ratio)} on {plural(cell.nodes, 'node')}" for cell in cells)
+        shown = [
+            f"on {plural(c.nodes, 'node')}" + ("" if word == Word.NO_CHANGE else f" x{estimate(c.ratio)}")
+            for c in cells
+        ]
+        sizes = ", ".join(shown)
         more = max((cell.more_repeats or 0 for cell in cells), default=0)
         repeats = f"; up to {plural(more, 'more repeat')} would settle it" if word == Word.INCONCLUSIVE and more else ""
         text = f"{one.key.workload}: {strategy} against {one.baseline}, {metrics[metric]}: {word} ({sizes}){repeats}."

@@ -16,7 +16,7 @@ _EPILOG = """
 \b
 Examples:
   hpcpar collect                                   the tables, for people
-  hpcpar collect runs/llama-tiny-strong --out report   also CSV, JSON, Markdown, PNG and SVG into report/
+  hpcpar collect runs/llama-tiny-strong --out report   also report.html, tables and figures into report/
   hpcpar collect --baseline ddp@1 --format csv > scaling.csv
   hpcpar collect --reference ddp                   every other strategy against ddp, at equal nodes
   hpcpar collect runs/new --against runs/old --fail-on deteriorates
@@ -39,7 +39,13 @@ Examples:
 )
 @click.option("--warmup-steps", type=click.IntRange(min=0), help="Steps left out at the start (default: the study's).")
 @click.option("--efficiency-target", default=0.75, type=click.FloatRange(0, 1), help="Guide line (default: 0.75).")
-@click.option("--format", "form", type=click.Choice(["text", "md", "csv", "json"]), default="text", help="On stdout.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "md", "csv", "json", "tex", "html"]),
+    default="text",
+    help="On stdout.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Also save tables and figure in this folder."
 )
@@ -83,8 +89,11 @@ def command(
         target_loss=target_loss,
     )
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    blocks = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     printed = {
-        "text": lambda: results.to_text(width=width),
+        "text": lambda: results.to_text(width=width, chart=blocks),
+        "tex": results.to_latex,
+        "html": results.to_html,
         "md": results.to_markdown,
         "csv": results.to_csv,
         "json": results.to_json,

@@ -174,5 +174,11 @@ def _runs(results: Results) -> _Table:
 
 
 def _link(name: str, content: bytes) -> str:
-    kind = {"csv": "text/csv", "json": "application/json", "md": "text/markdown"}[name.rpartition(".")[2]]
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    kinds = {
+        "csv": "text/csv",
+        "json": "application/json",
+        "md": "text/markdown",
+        "tex": "text/plain",
+        "jsonl": "text/plain",
+    }
+    return f"data:{kinds[name.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"

@@ -29,8 +29,8 @@ def methods(results: Results) -> list[str]:
         "when the tables were made; a run's step time is the mean over the remaining updates, so that work over time "
         "is total work over total time.",
         f"Evidence: the run is the unit, not the step. Means are geometric, intervals are {level} Student's t "
-        "intervals on the logarithms of one number a run; those of speed-ups and efficiencies are Welch's for two sets of "
-        "runs. One run has no interval. No run was left out for its value.",
+        "intervals on the logarithms of one number a run; those of speed-ups and efficiencies are Welch's for two sets "
+        "of runs. One run has no interval. No run was left out for its value.",
         f"Efficiency is held against {number(100 * results.efficiency_target, 3)} %; it is reached where the whole "
         "interval is at or above it, and nothing is said beyond the measured sizes.",
     ]
