@@ -49,6 +49,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ranks: int = 0
     ranks_per_node: int = 0
     cpus_per_rank: int = 0
+    gpus_per_node: int = 0
+    """Devices of a node as the scheduler counts them; 0 where it has none."""
     repeat: int = 0
     seed: int = 0
     global_batch: int = 0
@@ -237,6 +239,7 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "ranks": identity.world_size,
         "ranks_per_node": identity.ranks_per_node,
         "cpus_per_rank": identity.cpus_per_rank,
+        "gpus_per_node": spec.gpus_per_node,
         "repeat": identity.repeat,
         "seed": identity.seed,
         "global_batch": identity.global_batch,

@@ -53,15 +53,15 @@ def _verdicts(one: ComparisonSet) -> Iterator[Line]:
             found.setdefault((cell.strategy, cell.metric, cell.verdict), []).append(cell)
     metrics = {metric.name: metric.words for metric in METRICS}
     for (strategy, metric, word), cells in found.items():
-        shown = [
-            f"on {plural(c.nodes, 'node')}" + ("" if word == Word.NO_CHANGE else f" x{estimate(c.ratio)}")
-            for c in cells
-        ]
-        sizes = ", ".join(shown)
+        sizes = ", ".join(f"on {plural(cell.nodes, 'node')}{_ratio(cell)}" for cell in cells)
         more = max((cell.more_repeats or 0 for cell in cells), default=0)
         repeats = f"; up to {plural(more, 'more repeat')} would settle it" if word == Word.INCONCLUSIVE and more else ""
         text = f"{one.key.workload}: {strategy} against {one.baseline}, {metrics[metric]}: {word} ({sizes}){repeats}."
         yield Line(_KINDS.get(word, "plain"), text)
+
+
+def _ratio(cell: Comparison) -> str:
+    return "" if cell.verdict == Word.NO_CHANGE else f" x{estimate(cell.ratio)}"
 
 
 def _said_already(one: ComparisonSet, cell: Comparison) -> bool:

@@ -26,6 +26,7 @@ MOST_RUNS = 400
 """Runs of the appendix; more are in runs.csv alone."""
 LARGEST_LINK = 1_000_000
 """Bytes of a table that the page carries with it; a larger one is a file beside it."""
+_KINDS = {"csv": "text/csv", "json": "application/json", "md": "text/markdown"}
 _VERDICTS = {
     "improves": "good",
     "strongly improves": "good",
@@ -174,11 +175,5 @@ def _runs(results: Results) -> _Table:
 
 
 def _link(name: str, content: bytes) -> str:
-    kinds = {
-        "csv": "text/csv",
-        "json": "application/json",
-        "md": "text/markdown",
-        "tex": "text/plain",
-        "jsonl": "text/plain",
-    }
-    return f"data:{kinds[name.rpartition('.')[2]]};base64,{base64.b64encode(content).decode()}"
+    kind = _KINDS.get(name.rpartition(".")[2], "text/plain")
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
