@@ -180,7 +180,7 @@ def append(path: Path, record: Struct, *, durable: bool = False) -> None:
     append_line(path, msgspec.json.encode(record), durable=durable)
 
 
-def read_lines(path: Path, kind: type[R]) -> Reading:
+def read_lines(path: Path | str, kind: type[R]) -> Reading:
     """Read a JSON Lines file of one kind of record; a missing file is an empty one.
 
     Torn lines, NUL tails, stray text and records of the wrong shape are counted, never an exception.
@@ -220,7 +220,7 @@ def _line_by_line(content: bytes, decoder: msgspec.json.Decoder[R]) -> Reading:
     return Reading(records, rejected)
 
 
-def read_one(path: Path, kind: type[R]) -> R | None:
+def read_one(path: Path | str, kind: type[R]) -> R | None:
     """Read a file that holds one record; None where it is missing or damaged."""
     try:
         found: R = _decoder(kind).decode(read_file(path))

@@ -29,7 +29,10 @@ BATCHES = "batches"
 
 
 class RunFolder:
-    """One run's folder. Made by submit, filled by the worker, read by status and collect."""
+    """One run's folder. Made by submit, filled by the worker, read by status and collect.
+
+    Where ten thousand of them are read, names are joined as text: making a path of each costs as much as opening it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,11 +89,11 @@ class RunFolder:
 
     def spec(self) -> RunSpec | None:
         """Read spec.json; None where it is missing or damaged."""
-        return records.read_one(self.spec_path, RunSpec)
+        return records.read_one(f"{self.path}/spec.json", RunSpec)
 
     def record(self) -> RunRecord | None:
         """Read record.json; None where there is no result yet."""
-        return records.read_one(self.record_path, RunRecord)
+        return records.read_one(f"{self.path}/record.json", RunRecord)
 
     def submissions(self) -> list[Submission]:
         """Read what the scheduler said, oldest first."""
@@ -98,7 +101,7 @@ class RunFolder:
 
     def submission_lines(self) -> records.Reading:
         """Read what the scheduler said, oldest first, with the number of lines that cannot be read."""
-        return records.read_lines(self.submission_path, Submission)
+        return records.read_lines(f"{self.path}/submission.jsonl", Submission)
 
     def file_names(self) -> list[str]:
         """List what lies in the folder, in no order; nothing where it cannot be listed."""
@@ -130,7 +133,7 @@ class RunFolder:
 
     def events(self, attempt: str) -> records.Reading:
         """Read the events of an attempt, those of its failed ranks included, in order of time."""
-        rank0 = records.read_lines(self.events_path(attempt), Event)
+        rank0 = records.read_lines(f"{self.path}/events.{attempt}.jsonl", Event)
         gathered, rejected = list(rank0.records), rank0.rejected
         failed = f"failed-rank.{attempt}."
         for name in sorted(name for name in self.file_names() if name.startswith(failed) and name.endswith(".jsonl")):
@@ -145,7 +148,7 @@ class RunFolder:
 
     def step_times(self, attempt: str) -> records.Reading:
         """Read of the steps of an attempt what tables are made of, in less time."""
-        return records.read_lines(self.steps_path(attempt), StepTime)
+        return records.read_lines(f"{self.path}/steps.{attempt}.jsonl", StepTime)
 
     def last_step(self, attempt: str) -> int:
         """Return the number of the last recorded step, 0 where there is none."""

@@ -115,7 +115,7 @@ def open_file(path: Path) -> BinaryIO:
         raise
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path | str) -> bytes:
     """Read a whole file; what is no file reads as `open_file` says.
 
     Raises:

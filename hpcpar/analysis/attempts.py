@@ -56,7 +56,7 @@ def _goodput(folder: RunFolder, kept: list[StepTime], record: RunRecord | None, 
         return None
     earlier_s = sum(_lasted_s(folder, name) for name in attempts if name != record.attempt)
     wall_s = earlier_s + record.ended - record.started
-    good_s = sum([step.time_s + step.data_s for step in kept])
+    good_s = sum([step.time_s for step in kept]) + sum([step.data_s for step in kept])
     return good_s / wall_s if 0 < good_s <= wall_s else None  # a share above one comes of damaged numbers
 
 

@@ -39,6 +39,9 @@ def _brief(results: Results) -> Iterator[Page]:
     said = [line.text for line in summary(results)]
     if said:
         yield Page("Summary", said, None, [], [])
+    if results.against:
+        differs = [fact for one in results.against for fact in one.facts]
+        yield Page("Against the other collection", differs, verdict_tables.verdict_sheet(results.against), [], [])
     for table in results.tables:
         yield Page(title(table), brief_facts(table), tables.sheet(table, narrow=True), tables.remarks(table), [])
     silent = [line for one in (*results.against, *results.comparisons) for line in verdict_tables.not_compared(one)]

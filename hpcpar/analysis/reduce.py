@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -322,7 +323,7 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
     return {
         "oversubscribed": record.oversubscribed,
         "phases": record.phases,
-        "hosts": compress_nodes(fact.host for fact in ranks),
+        "hosts": _compressed(tuple([fact.host for fact in ranks])),
         "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
@@ -333,6 +334,12 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "data": _canonical(record.data),
         "versions": _canonical(record.versions),
     }
+
+
+@functools.lru_cache(maxsize=4096)
+def _compressed(hosts: tuple[str, ...]) -> str:
+    """Compress the names of nodes; runs of a study were on the same few sets of them."""
+    return compress_nodes(hosts)
 
 
 def _largest(values: Iterable[int]) -> int | None:

@@ -6,6 +6,7 @@ whole script again.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def _elsewhere(folders: Sequence[RunFolder], options: Options) -> list[Row]:
 
 def serve() -> None:
     """Do what stdin asks for: the other process's side."""
+    gc.disable()  # rows have no cycles, and this process ends with them
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Order)
     rows = _reduce([RunFolder(Path(os.fsdecode(path))) for path in order.folders], order.options)
     sys.stdout.buffer.write(msgspec.msgpack.encode(rows))
