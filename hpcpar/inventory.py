@@ -47,22 +47,25 @@ def list_runs(study: StudyFolder) -> list[Listed]:
 
 
 def _look(root: str, name: str) -> Listed | None:
-    facts: list[tuple[str, int, int, int, int, int]] = []
+    facts: list[tuple[str, int, int, int, int]] = []
+    has_spec = False
     try:
         with os.scandir(f"{root}/{name}") as entries:
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     f = entry.stat()
-                    facts.append((entry.name, f.st_mode, f.st_size, f.st_mtime_ns, f.st_ctime_ns, f.st_ino))
+                    facts.append((entry.name, f.st_size, f.st_mtime_ns, f.st_ctime_ns, f.st_ino))
+                    if entry.name == _SPEC:
+                        has_spec = stat.S_ISREG(f.st_mode)
     except OSError:  # something vanished, or may not be looked at: whoever reads it will say so
         facts = []
-    modes = {fact[0]: fact[1] for fact in facts}
-    has_spec = stat.S_ISREG(modes[_SPEC]) if _SPEC in modes else not facts and is_file(Path(root, name, _SPEC))
-    if not has_spec and not any(n in _RESULTS or _is_events(n) for n in modes):
+        has_spec = is_file(Path(root, name, _SPEC))
+    if not has_spec and not any(fact[0] in _RESULTS or _is_events(fact[0]) for fact in facts):
         return None
-    newest = max((max(fact[3], fact[4]) for fact in facts), default=0)
-    stamp = hashlib.blake2b(ascii(sorted(facts)).encode(), digest_size=16).hexdigest()
-    return Listed(name, has_spec, stamp, newest)
+    facts.sort()
+    stamp = hashlib.blake2b(ascii(facts).encode(), digest_size=16).hexdigest()
+    # The inode's own time: it moves with every change, and nobody can set it.
+    return Listed(name, has_spec, stamp, max([fact[3] for fact in facts], default=0))
 
 
 def _is_events(name: str) -> bool:

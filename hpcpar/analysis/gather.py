@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 import operator
 import time
 from collections import defaultdict
@@ -135,21 +136,33 @@ def _worth(row: Row) -> tuple[object, ...]:
 
 def _mark_shared(rows: Sequence[Row]) -> list[Row]:
     """Count, for each run that uses CPUs, the other runs on one of its machines at the same time."""
-    starts: dict[str, list[float]] = defaultdict(list)
-    ends: dict[str, list[float]] = defaultdict(list)
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         if row.uses_cpu and row.started is not None and row.ended is not None:
             for machine in row.machines:
-                starts[machine].append(row.started)
-                ends[machine].append(row.ended)
-    for times in (*starts.values(), *ends.values()):
-        times.sort()
+                spans[machine].append((row.started, row.ended))
+    crowded = {machine for machine, found in spans.items() if _overlap(sorted(found))}
+    starts = {machine: sorted(start for start, _ in spans[machine]) for machine in crowded}
+    ends = {machine: sorted(end for _, end in spans[machine]) for machine in crowded}
 
     def others(row: Row) -> int:
         if not row.uses_cpu or row.started is None or row.ended is None:
             return 0
-        begun = [bisect.bisect_left(starts[machine], row.ended) for machine in row.machines]
-        gone = [bisect.bisect_right(ends[machine], row.started) for machine in row.machines]
+        machines = [machine for machine in row.machines if machine in crowded]
+        begun = [bisect.bisect_left(starts[machine], row.ended) for machine in machines]
+        gone = [bisect.bisect_right(ends[machine], row.started) for machine in machines]
         return max(map(operator.sub, begun, gone), default=1) - 1
 
+    if not crowded:
+        return list(rows)
     return [msgspec.structs.replace(row, shared_with=n) if (n := others(row)) > 0 else row for row in rows]
+
+
+def _overlap(spans: Sequence[tuple[float, float]]) -> bool:
+    """Say whether any two of these overlap; they are sorted by their starts."""
+    latest = -math.inf
+    for start, end in spans:
+        if start < latest:
+            return True
+        latest = max(latest, end)
+    return False
