@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar.analysis.attempts import read_history
-from hpcpar.analysis.window import Window, measure
+from hpcpar.analysis.window import LONGEST_S, Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
 from hpcpar.runs import RunFolder, Snapshot
@@ -322,7 +322,7 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
     ranks = record.ranks
     return {
         "oversubscribed": record.oversubscribed,
-        "phases": record.phases,
+        "phases": {name: seconds for name, seconds in record.phases.items() if _possible(seconds)},
         "hosts": _compressed(tuple([fact.host for fact in ranks])),
         "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
@@ -353,6 +353,10 @@ def _sum(values: list[int]) -> int | None:
     return sum(values) if possible and sum(values) <= _LARGEST * 10**6 else None
 
 
+def _possible(seconds: float) -> bool:
+    return 0 <= seconds <= LONGEST_S
+
+
 def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
@@ -360,6 +364,9 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     if record is not None and record.lineage:
         resumed = ", ".join(str(span.first) for span in record.lineage[1:])
         notes.append(f"went on from a checkpoint before step {resumed}")
+    lost = [] if record is None else [name for name, seconds in record.phases.items() if not _possible(seconds)]
+    if lost:
+        notes.append(f"impossible seconds of the phases {', '.join(lost)} were left out")
     if window.skipped_updates:
         notes.append(f"{window.skipped_updates} updates of the window were skipped")
     return tuple(notes)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -148,6 +150,34 @@ def test_without_matplotlib_the_page_says_why_it_has_no_figures(results, monkeyp
     assert "hpcpar[report]" in page
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("every", [True, False])
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        *(("record.json", '"train":', v) for v in ("1e308", "-5")),
+        *(("record.json", f'"{name}":', v) for name in ("started", "ended", "loss_last") for v in ("1e308", "-1e308")),
+        ("record.json", '"peak_memory_bytes":', "999999999999999"),
+        *(("steps", '"loss":', v) for v in ("1e308", "-1e308", "5e-324", "0")),
+        *(("steps", '"time_s":', v) for v in ("1e-9", "1e9")),
+        *(("steps", '"data_s":', v) for v in ("1e308", "-1e308")),
+        ("spec.json", '"global_batch": ', "999999999999"),
+        ("spec.json", '"nodes": ', "999999999"),
+    ],
+)
+def test_no_damaged_number_stops_a_figure(tmp_path, file, key, value, every):
+    runs = replace(ORACLE, nodes=(1, 2), repeats=2).write(tmp_path)
+    for run in runs if every else runs[:1]:
+        for path in run.path.glob(f"{file}*"):
+            path.write_text(re.sub(f"{re.escape(key)}-?[0-9][0-9.e+-]*", f"{key}{value}", path.read_text()))
+
+    found = collect([tmp_path])
+
+    assert found.to_html()
+    assert found.to_latex()
+    assert found.to_text(width=90, chart=True)
+
+
 # ---------------------------------------------------------------- what a person acts on
 
 
@@ -208,6 +238,21 @@ def test_nothing_in_a_name_is_a_command_of_latex(hostile):
     bare = re.sub(r"\\[A-Za-z]+\{\}|\\[{}$&#%_]|\{[\[\]]\}|-\{\}-", "", found)
     assert not set('\\{}$&#%_^~<>|"') & set(bare)
     assert "/etc/passwd" in hostile.to_latex()
+
+
+@pytest.mark.full
+def test_latex_sets_the_tables_hostile_names_and_all(hostile, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "page.tex").write_text(head + hostile.to_latex() + r"\end{document}")
+
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF-")
+    assert "root:" not in done.stdout
 
 
 # ---------------------------------------------------------------- Extra-P

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +14,7 @@ from hpcpar.analysis.numbers import plural
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.scaling import Table
 from hpcpar.analysis.series import split
+from hpcpar.analysis.window import LONGEST_S
 from hpcpar.runs import StudyFolder
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MOST_CURVES = 8
 POINTS = 400
 """Points of a curve: more cannot be told apart on a page."""
+LARGEST_LOSS = 1e30
+"""Beyond it nothing can be read off an axis."""
 
 
 class Curve(NamedTuple):
@@ -51,12 +53,13 @@ def _read(label: str, row: Row, studies: Sequence[Path]) -> Curve | None:
     folder = next((one for one in folders if one.spec_path.exists()), None)
     if folder is None or not row.attempt:
         return None
-    steps = [step for step in folder.step_times(row.attempt).records if 0 <= step.time_s + step.data_s < math.inf]
+    read = folder.step_times(row.attempt).records
+    steps = [step for step in read if 0 <= step.time_s <= LONGEST_S and 0 <= step.data_s <= LONGEST_S]
     seconds = accumulate(step.time_s + step.data_s for step in steps)
     points = [
         (float(step.step * row.global_batch), at, step.loss)
         for step, at in zip(steps, seconds, strict=True)
-        if step.loss is not None
+        if step.loss is not None and abs(step.loss) <= LARGEST_LOSS
     ]
     if len(points) < 2:
         return None
