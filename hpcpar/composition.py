@@ -47,6 +47,9 @@ def reshards(mesh: Mesh, options: EngineOptions) -> bool:
 
 def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
     """Yield why this mesh cannot run with these options on this workload, whatever the batch."""
+    if options.activation_checkpointing != "none" and declared.kind != "neural":
+        what = f"activation_checkpointing: a workload of the kind '{declared.kind}' has no activations"
+        yield Refusal(what, "leave it out")
     if mesh.ep > 1:
         yield Refusal(f"mesh {mesh.label()}: ep={mesh.ep} is not supported yet", "use pp, dp, dp_shard, cp and tp")
     if mesh.cp > 1 and (declared.sequence is None or not declared.context_parallel):

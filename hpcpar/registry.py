@@ -28,10 +28,12 @@ STRATEGIES = {
     "dp": "hpcpar.worker.strategies.dp:STRATEGY",
     "localsgd": "hpcpar.worker.strategies.localsgd:STRATEGY",
     "async": "hpcpar.worker.strategies.async_:STRATEGY",
+    "xgb-collective": "hpcpar.worker.strategies.xgb_collective:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
+    "xgboost": "hpcpar.worker.workloads.boosted_trees:WORKLOAD",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"
 """What every rank runs; the payload of a batch refers to it by name."""
@@ -118,7 +120,8 @@ class Trainer(Protocol):
 
     A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; and
     `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
-    what only the strategy knows of them.
+    what only the strategy knows of them; `facts()`, called on rank 0 after the training, which returns what it adds to
+    the record's data; and `synchronous`: true where a step is over when it returns, on a GPU as well.
     """
 
     def batch(self, step: int) -> Any:

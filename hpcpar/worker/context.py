@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from hpcpar.spec import AXES, Identity, Mesh
+from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo
 
 
@@ -21,6 +22,10 @@ class JobContext(Struct, frozen=True, kw_only=True):
     """The process group of every axis that is larger than one."""
     device_mesh: Any = None
     """torch.distributed.DeviceMesh over the axes that are larger than one; None for one rank."""
+    meeting: Any = None
+    """rendezvous.Meeting, for small messages between ranks; None for one rank."""
+    phases: Phases = field(default_factory=lambda: Phases(lambda _name, _seconds: None))
+    """Times what a strategy wants to see apart in the record."""
 
     @property
     def mesh(self) -> Mesh:
@@ -39,14 +44,14 @@ class JobContext(Struct, frozen=True, kw_only=True):
         return place["dp_replicate"] * self.mesh.dp_shard + place["dp_shard"]
 
 
-def make_context(info: RankInfo, identity: Identity, device: Any) -> JobContext:
+def make_context(info: RankInfo, identity: Identity, device: Any, **facts: Any) -> JobContext:
     """Make the groups of the mesh. Every rank calls it at the same time; one rank needs no process group."""
     axes = [axis for axis in AXES if getattr(identity.mesh, axis) > 1]
     if not axes:
-        return JobContext(info=info, identity=identity, device=device, groups={})
+        return JobContext(info=info, identity=identity, device=device, groups={}, **facts)
     from torch.distributed.device_mesh import init_device_mesh
 
     sizes = tuple(getattr(identity.mesh, axis) for axis in axes)
     device_mesh = init_device_mesh(device.type, sizes, mesh_dim_names=tuple(axes))
     groups = {axis: device_mesh.get_group(axis) for axis in axes}
-    return JobContext(info=info, identity=identity, device=device, groups=groups, device_mesh=device_mesh)
+    return JobContext(info=info, identity=identity, device=device, groups=groups, device_mesh=device_mesh, **facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,14 @@ from hpcpar.records import RankFacts
 from hpcpar.worker.rank import RankInfo
 
 _PACKAGES = ("hpcpar", "torch", "numpy", "submitit")
+_IF_USED = {
+    "xgboost": "xgboost",
+    "xgboost-cpu": "xgboost",
+    "scikit-learn": "sklearn",
+    "joblib": "joblib",
+    "distributed": "distributed",
+}
+"""Packages that matter only to a run that has imported the module beside them."""
 
 
 class Quota(NamedTuple):
@@ -139,7 +148,8 @@ def shortage_notes(reports: Sequence[RankReport]) -> list[str]:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that matter to a result."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    used = [package for package, module in _IF_USED.items() if module in sys.modules]
+    for package in (*_PACKAGES, *used):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

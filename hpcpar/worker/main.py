@@ -25,7 +25,7 @@ from hpcpar.spec import RunSpec
 from hpcpar.worker import facts
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
-from hpcpar.worker.measure.clock import CpuClock, CudaClock
+from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
 from hpcpar.worker.measure.loop import train
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
@@ -79,10 +79,10 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
     notes = facts.shortage_notes(team.reports)
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
-        built = _build(spec, team)
+        built = _build(spec, team, phases)
     with contextlib.closing(built.trainer):
         with phases("train"):
-            clock = CudaClock() if team.device.type == "cuda" else CpuClock()
+            clock = _clock(built.trainer, team)
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
             losses = train(built.trainer, spec.identity.steps, clock, team.exchange, sink)
         with phases("finish"):
@@ -102,7 +102,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             loss_last=losses.last,
             ranks=ranks,
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
-            data=built.data,
+            data={**built.data, **getattr(built.trainer, "facts", dict)()},
             versions=facts.versions(),
             notes=[*notes, *getattr(built.trainer, "notes", ())],
         )
@@ -110,17 +110,22 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
     team.part()
 
 
-def _build(spec: RunSpec, team: Team) -> _Built:
+def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
     identity = spec.identity
     strategy = registry.get_strategy(identity.strategy)
     workload = registry.get_workload(identity.workload)
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
-    context = make_context(team.info, identity, team.device)
+    context = make_context(team.info, identity, team.device, meeting=team.meeting, phases=phases)
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
     return _Built(trainer, samples.facts() if samples is not None else {})
+
+
+def _clock(trainer: Trainer, team: Team) -> Clock:
+    synchronous = team.device.type != "cuda" or getattr(trainer, "synchronous", False)
+    return CpuClock() if synchronous else CudaClock()
 
 
 class _StepWriter:

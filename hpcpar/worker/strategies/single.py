@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from hpcpar.mesh_options import CheckpointingName
-from hpcpar.registry import World
+from hpcpar.registry import Trainer, World, load
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
+
+
+_BUILDERS = {"boosting": "hpcpar.worker.trees.grow:build"}
+"""Who builds the trainer of a workload that is no point of the mesh, by its kind."""
 
 
 class SingleOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +28,7 @@ class Single(MeshStrategy):
 
     name = "single"
     summary = "one process, the baseline"
+    kinds = frozenset({"neural", *_BUILDERS})
     Options = SingleOptions
 
     def layout(self, world: World, options: SingleOptions) -> Mesh:
@@ -32,6 +39,14 @@ class Single(MeshStrategy):
                 "choose one node with one rank, or a strategy that spreads work"
             )
         return Mesh()
+
+    def build(self, context: Any, workload: Any, options: SingleOptions) -> Trainer:
+        """Build the trainer (job): the workload's kind says how."""
+        builder = _BUILDERS.get(workload.declared.kind)
+        if builder is None:
+            return super().build(context, workload, options)
+        trainer: Trainer = load(builder)(context, workload)
+        return trainer
 
 
 STRATEGY = Single()
