@@ -28,11 +28,14 @@ STRATEGIES = {
     "dp": "hpcpar.worker.strategies.dp:STRATEGY",
     "localsgd": "hpcpar.worker.strategies.localsgd:STRATEGY",
     "async": "hpcpar.worker.strategies.async_:STRATEGY",
+    "threads": "hpcpar.worker.strategies.one_node:THREADS",
+    "processes": "hpcpar.worker.strategies.one_node:PROCESSES",
     "xgb-collective": "hpcpar.worker.strategies.xgb_collective:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
+    "estimator": "hpcpar.worker.workloads.estimator:WORKLOAD",
     "xgboost": "hpcpar.worker.workloads.boosted_trees:WORKLOAD",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"

@@ -47,17 +47,26 @@ class RankReport(Struct, frozen=True, kw_only=True):
 def report(info: RankInfo, threads: int, device: str) -> RankReport:
     """Describe this rank."""
     affinity, quota = _affinity(), cpu_quota()
-    usable = len(affinity) if quota is None else min(len(affinity), max(1, int(quota.cpus)))
     facts = RankFacts(
         rank=info.rank,
         host=info.node_name,
         boot_id=_boot_id(),
-        usable_cpus=usable,
+        usable_cpus=_usable(affinity, quota),
         cpus_asked=info.cpus_asked,
         threads=threads,
         device=device,
     )
     return RankReport(facts=facts, affinity=affinity, quota=quota)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use at once: its affinity mask and its control groups, never the machine's
+    number."""
+    return _usable(_affinity(), cpu_quota())
+
+
+def _usable(affinity: Sequence[int], quota: Quota | None) -> int:
+    return len(affinity) if quota is None else min(len(affinity), max(1, int(quota.cpus)))
 
 
 def _affinity() -> tuple[int, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worker_runs import ATTEMPT, finish, logs, make_run, start
@@ -15,14 +15,18 @@ from hpcpar.runs import RunFolder
 pytest.importorskip("xgboost", reason="xgboost is not installed (pip install 'hpcpar[xgboost-cpu]')")
 
 ROWS, ROUNDS = 40_000, 12
-OPTIONS = {"evaluation_rows": 10_000, "max_depth": 4, "eta": 0.3}
+OPTIONS = {"evaluation_rows": 10_000, "max_depth": 4, "levels": 8}
+ROUNDING = 1e-6
+"""Sums of gradients are added in another order; 6e-9 was seen on 4 workers."""
+SKETCH = 2e-3
+"""On 200,000 rows over 30 rounds of depth 6; 1.3e-3 was seen on 2 and 4 workers."""
 
 
-def run(folder: Path, strategy: str, ranks: int = 1, **options: object) -> RunFolder:
+def run(folder: Path, strategy: str, ranks: int = 1, **options: Any) -> RunFolder:
     """Train to the end."""
-    made = make_run(
-        folder, strategy, None, "xgboost", {**OPTIONS, **options}, 1, ranks, steps=ROUNDS, global_batch=ROWS
-    )
+    rows, rounds = options.pop("rows", ROWS), options.pop("rounds", ROUNDS)
+    chosen = {**OPTIONS, **options}
+    made = make_run(folder, strategy, None, "xgboost", chosen, 1, ranks, steps=rounds, global_batch=rows)
     assert finish(made, start(made)) == 0, logs(made, 0)
     return made
 
@@ -57,14 +61,31 @@ def test_one_worker_of_the_collective_grows_the_same_trees(alone: RunFolder, tmp
     assert collective.data["trees_sha256"] == record_of(alone).data["trees_sha256"]
 
 
-def test_workers_share_the_rows_and_agree_with_one_process(alone: RunFolder, tmp_path: Path) -> None:
-    several = run(tmp_path / "run", "xgb-collective", ranks=2)
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
+def test_workers_share_the_rows_and_grow_the_trees_of_one_process(alone: RunFolder, tmp_path: Path, ranks: int) -> None:
+    several = run(tmp_path / "run", "xgb-collective", ranks)
     record = record_of(several)
-    assert len(record.ranks) == 2
+    assert len(record.ranks) == ranks
+    assert record.data["splits_sha256"] == record_of(alone).data["splits_sha256"], "every value is a bin of its own"
     steps, expected = several.steps(ATTEMPT).records, alone.steps(ATTEMPT).records
     assert all(step.weight == OPTIONS["evaluation_rows"] for step in steps)
-    assert [step.loss for step in steps] == pytest.approx([step.loss for step in expected], abs=TOLERANCE)
-    assert not several.rendezvous_path(ATTEMPT).exists()
+    assert [step.loss for step in steps] == pytest.approx([step.loss for step in expected], abs=ROUNDING)
 
 
-TOLERANCE = 2e-3
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_continuous_features_agree_within_the_measured_tolerance(tmp_path: Path, ranks: int) -> None:
+    options = {"levels": 0, "max_depth": 6, "eta": 0.1, "evaluation_rows": 20_000, "rows": 200_000, "rounds": 30}
+    one, several = run(tmp_path / "one", "single", **options), run(tmp_path / "n", "xgb-collective", ranks, **options)
+    losses = [[step.loss for step in folder.steps(ATTEMPT).records] for folder in (one, several)]
+    assert losses[1] == pytest.approx(losses[0], abs=SKETCH)
+    assert losses[1] != losses[0], "sketches of parts merge into other bins: equal losses would be one process twice"
+
+
+def test_asking_for_cuda_without_one_is_an_error(tmp_path: Path) -> None:
+    options = {**OPTIONS, "device": "cuda"}
+    folder = make_run(tmp_path / "run", "single", None, "xgboost", options, 1, 1, steps=2, global_batch=ROWS)
+    assert finish(folder, start(folder)) == 1
+    outcome = decide(folder)
+    assert outcome.cause == Cause.LAUNCH
+    assert "device=cuda, but " in outcome.message

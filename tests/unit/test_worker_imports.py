@@ -11,7 +11,7 @@ BLOCK = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "sklearn", "pandas", "jinja2", "scipy"}:
+        if name.partition(".")[0] in {"torch", "sklearn", "pandas", "jinja2", "scipy", "xgboost", "joblib"}:
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 sys.meta_path.insert(0, Block())
 """
@@ -33,7 +33,7 @@ for name in registry.STRATEGIES:
 for name in registry.WORKLOADS:
     workload = registry.get_workload(name)
     assert workload.name == name and workload.summary
-    assert workload.declare(workload.Options()).kind == "neural"
+    assert workload.declare(workload.Options()).kind in {"neural", "boosting", "estimator"}
     workload.check(workload.Options()) if name != "mlp" else None
 registry.load(registry.WORKER_ENTRY)
 assert not {"torch", "sklearn", "pandas", "jinja2"} & set(sys.modules)

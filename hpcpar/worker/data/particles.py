@@ -36,8 +36,9 @@ class _Structure(NamedTuple):
 class Particles:
     """Rows drawn from (seed, row number) alone."""
 
-    def __init__(self, num_features: int, seed: int, *, regression: bool) -> None:
-        self._num_features, self._seed, self._regression = num_features, seed, regression
+    def __init__(self, num_features: int, seed: int, *, regression: bool, levels: int = 0) -> None:
+        self._num_features, self._seed = num_features, seed
+        self._regression, self._levels = regression, levels
         self._structure = _draw_structure(num_features, seed)
 
     def fetch(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +57,13 @@ class Particles:
 
     def facts(self) -> dict[str, Any]:
         """Describe the data for the record."""
-        return {"name": "particles", "num_features": self._num_features, "seed": self._seed, "synthetic": True}
+        return {
+            "name": "particles",
+            "num_features": self._num_features,
+            "levels": self._levels,
+            "seed": self._seed,
+            "synthetic": True,
+        }
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         import numpy as np
@@ -65,6 +72,8 @@ class Particles:
         factors = self._structure.factors
         raw = generator.standard_normal((_BLOCK, self._num_features - len(factors)), dtype=np.float32)
         x_NF = np.hstack([raw, raw[:, factors[:, 0]] * raw[:, factors[:, 1]]])
+        if self._levels:
+            x_NF = np.round(x_NF * np.float32(self._levels)) / np.float32(self._levels)
         score_N = self._score(x_NF)
         if self._regression:
             return x_NF, score_N + _NOISE * generator.standard_normal(_BLOCK, dtype=np.float32)

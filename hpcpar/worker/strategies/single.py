@@ -11,7 +11,6 @@ from hpcpar.registry import Trainer, World, load
 from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
-
 _BUILDERS = {"boosting": "hpcpar.worker.trees.grow:build"}
 """Who builds the trainer of a workload that is no point of the mesh, by its kind."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from typing import Any, NamedTuple
 
 from hpcpar.errors import RunError
@@ -11,6 +12,8 @@ from hpcpar.records import Cause
 from hpcpar.registry import StepResult
 from hpcpar.worker.boosting import BoostingWorkload
 from hpcpar.worker.context import JobContext
+
+_LEAF = re.compile(r"leaf=\S+")
 
 
 class Shard(NamedTuple):
@@ -90,13 +93,22 @@ class Grower:
         return StepResult(loss_sum=value * weight if math.isfinite(value) else math.nan, weight=weight, applied=True)
 
     def facts(self) -> dict[str, Any]:
-        """Return what tells this model from another: equal digests are equal trees."""
-        trees = self._booster.get_dump(with_stats=False, dump_format="json")
-        digest = hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
-        return {"metric": self._metric, "num_trees": len(trees), "trees_sha256": digest}
+        """Return what tells this model from another: digests of its trees, and of its trees without the leaves."""
+        trees = self._booster.get_dump(with_stats=False)
+        splits = [_LEAF.sub("leaf", tree) for tree in trees]
+        return {
+            "metric": self._metric,
+            "num_trees": len(trees),
+            "trees_sha256": _digest(trees),
+            "splits_sha256": _digest(splits),
+        }
 
     def close(self) -> None:
         """Hold nothing that must be given back."""
+
+
+def _digest(trees: list[str]) -> str:
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
 
 
 def build(context: JobContext, workload: BoostingWorkload) -> Grower:

@@ -23,6 +23,9 @@ class BoostedTreesOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which table."""
     num_features: Annotated[int, Meta(ge=4, le=100_000)] = 28
     """Of the generated table; HIGGS has 28."""
+    levels: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """Values of the generated features in one unit of their spread; 0: they are continuous. Up to 8, every value is a
+    bin of its own, and XGBoost then grows the same trees over any number of workers, but for rounding."""
     evaluation_rows: Annotated[int, Meta(ge=1000)] = 20_000
     """The first rows of the table: kept from training, and measured after each round."""
     max_depth: Annotated[int, Meta(ge=1, le=30)] = 6
@@ -60,10 +63,11 @@ class BoostedTrees:
 
         objective, metric = _OBJECTIVES[options.task]
         regression = options.task == "regression"
-        own = bool(options.data.path)
         return BoostingWorkload(
             declared=self.declare(options),
-            samples=UserTable(options.data) if own else Particles(options.num_features, seed, regression=regression),
+            samples=UserTable(options.data)
+            if options.data.path
+            else Particles(options.num_features, seed, regression=regression, levels=options.levels),
             evaluation_rows=options.evaluation_rows,
             parameters={
                 "tree_method": "hist",

@@ -1,0 +1,58 @@
+"""scikit-learn's estimators on one node: each fits, and scores the same however many workers share the work."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import joblib
+import pytest
+from worker_runs import ATTEMPT, finish, logs, make_run, start
+
+from hpcpar.worker import facts
+from hpcpar.worker.workloads import estimator_fits
+from hpcpar.worker.workloads.estimator_list import ESTIMATORS
+
+ROWS = 400
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_claim_of_n_jobs_is_what_the_signature_says(name: str) -> None:
+    import inspect
+
+    kind = getattr(import_module(f"sklearn.{ESTIMATORS[name].module}"), name)
+    assert ("n_jobs" in inspect.signature(kind).parameters) == (ESTIMATORS[name].claim == "n_jobs")
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_every_estimator_scores_the_same_with_two_workers(name: str) -> None:
+    known = ESTIMATORS[name]
+    one = estimator_fits.prepare(name, known, 0, ROWS, 1)()
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        two = estimator_fits.prepare(name, known, 0, ROWS, 2)()
+    assert one == pytest.approx(two, abs=1e-9)
+    assert 0.3 < one <= 1, "it has learnt something"
+
+
+@pytest.mark.parametrize("strategy", ["threads", "processes"])
+def test_a_fit_is_a_step(tmp_path: Path, strategy: str) -> None:
+    options = {"estimator": "RandomForestClassifier"}
+    folder = make_run(
+        tmp_path / "run", strategy, {"workers": 1}, "estimator", options, 1, 1, steps=3, global_batch=ROWS
+    )
+    assert finish(folder, start(folder)) == 0, logs(folder, 0)
+    record = folder.record()
+    assert record is not None
+    assert [step.step for step in folder.steps(ATTEMPT).records] == [1, 2, 3]
+    assert record.data["claim"] == "n_jobs"
+    assert (record.data["workers"], record.data["native_threads"]) == (1, 1)
+    assert record.loss_first == record.loss_last, "the same data and seed"
+    assert {"scikit-learn", "joblib"} <= set(record.versions)
+
+
+def test_more_workers_than_cpus_are_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "threads", {"workers": 2}, "estimator", {}, 1, 1, steps=3, global_batch=ROWS)
+    assert finish(folder, start(folder)) == 1
+    message = f"2 workers, but the rank asked for 1 CPUs and may use {facts.usable_cpus()}"
+    assert message in logs(folder, 0)
