@@ -16,6 +16,7 @@ from hpcpar.analysis.headlines import headlines
 from hpcpar.analysis.numbers import plural
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.scaling import Table, build
+from hpcpar.analysis.support import FULL, NONE, Support, supports
 from hpcpar.analysis.tables import Sheet
 from hpcpar.errors import InputError, Problem
 from hpcpar.storage import make_folder, write_file
@@ -23,6 +24,11 @@ from hpcpar.storage import make_folder, write_file
 if TYPE_CHECKING:
     import pandas as pd
 
+SUPPORT_FACTS = (
+    "Speed-up: time of one fit and use with 1 worker over that with n, on one node; 95 % intervals over runs.",
+    f"Verdict: full, the interval is wholly at or above {FULL:g} n; limited, wholly above 1 and below that; none, "
+    f"wholly below {NONE:g}; unclear, anything else; disturbed, CPUs were oversubscribed or shared with other runs.",
+)
 SCHEMA = 1
 """Of scaling.json."""
 
@@ -36,6 +42,8 @@ class Results(Struct, frozen=True, kw_only=True):
     problems: tuple[Row, ...]
     """The runs that have no time to show."""
     notes: tuple[str, ...]
+    supports: tuple[Support, ...] = ()
+    """Estimators: what they claim beside what was measured."""
     efficiency_target: float = 0.75
 
     @property
@@ -73,6 +81,7 @@ class Results(Struct, frozen=True, kw_only=True):
             "complete": self.complete,
             "efficiency_target": self.efficiency_target,
             "tables": [print_as.document(table, self.efficiency_target) for table in self.tables],
+            "support": msgspec.to_builtins(self.supports),
             "problems": [msgspec.to_builtins(row) for row in self.problems],
             "notes": self.notes,
         }
@@ -114,6 +123,12 @@ class Results(Struct, frozen=True, kw_only=True):
 
     def _text(self, show: Callable[[Sheet], str], heading: str, bullet: str, narrow: bool) -> str:
         parts: list[str] = []
+        if self.supports:
+            parts += [
+                heading + "Parallel support of estimators: claimed and measured",
+                show(print_as.support_sheet(self.supports)),
+            ]
+            parts += [_listed(SUPPORT_FACTS, bullet)]
         for table in self.tables:
             parts += [heading + title(table), _listed(facts(table), bullet)]
             parts += [show(print_as.sheet(table, narrow=narrow))]
@@ -151,6 +166,7 @@ def collect(
         tables=build(gathered.rows, baseline),
         problems=tuple(row for row in gathered.rows if not row.usable),
         notes=(*gathered.notes, *_damage(gathered.rows)),
+        supports=supports(gathered.rows),
         efficiency_target=efficiency_target,
     )
 

@@ -92,6 +92,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected_steps: int = 0
     duplicate_steps: int = 0
     skipped_updates: int = 0
+    claim: str = ""
+    """What the documentation of an estimator promises of parallel work; "" for other workloads."""
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -262,6 +264,7 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
         "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
+        "claim": claim if isinstance(claim := record.data.get("claim"), str) else "",
         "versions": _canonical(record.versions),
     }
 

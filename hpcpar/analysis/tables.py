@@ -15,6 +15,7 @@ from hpcpar.analysis.numbers import NOTHING, estimate, memory, plural, span
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.scaling import Cell, Table
 from hpcpar.analysis.series import TableKey
+from hpcpar.analysis.support import Support
 
 ESTIMATES = ("step_time_s", "samples_per_s", "tokens_per_s", "speedup", "efficiency")
 """Columns with an interval: in files NAME, NAME_low and NAME_high."""
@@ -90,6 +91,29 @@ def remarks(table: Table) -> list[str]:
     return [
         f"{cell.series} on {plural(cell.nodes, 'node')}: {'; '.join(cell.flags)}" for cell in table.cells if cell.flags
     ]
+
+
+def support_sheet(found: Sequence[Support]) -> Sheet:
+    """Lay out what estimators claim beside what was measured."""
+    heads = [
+        "estimator",
+        "claimed",
+        "strategy",
+        "workers",
+        "runs",
+        "1 worker (ms)",
+        "n workers (ms)",
+        "speed-up",
+        "verdict",
+    ]
+    body = [
+        [
+            *(one.estimator, one.claim, one.strategy, str(one.workers), str(one.runs)),
+            *(estimate(one.time_one_s.times(1e3)), estimate(one.time_s.times(1e3)), estimate(one.speedup), one.verdict),
+        ]
+        for one in found
+    ]
+    return Sheet(heads, [[one_line(text) for text in line] for line in body], {0, 1, 2, 8})
 
 
 def problem_sheet(rows: Sequence[Row]) -> Sheet:

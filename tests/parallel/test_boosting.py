@@ -1,4 +1,4 @@
-"""XGBoost alone and over ranks: real processes, the same trees where XGBoost promises it, the same quality elsewhere."""
+"""XGBoost alone and over ranks: the same trees where XGBoost promises it, the same quality elsewhere."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_workers_share_the_rows_and_grow_the_trees_of_one_process(alone: RunFold
     several = run(tmp_path / "run", "xgb-collective", ranks)
     record = record_of(several)
     assert len(record.ranks) == ranks
-    assert record.data["splits_sha256"] == record_of(alone).data["splits_sha256"], "every value is a bin of its own"
+    assert record.data["splits_sha256"] == record_of(alone).data["splits_sha256"], "the same questions"
     steps, expected = several.steps(ATTEMPT).records, alone.steps(ATTEMPT).records
     assert all(step.weight == OPTIONS["evaluation_rows"] for step in steps)
     assert [step.loss for step in steps] == pytest.approx([step.loss for step in expected], abs=ROUNDING)

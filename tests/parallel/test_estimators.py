@@ -38,9 +38,8 @@ def test_every_estimator_scores_the_same_with_two_workers(name: str) -> None:
 @pytest.mark.parametrize("strategy", ["threads", "processes"])
 def test_a_fit_is_a_step(tmp_path: Path, strategy: str) -> None:
     options = {"estimator": "RandomForestClassifier"}
-    folder = make_run(
-        tmp_path / "run", strategy, {"workers": 1}, "estimator", options, 1, 1, steps=3, global_batch=ROWS
-    )
+    workers = {"workers": 1}
+    folder = make_run(tmp_path / "run", strategy, workers, "estimator", options, 1, 1, steps=3, global_batch=ROWS)
     assert finish(folder, start(folder)) == 0, logs(folder, 0)
     record = folder.record()
     assert record is not None

@@ -45,8 +45,8 @@ class Particles:
         """Return features [N, F] and labels [N] of the rows begin to end - 1, in float32."""
         import numpy as np
 
-        x_NF = np.empty((end - begin, self._num_features), dtype=np.float32)
-        y_N = np.empty(end - begin, dtype=np.float32)
+        x_NF: np.ndarray = np.empty((end - begin, self._num_features), dtype=np.float32)
+        y_N: np.ndarray = np.empty(end - begin, dtype=np.float32)
         for block in range(begin // _BLOCK, -(-end // _BLOCK)):
             first, last = max(begin, block * _BLOCK), min(end, (block + 1) * _BLOCK)
             here = slice(first - block * _BLOCK, last - block * _BLOCK)
@@ -84,7 +84,7 @@ class Particles:
         import numpy as np
 
         structure = self._structure
-        score_N = np.zeros(len(x_NF), dtype=np.float32)
+        score_N: np.ndarray = np.zeros(len(x_NF), dtype=np.float32)
         for features_D, thresholds_D, leaves in zip(
             structure.features_TD, structure.thresholds_TD, structure.leaves, strict=True
         ):

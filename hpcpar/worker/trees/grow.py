@@ -13,7 +13,8 @@ from hpcpar.registry import StepResult
 from hpcpar.worker.boosting import BoostingWorkload
 from hpcpar.worker.context import JobContext
 
-_LEAF = re.compile(r"leaf=\S+")
+_NUMBER = re.compile(r"(?<=leaf=)[^,\s]+|(?<=<)[^\]]+")
+"""Values of leaves and thresholds in XGBoost's text of a tree."""
 
 
 class Shard(NamedTuple):
@@ -93,9 +94,9 @@ class Grower:
         return StepResult(loss_sum=value * weight if math.isfinite(value) else math.nan, weight=weight, applied=True)
 
     def facts(self) -> dict[str, Any]:
-        """Return what tells this model from another: digests of its trees, and of its trees without the leaves."""
+        """Return what tells this model from another: digests of its trees, and of what each split asks."""
         trees = self._booster.get_dump(with_stats=False)
-        splits = [_LEAF.sub("leaf", tree) for tree in trees]
+        splits = [_NUMBER.sub("", tree) for tree in trees]
         return {
             "metric": self._metric,
             "num_trees": len(trees),

@@ -25,7 +25,8 @@ class BoostedTreesOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Of the generated table; HIGGS has 28."""
     levels: Annotated[int, Meta(ge=0, le=1000)] = 0
     """Values of the generated features in one unit of their spread; 0: they are continuous. Up to 8, every value is a
-    bin of its own, and XGBoost then grows the same trees over any number of workers, but for rounding."""
+    bin of its own, and the trees then decide alike over any number of workers, but for rounding: thresholds may lie
+    elsewhere in a gap without rows."""
     evaluation_rows: Annotated[int, Meta(ge=1000)] = 20_000
     """The first rows of the table: kept from training, and measured after each round."""
     max_depth: Annotated[int, Meta(ge=1, le=30)] = 6

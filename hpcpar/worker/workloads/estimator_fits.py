@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sklearn import datasets
 from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import RandomizedSearchCV, cross_val_score
 from sklearn.svm import SVC
 
 from hpcpar.worker.workloads.estimator_list import DataName, Known
@@ -52,7 +53,7 @@ def prepare(name: str, known: Known, seed: int, rows: int, jobs: int) -> Callabl
     if known.claim == "n_jobs":
         parameters["n_jobs"] = jobs
     if known.module == "model_selection":
-        return _selection(name, kind, parameters, seed, x, y)
+        return _selection(kind, parameters, seed, (x, y))
     if "random_state" in getattr(kind, "_parameter_constraints", {}):
         parameters["random_state"] = seed
     if known.data == "blobs":
@@ -62,9 +63,9 @@ def prepare(name: str, known: Known, seed: int, rows: int, jobs: int) -> Callabl
     return lambda: float(kind(**parameters).fit(x, y).score(x, y))
 
 
-def _selection(name: str, kind: Any, parameters: dict[str, Any], seed: int, x: Any, y: Any) -> Callable[[], float]:
-    if name == "cross_val_score":
-        return lambda: float(kind(SVC(), x, y, **parameters).mean())
+def _selection(kind: Any, parameters: dict[str, Any], seed: int, data: tuple[Any, Any]) -> Callable[[], float]:
+    if kind is cross_val_score:
+        return lambda: float(cross_val_score(SVC(), *data, **parameters).mean())
     choices = {"C": [0.1, 0.3, 1.0, 3.0], "gamma": [0.03, 0.1, 0.3]}
-    drawn = {"n_iter": 8, "random_state": seed} if name == "RandomizedSearchCV" else {}
-    return lambda: float(kind(SVC(), choices, **drawn, **parameters).fit(x, y).best_score_)
+    drawn = {"n_iter": 8, "random_state": seed} if kind is RandomizedSearchCV else {}
+    return lambda: float(kind(SVC(), choices, **drawn, **parameters).fit(*data).best_score_)
