@@ -46,14 +46,8 @@ def supports(rows: Sequence[Row]) -> tuple[Support, ...]:
     for row in rows:
         workers = _workers(row)
         if row.usable and row.claim and workers:
-            key = (
-                row.study,
-                row.cluster,
-                row.workload_options,
-                row.strategy,
-                str(row.cpus_per_rank),
-                str(row.global_batch),
-            )
+            sizes = f"{row.cpus_per_rank} {row.global_batch} {row.steps_planned} {row.seed}"
+            key = (row.study, row.cluster, row.workload_options, row.strategy, sizes)
             groups[key][workers].append(row)
     return tuple(
         _support(by_workers[1], by_workers[workers], workers)
