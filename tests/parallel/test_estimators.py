@@ -7,6 +7,7 @@ from pathlib import Path
 
 import joblib
 import pytest
+import threadpoolctl
 from worker_runs import ATTEMPT, finish, logs, make_run, start
 
 from hpcpar.worker import facts
@@ -26,13 +27,13 @@ def test_the_claim_of_n_jobs_is_what_the_signature_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_every_estimator_scores_the_same_with_two_workers(name: str) -> None:
+def test_every_estimator_learns_and_scores_the_same_with_two_workers(name: str) -> None:
     known = ESTIMATORS[name]
-    one = estimator_fits.prepare(name, known, 0, ROWS, 1)()
-    with joblib.parallel_config(backend="threading", n_jobs=2):
-        two = estimator_fits.prepare(name, known, 0, ROWS, 2)()
-    assert one == pytest.approx(two, abs=1e-9)
-    assert 0.3 < one <= 1, "it has learnt something"
+    with threadpoolctl.threadpool_limits(1), joblib.parallel_config(backend="threading"):
+        one = estimator_fits.prepare(name, known, 0, ROWS, 1)()
+        assert 0.3 < one <= 1, "it has learnt something"
+        if known.claim == "n_jobs":
+            assert estimator_fits.prepare(name, known, 0, ROWS, 2)() == pytest.approx(one, abs=1e-9)
 
 
 @pytest.mark.parametrize("strategy", ["threads", "processes"])

@@ -32,12 +32,13 @@ class Fitter:
         native = workers // jobs
         self._rows, self._claim = context.identity.global_batch, workload.claim
         self._jobs, self._native = jobs, native
+        with context.phases("load"):
+            self._fit = workload.prepare(self._rows, jobs)
         self._held = contextlib.ExitStack()
+        # After everything was imported: only libraries that are loaded can be limited.
         self._held.enter_context(threadpoolctl.threadpool_limits(native))
         inner = {"inner_max_num_threads": native} if backend == "loky" else {}
         self._held.enter_context(joblib.parallel_config(backend=backend, n_jobs=jobs, **inner))
-        with context.phases("load"):
-            self._fit = workload.prepare(self._rows, jobs)
 
     def batch(self, step: int) -> int:
         """Return the step: the data are here already."""

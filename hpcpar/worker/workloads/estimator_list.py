@@ -46,7 +46,7 @@ ESTIMATORS: dict[str, Known] = {
     "LinearSVR": Known("svm", "targets", "none", 20_000),
     "SVC": Known("svm", "classes", "none", 3000),
     "SVR": Known("svm", "targets", "none", 3000),
-    "DBSCAN": Known("cluster", "blobs", "n_jobs", 8000, MappingProxyType({"eps": 1.0, "algorithm": "kd_tree"})),
+    "DBSCAN": Known("cluster", "blobs", "n_jobs", 8000, MappingProxyType({"eps": 2.0, "algorithm": "kd_tree"})),
     "AgglomerativeClustering": Known("cluster", "blobs", "none", 3000, MappingProxyType({"n_clusters": 8})),
     "KMeans": Known("cluster", "blobs", "threads inside", 60_000, MappingProxyType({"n_clusters": 8, "n_init": 4})),
     "MiniBatchKMeans": Known(
