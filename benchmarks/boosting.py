@@ -50,7 +50,8 @@ def context(rows: int) -> JobContext:
     )
     identity = Identity(
         **dict.fromkeys(("cluster", "node_type", "workload", "strategy"), "-"),
-        **dict.fromkeys(("workload_options", "strategy_options"), {}),
+        workload_options={},
+        strategy_options={},
         **dict.fromkeys(("nodes", "ranks_per_node", "cpus_per_rank", "grad_accum", "steps", "repeat"), 1),
         **dict.fromkeys(("micro_batch", "global_batch"), rows),
         mesh=Mesh(),

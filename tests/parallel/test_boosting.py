@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,22 @@ def test_continuous_features_agree_within_the_measured_tolerance(tmp_path: Path,
     losses = [[step.loss for step in folder.steps(ATTEMPT).records] for folder in (one, several)]
     assert losses[1] == pytest.approx(losses[0], abs=SKETCH)
     assert losses[1] != losses[0], "sketches of parts merge into other bins: equal losses would be one process twice"
+
+
+@pytest.mark.full
+def test_a_worker_that_is_killed_ends_the_run_with_a_cause(tmp_path: Path) -> None:
+    folder = make_run(
+        tmp_path / "run", "xgb-collective", None, "xgboost", OPTIONS, 1, 2, steps=100_000, global_batch=ROWS
+    )
+    process = start(folder)
+    while folder.last_step(ATTEMPT) < 3:
+        assert process.poll() is None, logs(folder, 0)
+        time.sleep(0.05)
+    os.kill(folder.events(ATTEMPT).records[0].data["pid"], signal.SIGKILL)
+    assert finish(folder, process) == 128 + signal.SIGKILL
+    outcome = decide(folder)
+    assert (outcome.state, outcome.cause) == ("failed", Cause.KILLED)
+    assert "signal 9" in outcome.message
 
 
 def test_asking_for_cuda_without_one_is_an_error(tmp_path: Path) -> None:
