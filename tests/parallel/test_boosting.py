@@ -6,16 +6,20 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from worker_runs import ATTEMPT, finish, logs, make_run, start
 
+from hpcpar import registry
+from hpcpar.errors import RunError
 from hpcpar.outcome import decide
 from hpcpar.records import Cause, RunRecord
 from hpcpar.runs import RunFolder
+from hpcpar.worker.trees import grow
 
-pytest.importorskip("xgboost", reason="xgboost is not installed (pip install 'hpcpar[xgboost-cpu]')")
+xgboost = pytest.importorskip("xgboost", reason="xgboost is not installed (pip install 'hpcpar[xgboost-cpu]')")
 
 ROWS, ROUNDS = 40_000, 12
 OPTIONS = {"evaluation_rows": 10_000, "max_depth": 4, "levels": 8}
@@ -101,10 +105,10 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_cause(tmp_path: Path) -> No
     assert "signal 9" in outcome.message
 
 
-def test_asking_for_cuda_without_one_is_an_error(tmp_path: Path) -> None:
-    options = {**OPTIONS, "device": "cuda"}
-    folder = make_run(tmp_path / "run", "single", None, "xgboost", options, 1, 1, steps=2, global_batch=ROWS)
-    assert finish(folder, start(folder)) == 1
-    outcome = decide(folder)
-    assert outcome.cause == Cause.LAUNCH
-    assert "device=cuda, but " in outcome.message
+@pytest.mark.parametrize(("built", "what"), [(False, "was built without CUDA"), (True, "the run asked for no GPU")])
+def test_asking_for_cuda_without_one_is_an_error(monkeypatch: pytest.MonkeyPatch, built: bool, what: str) -> None:
+    monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_CUDA": built})
+    rank: Any = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+    workload = registry.get_workload("xgboost")
+    with pytest.raises(RunError, match=f"device=cuda, but .*{what}: "):
+        grow.parameters(rank, workload.load(workload.Options(device="cuda"), 0))

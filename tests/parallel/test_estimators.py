@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import joblib
 import pytest
 import threadpoolctl
 from worker_runs import ATTEMPT, finish, logs, make_run, start
 
+from hpcpar.errors import RunError
 from hpcpar.worker import facts
+from hpcpar.worker.fits import one_node
 from hpcpar.worker.workloads import estimator_fits
 from hpcpar.worker.workloads.estimator_list import ESTIMATORS
 
@@ -36,7 +40,7 @@ def test_every_estimator_learns_and_scores_the_same_with_two_workers(name: str) 
             assert estimator_fits.prepare(name, known, 0, ROWS, 2)() == pytest.approx(one, abs=1e-9)
 
 
-@pytest.mark.parametrize("strategy", ["threads", "processes"])
+@pytest.mark.parametrize("strategy", ["threads", pytest.param("processes", marks=pytest.mark.full)])
 def test_a_fit_is_a_step(tmp_path: Path, strategy: str) -> None:
     options = {"estimator": "RandomForestClassifier"}
     workers = {"workers": 1}
@@ -51,8 +55,9 @@ def test_a_fit_is_a_step(tmp_path: Path, strategy: str) -> None:
     assert {"scikit-learn", "joblib"} <= set(record.versions)
 
 
-def test_more_workers_than_cpus_are_refused(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", "threads", {"workers": 2}, "estimator", {}, 1, 1, steps=3, global_batch=ROWS)
-    assert finish(folder, start(folder)) == 1
-    message = f"2 workers, but the rank asked for 1 CPUs and may use {facts.usable_cpus()}"
-    assert message in logs(folder, 0)
+def test_more_workers_than_cpus_are_refused() -> None:
+    rank: Any = SimpleNamespace(info=SimpleNamespace(cpus_asked=1))
+    workload: Any = None
+    message = f"2 workers, but the rank asked for 1 CPUs and may use {facts.usable_cpus()}: choose fewer workers"
+    with pytest.raises(RunError, match=message):
+        one_node.build(rank, workload, "threading", 2)
