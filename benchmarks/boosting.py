@@ -78,7 +78,7 @@ def boosting(rows: int) -> tuple[Callable[[], float], Callable[[], float]]:
 
     def plain() -> float:
         begun = time.perf_counter()
-        evals = [(shard.evaluation, "held-out")]
+        evals = [(shard.evaluation, "evaluation")]
         xgboost.train(settings, shard.training, ROUNDS, evals=evals, verbose_eval=False)
         return time.perf_counter() - begun
 

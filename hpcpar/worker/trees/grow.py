@@ -87,7 +87,7 @@ class Grower:
     def step(self, batch: int) -> StepResult:
         """Add a tree."""
         self._booster.update(self._shard.training, batch)
-        said = self._booster.eval_set([(self._shard.evaluation, "held-out")], batch)
+        said = self._booster.eval_set([(self._shard.evaluation, "evaluation")], batch)
         value = float(said.rpartition(":")[2])
         # The value is that of all ranks' rows already; weighted so, their sum gives it again.
         weight = self._shard.evaluation_rows
