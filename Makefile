@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo readme test test-ci test-full check bench clean
+.PHONY: help env slurm demo readme test test-ci test-full check bench overhead gpu-check parity ledgers pipelines proof clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[torch,xgboost-cpu,report]' --group dev
+	$(PIP) --editable '.[torch,deepspeed,xgboost-cpu,report]' --group dev
 	touch $@
 
 slurm: env  ## Install Slurm for the tests, where it is missing and may be installed
@@ -56,6 +56,23 @@ test-full: env slurm  ## Everything, the long ones too
 
 bench: env  ## Measure start-up side by side (ratios of one run, not a test)
 	$(BIN)/python benchmarks/startup.py
+
+overhead: env  ## Measure the training loop beside loops written by hand (on a quiet machine, half an hour)
+	$(BIN)/python benchmarks/overhead.py
+
+gpu-check: env  ## What only a GPU can show: strategies under NCCL, bf16, llama-1b (says so where there is none)
+	$(BIN)/python benchmarks/gpu_check.py
+
+parity: env  ## Every strategy beside one process (docs/parity.md); PLANT=1 plants a wrong gradient, ONLY=tp some rows
+	$(BIN)/python docs/make_parity.py $(if $(PLANT),--plant) $(if $(ONLY),--only '$(ONLY)')
+
+ledgers: env  ## Bytes that ranks hold and move, beside their formulas (docs/sharding.md, docs/communication.md)
+	$(BIN)/python docs/make_ledgers.py
+
+pipelines: env  ## Bubbles and kept activations, measured (docs/pipelines.md; on a quiet machine)
+	$(BIN)/python benchmarks/pipelines.py
+
+proof: parity ledgers pipelines  ## All of docs/ that is counted or measured about strategies
 
 clean:  ## Remove what was made here, the environment too
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

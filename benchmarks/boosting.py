@@ -22,7 +22,8 @@ import torch
 
 from hpcpar import registry
 from hpcpar.analysis import intervals
-from hpcpar.spec import Identity, Mesh
+from hpcpar.mesh import Mesh
+from hpcpar.spec import Identity
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.measure.clock import CpuClock
 from hpcpar.worker.measure.loop import train

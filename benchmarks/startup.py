@@ -22,9 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hpcpar.mesh import Mesh
 from hpcpar.records import Cause, Event, RankFacts, RunRecord, Step, append
 from hpcpar.runs import BatchLine, RunFolder, StudyFolder
-from hpcpar.spec import Identity, Mesh, RunSpec, Submission
+from hpcpar.spec import Identity, RunSpec, Submission
 from hpcpar.storage import append_line, write_file
 
 HELP_MS = 100.0

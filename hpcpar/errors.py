@@ -104,9 +104,20 @@ class RunError(HpcparError):
         super().__init__(message)
 
 
-def install_line(extra: str) -> str:
-    """Return the command that installs the packages of `extra`."""
-    return f"pip install 'hpcpar[{extra}]'"
+BY_HAND = {
+    "horovod": (
+        "hpcpar cannot install Horovod: version 0.28.1 (the newest) works with torch 2.13, but must be built from "
+        "source with C++17 (docs/strategies.md has the commands); ddp does the same work without it"
+    ),
+}
+"""Extras that no package index offers ready-made, and what to do."""
+
+
+def install_line(*extras: str) -> str:
+    """Return the command that installs the packages of these extras; a sentence for those that pip cannot install."""
+    with_pip = ",".join(extra for extra in extras if extra not in BY_HAND)
+    lines = [f"pip install 'hpcpar[{with_pip}]'"] if with_pip else []
+    return "; ".join([*lines, *(BY_HAND[extra] for extra in extras if extra in BY_HAND)])
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -8,11 +8,28 @@ from msgspec import Meta, Struct
 
 from hpcpar.schedules import ScheduleName
 
-CheckpointingName = Literal["none", "full"]
+CheckpointingName = Literal["none", "selective", "full"]
+PrecisionName = Literal["fp32", "bf16", "fp8"]
+CompressionName = Literal["none", "fp16", "bf16", "powersgd"]
 Megabytes = Annotated[float, Meta(gt=0)]
+Rank = Annotated[int, Meta(ge=1)]
 
 
-class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class UnitOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a unit of the model is computed: every strategy of the mesh offers this."""
+
+    precision: PrecisionName = "fp32"
+    """"bf16" multiplies matrices in bfloat16. Weights, gradients, optimizer state, the sums over ranks that make
+    gradients, and the loss stay in fp32. Under fsdp weights travel as bfloat16. "fp8" is bf16 whose linear layers
+    multiply in float8 (torchao), where the device can."""
+    activation_checkpointing: CheckpointingName = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass;
+    "selective" keeps what matrix products and attention gave as well, and computes the cheap rest again."""
+    compile: bool = False
+    """Compile the units, each by itself (torch.compile). The first step then takes many seconds longer."""
+
+
+class EngineOptions(UnitOptions, frozen=True, kw_only=True):
     """Everything that strategies may choose beyond the mesh itself; each counts where its axis is on the mesh."""
 
     bucket_mb: Megabytes = 25.0
@@ -21,6 +38,11 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     static_graph: bool = False
     """True promises that every step uses the same parameters: DDP may then plan ahead. With accumulation it sends the
     gradients of every micro-batch, as torch's static graph does not get on with leaving some out."""
+    compression: CompressionName = "none"
+    """How gradients of replicas travel: "fp16" and "bf16" as numbers of half the size, "powersgd" as two thin matrices
+    for each large one, from the third step on (Vogels et al. 2019, arXiv:1905.13727). Each changes what is learnt."""
+    powersgd_rank: Rank = 1
+    """Columns of those thin matrices."""
     reshard_after_forward: bool | None = None
     """True gives the weights of a sharded unit back after its forward pass and gathers them again for the backward
     pass; False keeps them in between (as ZeRO-2 does). Not given: True wherever that is right."""
@@ -30,8 +52,6 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Between the matrices of a tensor-parallel block, every rank keeps its slice of the sequence only."""
     loss_parallel: bool = False
     """With tensor parallelism, leave the logits spread over the ranks: nobody holds all classes of a token."""
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
     schedule: ScheduleName = "1f1b"
     """How micro-batches flow through a pipeline.
 
@@ -40,6 +60,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     "zero-bubble", "zbv" and "dualpipev" fill it with the gradients of weights."""
     virtual_stages: Annotated[int, Meta(ge=1)] | None = None
     """Stages a rank, where the schedule leaves it open. Not given: 2 there, 1 for gpipe and 1f1b."""
+    capacity: Annotated[float, Meta(ge=0)] = 0.0
+    """Of a mixture of experts: how many tokens of a sample an expert takes, as a multiple of what it gets when all are
+    equally busy. What is more is dropped, and goes on beside the experts. 0: every token gets where it was sent."""
 
 
 def engine_options(options: Any) -> EngineOptions:

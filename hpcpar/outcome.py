@@ -37,6 +37,10 @@ LOCAL_TIMEOUT_CODE = 124
 """Exit code of the local launcher when it ended the ranks at the time limit (the same as timeout(1))."""
 
 
+CHECKPOINTED_CODE = 85
+"""Exit code of a job script whose run stopped before the time limit and left a checkpoint to go on from."""
+
+
 class Outcome(NamedTuple):
     """The state of a run for a person."""
 

@@ -43,9 +43,10 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     """One line of events.ATTEMPT.jsonl.
 
     kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat
-    (data.step), error (data.cause, data.message, data.traceback; data.echo: only another rank's end was noticed),
-    exit (data.cause; the worker's own last word), script_exit (data.code; the job script's last word, written even
-    when every rank was killed).
+    (data.step), checkpoint (data.step; data.outcome: written, failed or rejected, with data.reason), resume (data.step,
+    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback; data.echo: only
+    another rank's end was noticed), exit (data.cause; the worker's own last word), script_exit (data.code; the job
+    script's last word, written even when every rank was killed).
     """
 
     schema: int = SCHEMA
@@ -79,6 +80,10 @@ class Step(Struct, kw_only=True, omit_defaults=True):
     arrivals: list[tuple[int, int]] = field(default_factory=list)
     """Of an asynchronous update: its gradients in the order of their arrival, each as (rank, staleness); the staleness
     counts the updates that the weights were behind when that gradient was computed."""
+    expert_load: float | None = None
+    """Of a mixture of experts: what the busiest expert got over the mean of all, averaged over its layers."""
+    dropped: float = 0.0
+    """Share of what was sent to experts that had no room for it."""
 
 
 class RankFacts(Struct, kw_only=True):
@@ -98,6 +103,25 @@ class RankFacts(Struct, kw_only=True):
     peak_device_bytes: int = 0
 
 
+class Evaluated(Struct, kw_only=True):
+    """What the trained model made of the samples that training never saw."""
+
+    num_samples: int
+    loss: float | None
+    """None where it was not finite."""
+    metric: str
+    """Name of the workload's metric; more is better."""
+    value: float | None
+
+
+class Span(Struct, frozen=True, kw_only=True):
+    """Updates of a run that one of its attempts did, and that its result is made of."""
+
+    attempt: str
+    first: int
+    last: int
+
+
 class RunRecord(Struct, kw_only=True):
     """record.json: the result of a run that reached its end."""
 
@@ -111,7 +135,7 @@ class RunRecord(Struct, kw_only=True):
     ended: float
     steps: int
     phases: dict[str, float]
-    """Seconds by phase: start, build, train, finish."""
+    """Seconds by phase: start, build, train, evaluate (where there is something to evaluate on), finish."""
     loss_first: float | None
     loss_last: float | None
     ranks: list[RankFacts]
@@ -119,8 +143,15 @@ class RunRecord(Struct, kw_only=True):
     """Ranks x threads exceeded the usable CPUs of a physical machine: times are no evidence of scaling."""
     data: dict[str, Any] = field(default_factory=dict)
     """What was trained on: name, number of samples, digest, synthetic or not."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What only the strategy knows of the result and of how it was computed: digests of trees, workers of a fit."""
+    evaluation: Evaluated | None = None
+    whole_program: bool = False
+    """Its one step is a whole program that said nothing of its steps."""
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lineage: list[Span] = field(default_factory=list)
+    """Which attempts did which updates, where the run went on from a checkpoint; empty: `attempt` did all."""
 
 
 class Reading(NamedTuple):

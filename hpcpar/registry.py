@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from hpcpar.errors import InputError, Problem, nearest
-from hpcpar.spec import Mesh
+from hpcpar.mesh import Mesh
 
 STRATEGIES = {
     "single": "hpcpar.worker.strategies.single:STRATEGY",
@@ -23,18 +23,38 @@ STRATEGIES = {
     "tp": "hpcpar.worker.strategies.tp:STRATEGY",
     "cp": "hpcpar.worker.strategies.cp:STRATEGY",
     "pp": "hpcpar.worker.strategies.pp:STRATEGY",
+    "ep": "hpcpar.worker.strategies.ep:STRATEGY",
     "hybrid": "hpcpar.worker.strategies.hybrid:STRATEGY",
     "layerwise": "hpcpar.worker.strategies.layerwise:STRATEGY",
     "dp": "hpcpar.worker.strategies.dp:STRATEGY",
     "localsgd": "hpcpar.worker.strategies.localsgd:STRATEGY",
     "async": "hpcpar.worker.strategies.async_:STRATEGY",
+    "clockwork": "hpcpar.worker.strategies.clockwork:STRATEGY",
+    "own": "hpcpar.worker.strategies.own:STRATEGY",
+    "deepspeed-zero": "hpcpar.worker.strategies.deepspeed_zero:STRATEGY",
+    "deepspeed-tp": "hpcpar.worker.strategies.deepspeed_tp:STRATEGY",
+    "deepspeed-pp": "hpcpar.worker.strategies.deepspeed_pp:STRATEGY",
+    "horovod": "hpcpar.worker.strategies.horovod_:STRATEGY",
     "threads": "hpcpar.worker.strategies.one_node:THREADS",
     "processes": "hpcpar.worker.strategies.one_node:PROCESSES",
     "xgb-collective": "hpcpar.worker.strategies.xgb_collective:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
+    "vgg11": "hpcpar.worker.workloads.images:VGG11",
+    "cnn": "hpcpar.worker.workloads.images:CNN",
+    "conv-autoencoder": "hpcpar.worker.workloads.images:AUTOENCODER",
+    "nbow": "hpcpar.worker.workloads.nbow:WORKLOAD",
+    "seq2seq": "hpcpar.worker.workloads.seq2seq:WORKLOAD",
+    "script": "hpcpar.worker.workloads.script:WORKLOAD",
     "llama-tiny": "hpcpar.worker.workloads.llama:TINY",
+    "llama-15m": "hpcpar.worker.workloads.llama:M15",
+    "llama-160m": "hpcpar.worker.workloads.llama:M160",
+    "llama-1b": "hpcpar.worker.workloads.llama:B1",
+    "llama-7b": "hpcpar.worker.workloads.llama:B7",
+    "llama-8b": "hpcpar.worker.workloads.llama:B8",
+    "llama-moe": "hpcpar.worker.workloads.moe:WORKLOAD",
+    "clockwork": "hpcpar.worker.workloads.clockwork:WORKLOAD",
     "estimator": "hpcpar.worker.workloads.estimator:WORKLOAD",
     "xgboost": "hpcpar.worker.workloads.boosted_trees:WORKLOAD",
 }
@@ -65,13 +85,27 @@ class TensorPlan(Struct, frozen=True, kw_only=True):
     """The size of the axis tp must divide this number (heads, widths and the like)."""
     loss_parallel: bool = False
     """The loss can be computed from logits of which every rank has some classes."""
+    sequence_parallel: bool = True
+    """Between its matrices, a rank may have a slice of the sequence only."""
+
+
+class ExpertPlan(Struct, frozen=True, kw_only=True):
+    """What a mixture of experts is made of. Which of its modules are what is said beside its units."""
+
+    number: int
+    """Experts a layer."""
+    chosen: int
+    """Experts that a token is sent to."""
 
 
 class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "boosting", "estimator": strategies say which kinds they accept."""
+    """"neural", "mixture-of-experts", "boosting", "estimator", "program", "clockwork".
+
+    Strategies say which kinds they accept.
+    """
     sample_unit: str = "samples"
     tokens_per_sample: int | None = None
     num_units: int = 1
@@ -82,9 +116,15 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """Its units say which of their modules must know that they see a slice of the sequence only."""
     tensor: TensorPlan | None = None
     """None: the workload has no tensor-parallel plan."""
+    experts: ExpertPlan | None = None
+    """None: every token goes through all parameters."""
     global_batch: int = 64
     steps: int = 100
     uses_cpu: bool = True
+    declares_batch: bool = True
+    """False: nothing says that it does what the plan's batch says; speed-up and efficiency are withheld."""
+    declares_steps: bool = True
+    """False: how many steps it does is known only when it has done them."""
 
 
 class Workload(Protocol):
@@ -118,13 +158,26 @@ class StepResult(NamedTuple):
     applied: bool
 
 
+class Scores(NamedTuple):
+    """What a rank's share of the evaluation samples adds up to; rank 0 adds up the ranks and divides."""
+
+    loss_sum: float
+    weight: float
+    score_sum: float
+    score_weight: float
+
+
 class Trainer(Protocol):
     """A workload under a strategy, ready to train.
 
-    A trainer may have `notes`, sentences that rank 0 puts into the record when the training is over; and
-    `complete(records)`, called on rank 0 after every window's exchange, which returns the window's Step records with
-    what only the strategy knows of them; `facts()`, called on rank 0 after the training, which returns what it adds to
-    the record's data; and `synchronous`: true where a step is over when it returns, on a GPU as well.
+    That of a program of the user's own has `run` instead of steps (worker/program). A trainer may have `learned`,
+    what a checkpoint keeps (worker/learned.py); `notes`,
+    sentences that rank 0 puts into the record when the training is over; `phases()`, the seconds, by name, of what the
+    training contained beside steps (compiling), for the record too; `complete(records)`, called on rank 0 after
+    every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
+    `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
+    on; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was computed;
+    and `synchronous`: true where a step is over when it returns, on a GPU as well.
     """
 
     def batch(self, step: int) -> Any:
@@ -141,6 +194,8 @@ class Strategy(Protocol):
     """How work is spread.
 
     A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
+    which is "" then, and else the reason why it cannot.
     """
 
     name: str

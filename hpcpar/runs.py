@@ -71,6 +71,15 @@ class RunFolder:
         """Where rank 0 listens, for the other ranks of the same attempt."""
         return self.path / f"rendezvous.{attempt}.json"
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints; only the worker looks inside."""
+        return self.path / "checkpoints"
+
+    def stopped_path(self, attempt: str) -> Path:
+        """The worker's word to the job script: it stopped before the time limit, and a checkpoint is there."""
+        return self.path / f"stopped.{attempt}"
+
     def write_spec(self, spec: RunSpec) -> None:
         """Make the folder and write spec.json."""
         make_folder(self.path)

@@ -79,7 +79,8 @@ def baseline_lines(table: Table) -> list[str]:
 def _absolute(reference: Reference) -> str:
     rows = reference.rows
     times = mean([row.step_time_s for row in rows if row.step_time_s is not None])
-    rates = mean([row.samples_per_s for row in rows if row.samples_per_s is not None])
+    known = [row.samples_per_s for row in rows if row.samples_per_s is not None]
+    rates = mean(known) if known else None
     word, factor = unit([times])
     size = f"{plural(rows[0].nodes, 'node')} ({plural(rows[0].ranks, 'rank')})"
     return (

@@ -27,7 +27,14 @@ _SIZES = (
     "steps_planned",
     "warmup_steps",
 )
-_COUNTS = ("peak_memory_bytes", "peak_device_bytes", "usable_cpus")
+_RESULTS = ("loss_last", "evaluation_loss", "metric_value", "step_time_trend", "samples_to_target", "goodput")
+_COUNTS = (
+    "peak_memory_bytes",
+    "peak_device_bytes",
+    "sum_memory_bytes",
+    "sum_device_bytes",
+    "usable_cpus",
+)
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -38,7 +45,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     table = pd.DataFrame([_flat(row, phases) for row in rows], columns=columns(phases))
     for name in (*_SIZES, *_COUNTS):
         table[name] = table[name].astype("Int64")
-    floats = [name for name in table.columns if name.endswith("_s") or name == "loss_last"]
+    floats = [name for name in table.columns if name.endswith("_s") or name in _RESULTS]
     return table.astype(dict.fromkeys(floats, "float64"))
 
 

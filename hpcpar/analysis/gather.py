@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -31,7 +31,7 @@ class Gathered(NamedTuple):
     notes: tuple[str, ...]
 
 
-def gather(paths: Sequence[Path], warmup_steps: int | None = None) -> Gathered:
+def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: float | None = None) -> Gathered:
     """Read every run below the paths: runs folders, study folders, or run folders (which stand for their study).
 
     Raises:
@@ -39,7 +39,7 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None) -> Gathered:
     """
     studies = _studies(paths)
     folders = [folder for study in studies for folder in [*study.runs(), *_without_spec(study)]]
-    rows = _reduce_all(folders, warmup_steps)
+    rows = _reduce_all(folders, partial(reduce_run, warmup_steps=warmup_steps, target_loss=target_loss))
     notes: list[str] = []
     for study in studies:
         missing, damaged = _missing(study)
@@ -111,8 +111,7 @@ def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
     return list(rows.values()), notes
 
 
-def _reduce_all(folders: Sequence[RunFolder], warmup_steps: int | None) -> list[Row]:
-    reduce = partial(reduce_run, warmup_steps=warmup_steps)
+def _reduce_all(folders: Sequence[RunFolder], reduce: Callable[[RunFolder], Row]) -> list[Row]:
     workers = _workers()
     if len(folders) < PARALLEL_FROM or workers < 2:
         return [reduce(folder) for folder in folders]

@@ -57,7 +57,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimat
     centre = statistics.fmean(upper) - statistics.fmean(lower)
     v1, v2 = _variance_of_mean(upper), _variance_of_mean(lower)
     if v1 is None or v2 is None:
-        return Estimate(_exp(centre))
+        return Estimate(exp(centre))
     total = v1 + v2
     if total == 0:
         return _around(centre, 0.0, 1)
@@ -74,9 +74,10 @@ def _around(centre: float, variance: float, freedom: float) -> Estimate:
     from scipy.special import stdtrit  # the quantile alone: scipy.stats would cost a second at start
 
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(variance)
-    return Estimate(_exp(centre), _exp(centre - half), _exp(centre + half))
+    return Estimate(exp(centre), exp(centre - half), exp(centre + half))
 
 
-def _exp(x: float) -> float:
+def exp(x: float) -> float:
+    """Return e^x, rounded to 13 digits and kept inside what a float can hold."""
     value = math.exp(max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, x)))
     return float(f"{value:.13g}")  # what logarithm and exponential leave behind: half the time is a speed-up of 2

@@ -10,11 +10,12 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar import records
+from hpcpar.analysis.attempts import read_history
 from hpcpar.analysis.window import Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
 from hpcpar.runs import RunFolder
-from hpcpar.spec import SCHEMA, RunSpec, Submission
+from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec, Submission
 from hpcpar.units import compress_nodes
 
 UNREADABLE = "unreadable"
@@ -57,26 +58,44 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     steps_planned: int = 0
     warmup_steps: int = 0
     uses_cpu: bool = True
+    code: str = ""
+    """Version of hpcpar that planned it."""
+    order: int = 0
+    """Its place in the study as it was submitted."""
+    pair: str = ""
+    """Runs that shared an allocation for a comparison have the same word."""
     state: str
     cause: str = ""
     message: str = ""
     """Why it failed, or why it has no time, in words."""
     attempts: int = 0
     attempt: str = ""
-    """The attempt whose steps were read."""
+    """The attempt whose steps were read, the last of them where the run went on from a checkpoint."""
     steps_measured: int = 0
     steps_used: int = 0
     too_few_steps: bool = False
     step_time_s: float | None = None
     step_time_p50_s: float | None = None
+    step_time_trend: float | None = None
+    """Relative change of the step time over the window, where it is more than chance."""
     samples_per_s: float | None = None
     tokens_per_s: float | None = None
     data_wait_s: float | None = None
     loss_last: float | None = None
+    whole_program: bool = False
+    """Its one time is that of a program that said nothing of its steps."""
+    evaluation_loss: float | None = None
+    metric: str = ""
+    metric_value: float | None = None
     loss_diverged: bool = False
     """It had a loss, and at the end none that was finite."""
+    time_to_target_s: float | None = None
+    samples_to_target: float | None = None
     peak_memory_bytes: int | None = None
     peak_device_bytes: int | None = None
+    sum_memory_bytes: int | None = None
+    """Peaks of all ranks, added up."""
+    sum_device_bytes: int | None = None
     oversubscribed: bool = False
     shared_with: int = 0
     """Other runs that used one of its physical machines at the same time."""
@@ -92,6 +111,12 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected_steps: int = 0
     duplicate_steps: int = 0
     skipped_updates: int = 0
+    devices: str = ""
+    """The kinds of device that its ranks used."""
+    data: str = "{}"
+    """What was trained on: name, size, digest, synthetic or not."""
+    replayed_steps: int = 0
+    goodput: float | None = None
     claim: str = ""
     """What the documentation of an estimator promises of parallel work; "" for other workloads."""
     versions: str = "{}"
@@ -108,12 +133,13 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None if self.started is None or self.ended is None else self.ended - self.started
 
 
-def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
+def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: float | None = None) -> Row:
     """Reduce a run folder to its row; never raises for what is in the files.
 
     Args:
         folder: the run's folder.
         warmup_steps: cut this many steps instead of what the run's spec says.
+        target_loss: the loss whose first reaching is looked for.
     """
     spec = folder.spec()
     wrong = _what_is_wrong(folder, spec)
@@ -122,25 +148,39 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None) -> Row:
     outcome = decide(folder)
     record, record_note = _own_record(folder, spec)
     attempt = _attempt(record, outcome)
-    reading = folder.steps(attempt) if attempt else records.Reading([], 0)
+    names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
+    history = read_history(folder, attempt, record, names)
     identity = spec.identity
-    warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
+    planned = identity.steps if spec.declares_steps and not _is_whole(record) else max(1, reached)
+    warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
+    if _is_whole(record) or not spec.declares_steps:  # nobody could know how many there would be
+        warmup = min(warmup, planned // 2)
     window = measure(
-        reading.records, planned=identity.steps, warmup=warmup, reached=reached, rejected_lines=reading.rejected
+        history.steps,
+        planned=planned,
+        warmup=warmup,
+        reached=reached,
+        rejected_lines=history.rejected_lines,
+        target_loss=target_loss,
+        begins=history.begins,
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = records.read_lines(folder.submission_path, Submission).rejected
     return Row(
         **_planned(spec, warmup),
         **_ended(outcome, record, record_note, window),
-        **_timed(spec, window),
+        **_timed(spec, window, whole=_is_whole(record)),
         **_places(record),
         attempt=attempt,
-        rejected_lines=outcome.rejected + reading.rejected + submission_lines + damaged,
+        rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
         loss_last=record.loss_last if record is not None else window.loss_last,
+        **_evaluated(record),
+        whole_program=_is_whole(record),
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
+        replayed_steps=history.replayed_steps,
+        goodput=history.goodput,
     )
 
 
@@ -206,6 +246,9 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "steps_planned": identity.steps,
         "warmup_steps": warmup,
         "uses_cpu": spec.uses_cpu,
+        "code": spec.code,
+        "order": spec.order,
+        "pair": spec.pair,
     }
 
 
@@ -234,14 +277,23 @@ def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window:
     }
 
 
-def _timed(spec: RunSpec, window: Window) -> dict[str, Any]:
-    rate = spec.identity.global_batch / window.mean_s if window.mean_s is not None else None
+def _is_whole(record: RunRecord | None) -> bool:
+    return record is not None and record.whole_program
+
+
+def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
+    updates = spec.identity.steps if whole else 1  # in one of the times
+    known = window.mean_s is not None and spec.scaling != UNDECLARED and (spec.declares_steps or not whole)
+    rate = spec.identity.global_batch * updates / window.mean_s if known and window.mean_s else None
     tokens = spec.tokens_per_sample
     return {
         "steps_measured": window.steps_measured,
         "steps_used": window.steps_used,
         "step_time_s": window.mean_s,
         "step_time_p50_s": window.p50_s,
+        "step_time_trend": window.trend,
+        "time_to_target_s": window.reached.time_s if window.reached else None,
+        "samples_to_target": float(window.reached.step * spec.identity.global_batch) if window.reached else None,
         "data_wait_s": window.data_wait_s,
         "samples_per_s": rate,
         "tokens_per_s": rate * tokens if rate is not None and tokens is not None else None,
@@ -249,6 +301,14 @@ def _timed(spec: RunSpec, window: Window) -> dict[str, Any]:
         "duplicate_steps": window.duplicate_steps,
         "skipped_updates": window.skipped_updates,
     }
+
+
+def _evaluated(record: RunRecord | None) -> dict[str, Any]:
+    """Return what the trained model made of samples that it had never seen."""
+    found = record.evaluation if record is not None else None
+    if found is None:
+        return {}
+    return {"evaluation_loss": found.loss, "metric": found.metric, "metric_value": found.value}
 
 
 def _places(record: RunRecord | None) -> dict[str, Any]:
@@ -264,7 +324,11 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
         "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
-        "claim": claim if isinstance(claim := record.data.get("claim"), str) else "",
+        "claim": claim if isinstance(claim := record.facts.get("claim"), str) else "",
+        "sum_memory_bytes": _sum([fact.peak_memory_bytes for fact in ranks]),
+        "sum_device_bytes": _sum([fact.peak_device_bytes for fact in ranks]),
+        "devices": " ".join(sorted({fact.device for fact in ranks})),
+        "data": _canonical(record.data),
         "versions": _canonical(record.versions),
     }
 
@@ -274,10 +338,19 @@ def _largest(values: Iterable[int]) -> int | None:
     return max((value for value in values if 0 <= value <= _LARGEST * 1000), default=None)
 
 
+def _sum(values: list[int]) -> int | None:
+    """Return the sum over ranks, or None where one of them, or all together, is no possible value."""
+    possible = values and all(0 <= value <= _LARGEST * 1000 for value in values)
+    return sum(values) if possible and sum(values) <= _LARGEST * 10**6 else None
+
+
 def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
         notes.append("written by a newer hpcpar: fields unknown to this one were left out")
+    if record is not None and record.lineage:
+        resumed = ", ".join(str(span.first) for span in record.lineage[1:])
+        notes.append(f"went on from a checkpoint before step {resumed}")
     if window.skipped_updates:
         notes.append(f"{window.skipped_updates} updates of the window were skipped")
     return tuple(notes)

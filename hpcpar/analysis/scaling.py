@@ -8,6 +8,7 @@ S = X / X0. Efficiency = S / r.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -46,8 +47,19 @@ class Cell(Struct, frozen=True, kw_only=True):
     is_baseline: bool = False
     speedup: Estimate | None = None
     efficiency: Estimate | None = None
+    karp_flatt: Estimate | None = None
+    """Experimentally determined serial fraction; strong scaling, more ranks than the baseline."""
+    scaleup: Estimate | None = None
+    """T0 / T at a constant load a rank; weak scaling."""
     loss_last_min: float | None = None
     loss_last_max: float | None = None
+    train_s: float | None = None
+    evaluation_s: float | None = None
+    evaluation_loss_min: float | None = None
+    evaluation_loss_max: float | None = None
+    metric: str = ""
+    metric_min: float | None = None
+    metric_max: float | None = None
     peak_memory_bytes: int | None = None
     peak_device_bytes: int | None = None
     oversubscribed: bool = False
@@ -123,8 +135,15 @@ def _cell(series: Series, nodes: int, reference: Reference | None) -> Cell:
         is_baseline=is_baseline,
         speedup=speedup,
         efficiency=None if speedup is None else speedup.times(1 / growth),
+        karp_flatt=karp_flatt(speedup, growth) if first.scaling == "strong" and not is_baseline else None,
+        scaleup=Estimate(1.0) if is_baseline and first.scaling == "weak" else _scaleup(usable, reference),
         loss_last_min=min(losses, default=None),
         loss_last_max=max(losses, default=None),
+        train_s=_average([row.phases.get("train") for row in usable]),
+        evaluation_s=_average([row.phases.get("evaluate") for row in usable]),
+        **_span("evaluation_loss", [row.evaluation_loss for row in usable]),
+        metric=next((row.metric for row in usable if row.metric), ""),
+        **_span("metric", [row.metric_value for row in usable]),
         peak_memory_bytes=_largest([row.peak_memory_bytes for row in usable]),
         peak_device_bytes=_largest([row.peak_device_bytes for row in usable]),
         oversubscribed=any(row.oversubscribed for row in usable),
@@ -158,7 +177,30 @@ def _speedup(usable: Sequence[Row], reference: Reference | None) -> Estimate | N
         if load(usable[0]) != load(reference.rows[0]):
             return None
         return intervals.ratio(_values(reference.rows, "step_time_s"), _values(usable, "step_time_s"))
+    if any(row.samples_per_s is None for row in (*usable, *reference.rows)):
+        return None  # whole programs whose number of updates nobody knows
     return intervals.ratio(_values(usable, "samples_per_s"), _values(reference.rows, "samples_per_s"))
+
+
+def karp_flatt(speedup: Estimate | None, growth: float) -> Estimate | None:
+    """Return e = (1 / S - 1 / r) / (1 - 1 / r) (A. Karp, H. Flatt, CACM 33(5), 1990); None for r <= 1.
+
+    Constant over r: a serial part. Rising: an overhead that grows. The interval is that of S, turned round.
+    """
+    if speedup is None or growth <= 1:
+        return None
+
+    def fraction(s: float | None) -> float | None:
+        return None if s is None else float(f"{(1 / s - 1 / growth) / (1 - 1 / growth):.13g}")
+
+    value = fraction(speedup.value)
+    return None if value is None else Estimate(value, fraction(speedup.high), fraction(speedup.low))
+
+
+def _scaleup(usable: Sequence[Row], reference: Reference | None) -> Estimate | None:
+    if reference is None or not usable or usable[0].scaling != "weak" or load(usable[0]) != load(reference.rows[0]):
+        return None
+    return intervals.ratio(_values(reference.rows, "step_time_s"), _values(usable, "step_time_s"))
 
 
 def _values(rows: Sequence[Row], name: str) -> list[float]:
@@ -168,6 +210,16 @@ def _values(rows: Sequence[Row], name: str) -> list[float]:
 def _mean(values: Sequence[float | None]) -> Estimate | None:
     known = [value for value in values if value is not None]
     return intervals.mean(known) if known else None
+
+
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _span(name: str, values: Sequence[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    return {f"{name}_min": min(known, default=None), f"{name}_max": max(known, default=None)}
 
 
 def _largest(values: Sequence[int | None]) -> int | None:

@@ -83,6 +83,14 @@ def split(rows: Sequence[Row]) -> list[Series]:
     return sorted(series, key=lambda one: one.label)
 
 
+def option_labels(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
+    """Name every (strategy, options) of these rows by the options that tell it from others of the same strategy."""
+    pairs = sorted({(row.strategy, row.strategy_options) for row in rows})
+    shown = _distinguishing(pairs)
+    words = {pair: _option_words(pair[1], shown[pair[0]]) for pair in pairs}
+    return {pair: f"{pair[0]}[{'; '.join(words[pair])}]" if words[pair] else pair[0] for pair in pairs}
+
+
 def _unmix(rows: Sequence[Row]) -> Iterator[tuple[list[str], list[Row]]]:
     """Separate runs that differ in a setting at the same size: averaging them would mix two experiments."""
     for name, value in _SETTINGS:

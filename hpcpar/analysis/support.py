@@ -15,12 +15,19 @@ from msgspec import Struct
 
 from hpcpar.analysis import intervals
 from hpcpar.analysis.intervals import Estimate
+from hpcpar.analysis.numbers import estimate
 from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.sheet import Sheet, one_line
 
 FULL = 0.75
 """Efficiency from which on support is called full."""
 NONE = 1.1
 """Speed-up below which there is none."""
+FACTS = (
+    "Speed-up: time of one fit and use with 1 worker over that with n, on one node; 95 % intervals over runs.",
+    f"Verdict: full, the interval is wholly at or above {FULL:g} n; limited, wholly above 1 and below that; none, "
+    f"wholly below {NONE:g}; unclear, anything else; disturbed, CPUs were oversubscribed or shared with other runs.",
+)
 
 
 class Support(Struct, frozen=True, kw_only=True):
@@ -94,3 +101,26 @@ def verdict(speedup: Estimate, workers: int) -> str:
     if speedup.high < NONE:
         return "none"
     return "limited" if speedup.low > 1 and speedup.high < FULL * workers else "unclear"
+
+
+def sheet(found: Sequence[Support]) -> Sheet:
+    """Lay out what estimators claim beside what was measured."""
+    heads = [
+        "estimator",
+        "claimed",
+        "strategy",
+        "workers",
+        "runs",
+        "1 worker (ms)",
+        "n workers (ms)",
+        "speed-up",
+        "verdict",
+    ]
+    body = [
+        [
+            *(one.estimator, one.claim, one.strategy, str(one.workers), str(one.runs)),
+            *(estimate(one.time_one_s.times(1e3)), estimate(one.time_s.times(1e3)), estimate(one.speedup), one.verdict),
+        ]
+        for one in found
+    ]
+    return Sheet(heads, [[one_line(text) for text in line] for line in body], {0, 1, 2, 8})

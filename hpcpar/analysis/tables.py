@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,23 +10,14 @@ import msgspec
 from hpcpar.analysis.captions import facts, title, unit
 from hpcpar.analysis.headlines import headlines
 from hpcpar.analysis.intervals import Estimate
-from hpcpar.analysis.numbers import NOTHING, estimate, memory, plural, span
+from hpcpar.analysis.numbers import NOTHING, estimate, memory, number, plural, span
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.scaling import Cell, Table
 from hpcpar.analysis.series import TableKey
-from hpcpar.analysis.support import Support
+from hpcpar.analysis.sheet import Sheet, one_line
 
-ESTIMATES = ("step_time_s", "samples_per_s", "tokens_per_s", "speedup", "efficiency")
+ESTIMATES = ("step_time_s", "samples_per_s", "tokens_per_s", "speedup", "efficiency", "karp_flatt", "scaleup")
 """Columns with an interval: in files NAME, NAME_low and NAME_high."""
-
-
-class Sheet(NamedTuple):
-    """A table as text: what Markdown and the terminal print."""
-
-    heads: list[str]
-    rows: list[list[str]]
-    left: set[int]
-    """Columns of words; the others are numbers and stand to the right."""
 
 
 class _Column(NamedTuple):
@@ -71,7 +61,22 @@ def _columns(table: Table) -> list[_Column]:
         _Column("tokens/s", lambda cell: estimate(cell.tokens_per_s), optional=True, narrow=False),
         _Column(speedup, lambda cell: "1 (baseline)" if cell.is_baseline else estimate(cell.speedup)),
         _Column("efficiency (%)", lambda cell: "100" if cell.is_baseline else estimate(_scaled(cell.efficiency, 100))),
+        _Column("Karp-Flatt (%)", lambda cell: estimate(_scaled(cell.karp_flatt, 100)), optional=True, narrow=False),
+        _Column("scale-up", lambda cell: estimate(cell.scaleup), optional=True, narrow=False),
         _Column("last loss", lambda cell: span(cell.loss_last_min, cell.loss_last_max), optional=True),
+        _Column("training (s)", lambda cell: number(cell.train_s), optional=True, narrow=False),
+        _Column("evaluation (s)", lambda cell: number(cell.evaluation_s), optional=True, narrow=False),
+        _Column(
+            "evaluation loss",
+            lambda cell: span(cell.evaluation_loss_min, cell.evaluation_loss_max),
+            optional=True,
+            narrow=False,
+        ),
+        _Column(
+            next((cell.metric for cell in table.cells if cell.metric), "metric").replace("_", " "),
+            lambda cell: span(cell.metric_min, cell.metric_max),
+            optional=True,
+        ),
         _Column("peak memory a rank", lambda cell: memory(cell.peak_memory_bytes), optional=True, narrow=False),
         _Column("peak device memory a rank", lambda cell: memory(cell.peak_device_bytes), optional=True, narrow=False),
         _Column("remarks", lambda cell: "; ".join(cell.flags), words=True, narrow=False),
@@ -93,29 +98,6 @@ def remarks(table: Table) -> list[str]:
     ]
 
 
-def support_sheet(found: Sequence[Support]) -> Sheet:
-    """Lay out what estimators claim beside what was measured."""
-    heads = [
-        "estimator",
-        "claimed",
-        "strategy",
-        "workers",
-        "runs",
-        "1 worker (ms)",
-        "n workers (ms)",
-        "speed-up",
-        "verdict",
-    ]
-    body = [
-        [
-            *(one.estimator, one.claim, one.strategy, str(one.workers), str(one.runs)),
-            *(estimate(one.time_one_s.times(1e3)), estimate(one.time_s.times(1e3)), estimate(one.speedup), one.verdict),
-        ]
-        for one in found
-    ]
-    return Sheet(heads, [[one_line(text) for text in line] for line in body], {0, 1, 2, 8})
-
-
 def problem_sheet(rows: Sequence[Row]) -> Sheet:
     """Lay out the runs that have no time, each with its cause in words."""
     heads = ["study", "run", "strategy", "nodes", "repeat", "state", "cause", "what happened"]
@@ -127,57 +109,6 @@ def problem_sheet(rows: Sequence[Row]) -> Sheet:
         for row in rows
     ]
     return Sheet(heads, [[one_line(text) for text in line] for line in body], {0, 1, 2, 5, 6, 7})
-
-
-def one_line(text: str) -> str:
-    """Return the text in one line and without control characters: messages of jobs end in tables and terminals."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def markdown(page: Sheet) -> str:
-    """Print a sheet as a GitHub table."""
-    from tabulate import tabulate
-
-    body = [[_escape(text) for text in line] for line in page.rows]
-    text: str = tabulate(body, page.heads, tablefmt="github", disable_numparse=True, colalign=_alignment(page))
-    return text
-
-
-def plain(page: Sheet) -> str:
-    """Print a sheet as aligned text."""
-    from tabulate import tabulate
-
-    text: str = tabulate(page.rows, page.heads, tablefmt="simple", disable_numparse=True, colalign=_alignment(page))
-    return text
-
-
-def pretty(page: Sheet, width: int) -> str:
-    """Print a sheet for a terminal of this width, with colours."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    table = RichTable(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for place, head in enumerate(page.heads):
-        table.add_column(head, justify="left" if place in page.left else "right")
-    for line in page.rows:
-        table.add_row(*(Text(text) for text in line))  # Text: what stands in brackets is no markup
-    out = io.StringIO()
-    Console(file=out, force_terminal=True, width=width).print(table)
-    return out.getvalue().rstrip("\n")
-
-
-def _alignment(page: Sheet) -> list[str] | None:
-    if not page.rows:
-        return None  # tabulate wants one entry a column of the body
-    return ["left" if place in page.left else "right" for place in range(len(page.heads))]
-
-
-def _escape(text: str) -> str:
-    for char in "\\|<*`":
-        text = text.replace(char, "&lt;" if char == "<" else "\\" + char)
-    return text
 
 
 def records(tables: Sequence[Table]) -> list[dict[str, Any]]:

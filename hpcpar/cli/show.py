@@ -43,7 +43,8 @@ def _show_file(kind: Any, name: str, as_json: bool) -> int:
     path = assets.find(kind, name)
     if as_json and path.suffix == ".toml":
         from hpcpar.decode import decode, read_toml
-        from hpcpar.spec import ClusterProfile, Study
+        from hpcpar.profile import ClusterProfile
+        from hpcpar.spec import Study
 
         struct: Any = ClusterProfile if kind == "clusters" else Study
         print_json(decode(struct, read_toml(path), str(path)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import click
 
 from hpcpar import __version__, assets
 from hpcpar.cli.output import warn
-from hpcpar.cli.variadic import VariadicCommand
+from hpcpar.cli.variadic import VariadicCommand, after_dashes
 from hpcpar.decode import decode, find_problems, nested, read_toml
 from hpcpar.errors import InputError, Problem
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
+from hpcpar.workload_files import study_name
 
 _EPILOG = """
 \b
@@ -20,6 +23,7 @@ Examples:
   hpcpar submit --cluster local --strategy ddp --nodes 1 2 --repeats 3 --wait
   hpcpar submit --cluster perlmutter --strategy hybrid --mesh pp=2,dp=-1 --nodes 4 --dry-run
   hpcpar submit jobs/quickstart.toml --cluster local
+  hpcpar submit --cluster local --nodes 1 2 -- ./train --batch {micro_batch}
   hpcpar submit --cluster local --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
 """
 _STUDY_FLAGS = (
@@ -39,8 +43,16 @@ def _complete(kind: str) -> Any:
     return complete
 
 
-@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": str.isidentifier}, epilog=_EPILOG)
+def _is_strategy(word: str) -> bool:
+    """Tell a further strategy from a study's file: any plain word may be a strategy, of others only those known."""
+    from hpcpar.registry import STRATEGIES
+
+    return word.isidentifier() or word in STRATEGIES
+
+
+@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": _is_strategy}, epilog=_EPILOG)
 @click.argument("study_file", metavar="[STUDY]", required=False, shell_complete=_complete("jobs"))
+@click.argument("program", metavar="[-- PROGRAM...]", nargs=-1, type=click.UNPROCESSED, callback=after_dashes)
 @click.option(
     "--cluster",
     help="Cluster profile: a name (see `hpcpar list clusters`) or a file.",
@@ -55,7 +67,11 @@ def _complete(kind: str) -> Any:
     shell_complete=_complete("strategy"),
 )
 @click.option("--nodes", multiple=True, type=click.IntRange(min=1), metavar="N...", help="One or more node counts.")
-@click.option("--workload", help="What to compute (default: llama-tiny).", shell_complete=_complete("workload"))
+@click.option(
+    "--workload",
+    help="What to compute: a name, or FILE.py:NAME (default: llama-tiny).",
+    shell_complete=_complete("workload"),
+)
 @click.option("--repeats", type=click.IntRange(min=1, max=1000), help="Repeats of every cell; an interval needs 3.")
 @click.option("--scaling", type=click.Choice(["strong", "weak"]), help="Keep the global batch, or the batch a rank.")
 @click.option("--global-batch", type=click.IntRange(min=1), help="Samples an update, at the smallest size.")
@@ -82,6 +98,9 @@ def _complete(kind: str) -> Any:
 @click.option("--partition", help="Partition.")
 @click.option("--constraint", help="Node features.")
 @click.option("--python", metavar="PATH", help="The interpreter on the nodes (default: this one).")
+@click.option(
+    "--checkpoint-every", type=click.IntRange(min=1), metavar="STEPS", help="Save every so many updates, to go on from."
+)
 @click.option("--name", help="Name of the study; runs of the same name are one study.")
 @click.option(
     "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
@@ -90,8 +109,10 @@ def _complete(kind: str) -> Any:
 @click.option("--dry-run", is_flag=True, help="Print the exact scripts; submit nothing.")
 @click.option("--wait", is_flag=True, help="Stay until every run has ended, and show the progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-def command(study_file: str | None, **flags: Any) -> int:
+def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> int:
     """Plan STUDY (a TOML file, see `hpcpar list jobs`, or the flags) and submit it.
+
+    PROGRAM is a command line of your own, which is started on every rank.
 
     Flags override the file. What is complete or under way is not submitted again, so a study can be extended: more
     nodes, more repeats.
@@ -100,6 +121,7 @@ def command(study_file: str | None, **flags: Any) -> int:
     from hpcpar.control.plan import study_problems
     from hpcpar.runs import runs_root
 
+    flags["program"] = program
     study, where = _study(study_file, flags)
     try:
         profile, profile_path = _profile(study, where)
@@ -124,6 +146,18 @@ def command(study_file: str | None, **flags: Any) -> int:
     return _answer(prepared, job_ids, flags)
 
 
+def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:
+    """Take what stands after `--` for the command line of the user's own program."""
+    if data.get("workload", "script") != "script":
+        yield Problem(
+            "--", f"workload {data['workload']} starts no program", "use --workload script, or leave `--` out"
+        )
+        return
+    data["workload"] = "script"
+    data.setdefault("strategies", ["own"])
+    data["workload_options"] = {**data.get("workload_options", {}), "command": list(words)}
+
+
 def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     data: dict[str, Any] = {}
     where = "flags"
@@ -138,17 +172,30 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     }
     data = {**data, **{key: flags[key] for key in _STUDY_FLAGS if flags[key] is not None}}
     if pairs["workload_options"]:
-        data["workload_options"] = _merged(data.get("workload_options", {}), nested(pairs["workload_options"]))
+        _set_options(data, nested(pairs["workload_options"]))
     if flags["nodes"]:
         data["nodes"] = list(flags["nodes"])
     _apply_strategies(data, flags, nested(pairs["strategy_options"]))
+    if flags["checkpoint_every"]:
+        data["checkpoint"] = _merged(data.get("checkpoint", {}), {"every": flags["checkpoint_every"]})
+    problems += _program(data, flags["program"]) if flags["program"] else ()
     if flags["name"] is not None:  # an empty one is refused: a script's unset variable must not mean the default
         data["name"] = flags["name"]
-    data.setdefault("name", f"{data.get('workload', Study().workload)}-{data.get('scaling', 'strong')}")
+    workload = study_name(str(data.get("workload", Study().workload)))
+    data.setdefault("name", f"{workload}-{data.get('scaling', 'strong')}")
     problems += [p for p in find_problems(Study, data, where) if p not in problems]
     if problems:
         raise InputError(problems)
     return decode(Study, data, where), where
+
+
+def _set_options(data: dict[str, Any], given: dict[str, Any]) -> None:
+    """Let --set override the file's options, those of its variants too; variants that become the same are one."""
+    data["workload_options"] = _merged(data.get("workload_options", {}), given)
+    variants = data.get("variants", [])
+    if variants and isinstance(variants, list) and all(isinstance(one, dict) for one in variants):
+        merged = [_merged(one, given) for one in variants]
+        data["variants"] = [one for place, one in enumerate(merged) if one not in merged[:place]]
 
 
 def _apply_strategies(data: dict[str, Any], flags: dict[str, Any], options: dict[str, Any]) -> None:

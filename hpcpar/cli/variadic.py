@@ -7,6 +7,20 @@ from typing import Any
 
 import click
 
+_PROGRAM = "hpcpar.program"
+
+
+def after_dashes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words after `--`, as they stand; for the callback of an argument.
+
+    Raises:
+        click.UsageError: there are words that belong to nothing.
+    """
+    if value:
+        raise click.UsageError(f"Got unexpected extra argument ({' '.join(value)})", ctx)
+    words: tuple[str, ...] = ctx.meta.get(_PROGRAM, ())
+    return words
+
 
 class VariadicCommand(click.Command):
     """`variadic` maps a flag to the test for the words that it may take after the first.
@@ -19,7 +33,10 @@ class VariadicCommand(click.Command):
         self._variadic = variadic
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat the flag before each further word, then let click parse."""
+        """Repeat the flag before each further word, then let click parse; what follows `--` is kept word by word."""
+        if "--" in args:
+            place = args.index("--")
+            args, ctx.meta[_PROGRAM] = args[:place], tuple(args[place + 1 :])
         return super().parse_args(ctx, self._spelled_out(args))
 
     def _spelled_out(self, args: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from hpcpar.errors import Problem
-from hpcpar.spec import Mesh
+from hpcpar.mesh import Mesh
 
 
 class BatchSizes(NamedTuple):

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from hpcpar import registry
+from hpcpar import registry, workload_files
 from hpcpar.control import slurm
 from hpcpar.control.plan import Plan
 from hpcpar.errors import InputError, MissingExtraError, NoSchedulerError, Problem, install_line
-from hpcpar.spec import ClusterProfile
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import RunSpec
 
 EXTRA_PACKAGES = {
     "torch": ("torch", "numpy", "sklearn"),
@@ -37,9 +38,7 @@ def check(plan: Plan, profile: ClusterProfile, python: str) -> None:
                 problems += NoSchedulerError(command).problems
                 break
     extras = sorted({extra for run in plan.runs for extra in _extras(run.spec.identity.strategy)})
-    extras = sorted(
-        {*extras, *(e for run in plan.runs for e in registry.get_workload(run.spec.identity.workload).extras)}
-    )
+    extras = sorted({*extras, *(extra for run in plan.runs for extra in _workload_extras(run.spec))})
     problems += _package_problems(extras, profile, python)
     if problems:
         raise InputError(problems)
@@ -47,6 +46,12 @@ def check(plan: Plan, profile: ClusterProfile, python: str) -> None:
 
 def _extras(strategy: str) -> tuple[str, ...]:
     return registry.get_strategy(strategy).extras
+
+
+def _workload_extras(spec: RunSpec) -> tuple[str, ...]:
+    if spec.workload_file:
+        return workload_files.describe(spec.workload_file, spec.identity.workload_options, "gate").extras
+    return registry.get_workload(spec.identity.workload).extras
 
 
 def _package_problems(extras: list[str], profile: ClusterProfile, python: str) -> Iterator[Problem]:
@@ -68,5 +73,5 @@ def _package_problems(extras: list[str], profile: ClusterProfile, python: str) -
         return
     if done.returncode:
         missing = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed without a message"
-        hint = f"with that interpreter: {install_line(','.join(extras) or 'all')}"
+        hint = f"with that interpreter: {install_line(*extras or ['all'])}"
         yield Problem(f"python '{python}'", f"lacks: {missing}", hint)

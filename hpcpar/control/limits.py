@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hpcpar.errors import Problem, nearest
-from hpcpar.spec import ClusterProfile, NodeType, Qos, Resources
+from hpcpar.profile import ClusterProfile, NodeType, Qos
+from hpcpar.spec import Resources
 from hpcpar.units import parse_memory, slurm_time
 
 

@@ -7,16 +7,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hpcpar import composition, registry
+from hpcpar import composition, registry, workload_files
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
+from hpcpar.control.checkpoints import checkpoint_problems, why_not, with_checkpoints
 from hpcpar.control.limits import limit_problems
 from hpcpar.control.safe import value_problems
 from hpcpar.decode import find_problems
 from hpcpar.errors import HpcparError, InputError, Problem, nearest
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
-from hpcpar.spec import ClusterProfile, Identity, Mesh, NodeType, Resources, RunSpec, StrategyChoice, Study
+from hpcpar.spec import UNDECLARED, Identity, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
 
 
@@ -70,7 +73,7 @@ class _Cell(NamedTuple):
     sizes: BatchSizes
 
 
-def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Plan:
+def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str = "", folder: str = "") -> Plan:
     """Plan every run of `study` on `profile`.
 
     Args:
@@ -78,6 +81,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
         profile: where to run it.
         where: the study's file, or "flags"; stands in messages.
         version: the version of hpcpar, noted in each run.
+        folder: where programs of the user's own are started.
 
     Raises:
         InputError: with every problem that was found; nothing is planned then.
@@ -85,13 +89,14 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     problems = list(_text_problems(study, where))
     place = _place(study, profile, where, problems)
     resolved = [found for one in study.by_variant() if (found := _resolve(one, where, problems))]
+    problems += _twins(resolved, where)
     if place is not None:
         problems += _limits(study, place, where)
     # A wrong name must not hide a size that does not fit: the grid of what was found is checked all the same.
     cells = [(one, cell) for one in resolved for cell in _cells(one, place, problems)] if place else []
     if problems or place is None:
         raise InputError(list(dict.fromkeys(problems)))
-    return Plan(tuple(_runs(place, cells, version)), tuple(_warnings(study, profile)))
+    return Plan(tuple(_runs(place, cells, version, folder)), tuple(_warnings(study, profile)))
 
 
 def _text_problems(study: Study, where: str) -> Iterator[Problem]:
@@ -109,6 +114,15 @@ def study_problems(study: Study, where: str) -> list[Problem]:
     for one in study.by_variant():
         _resolve(one, where, problems)
     return list(dict.fromkeys(problems))
+
+
+def _twins(resolved: list[_Study], where: str) -> Iterator[Problem]:
+    """Yield the variants that mean the same once defaults are filled in: their runs would share folders."""
+    seen: list[Any] = []
+    for one in resolved:
+        if one.workload_options in seen:
+            yield Problem(f"{where}: variants", f"two of them mean the same: {one.study.workload_options}")
+        seen.append(one.workload_options)
 
 
 # ---------------------------------------------------------------- names
@@ -140,6 +154,8 @@ def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None
 
 def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Workload | None, Any]:
     try:
+        if workload_files.split(study.workload):
+            return _from_file(study, where, problems)
         workload = registry.get_workload(study.workload)
     except InputError as error:
         problems += error.problems
@@ -147,6 +163,14 @@ def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Worklo
     found = find_problems(workload.Options, study.workload_options, f"{where}: workload {study.workload}")
     problems += found
     return workload, None if found else msgspec.convert(study.workload_options, workload.Options)
+
+
+def _from_file(study: Study, where: str, problems: list[Problem]) -> tuple[Any, Any]:
+    found = workload_files.describe(study.workload, study.workload_options, where)
+    if found.described.declaration is None:
+        problems += found.check(None)
+        return None, None
+    return found, found.described.options
 
 
 def _strategies(study: Study, where: str, problems: list[Problem]) -> Iterator[_Chosen]:
@@ -208,14 +232,14 @@ def _cells(resolved: _Study, place: _Place, problems: list[Problem]) -> Iterator
                 problems.append(Problem(label, "is given twice", "--repeats is the way to run it again"))
                 continue
             taken.append(point)
-            found = _cell(resolved, chosen, _resources(resolved.study, place, nodes))
+            found = _cell(resolved, chosen, _resources(resolved.study, place, nodes), place.profile)
             if isinstance(found, Problem):
                 problems.append(found)
             else:
                 yield found
 
 
-def _cell(resolved: _Study, chosen: _Chosen, resources: Resources) -> _Cell | Problem:
+def _cell(resolved: _Study, chosen: _Chosen, resources: Resources, profile: ClusterProfile) -> _Cell | Problem:
     nodes, ranks = resources.nodes, resources.ranks_per_node
     label = f"{resolved.where}: strategy {chosen.choice.name} on {nodes} node{'s' * (nodes > 1)} x {ranks} ranks"
     try:
@@ -234,6 +258,10 @@ def _cell(resolved: _Study, chosen: _Chosen, resources: Resources) -> _Cell | Pr
         return sizes
     for refusal in composition.batch_refusals(mesh, engine, sizes.grad_accum):
         return Problem(label, *refusal)
+    why_none = why_not(chosen.strategy, mesh, resolved.declared)
+    for problem in checkpoint_problems(resolved.study, why_none, resources, label):
+        return problem
+    resources = with_checkpoints(resources, resolved.study, profile, possible=not why_none)
     return _Cell(chosen, mesh, resources, sizes)
 
 
@@ -246,6 +274,8 @@ def _engine(chosen: _Chosen) -> EngineOptions:
 def _global_batch(resolved: _Study, ranks_per_node: int, world_size: int, label: str) -> int | Problem:
     """Return the global batch: fixed, or (weak scaling) fixed over the ranks of the study's smallest size."""
     study = resolved.study
+    if not resolved.declared.declares_batch and study.global_batch is None:
+        return world_size  # a number that means nothing is at least one that divides
     global_batch = study.global_batch or resolved.declared.global_batch
     if study.scaling == "strong":
         return global_batch
@@ -280,7 +310,7 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
 # ---------------------------------------------------------------- runs
 
 
-def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str) -> Iterator[PlannedRun]:
+def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder: str) -> Iterator[PlannedRun]:
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
     for repeat in range(1, max((resolved.study.repeats for resolved, _ in cells), default=0) + 1):
@@ -291,8 +321,11 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str) -> Ite
                 key=identity.key(),
                 study=study.name,
                 identity=identity,
-                scaling=study.scaling,
-                warmup_steps=min(study.warmup_steps, identity.steps // 2),
+                scaling=study.scaling if declared.declares_batch else UNDECLARED,
+                warmup_steps=_warmup(study, declared, identity.steps),
+                declares_steps=declared.declares_steps,
+                **_file(resolved.workload),
+                folder=folder if declared.kind == "program" else "",
                 gpus_per_node=cell.resources.gpus_per_node,
                 device_order=place.node_type.device_order,
                 host_suffix=place.profile.host_suffix,
@@ -308,12 +341,22 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str) -> Ite
             yield PlannedRun(spec, cell.resources)
 
 
+def _warmup(study: Study, declared: Declaration, steps: int) -> int:
+    return min(study.warmup_steps, steps // 2) if declared.declares_steps else study.warmup_steps
+
+
+def _file(workload: Any) -> dict[str, Any]:
+    if not isinstance(workload, workload_files.FileWorkload):
+        return {}
+    return {"workload_file": f"{workload.path}:{workload.object}", "workload_sha256": workload.sha256}
+
+
 def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Identity:
     study = resolved.study
     return Identity(
         cluster=place.profile.name,
         node_type=place.node_type_name,
-        workload=study.workload,
+        workload=resolved.workload.name if _file(resolved.workload) else study.workload,
         workload_options=msgspec.to_builtins(resolved.workload_options),
         strategy=cell.chosen.choice.name,
         strategy_options=msgspec.to_builtins(cell.chosen.options),

@@ -25,8 +25,9 @@ from hpcpar.control.safe import (
     word_problems,
 )
 from hpcpar.errors import InputError, Problem
+from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.runs import batch_tag
-from hpcpar.spec import ClusterProfile, NodeType, Resources
+from hpcpar.spec import Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
 
 _PLAIN_DIRECTIVE = re.compile(r"[A-Za-z0-9._@+:,/=&|*!()\[\]%~^-]+", re.ASCII)
@@ -46,6 +47,10 @@ class JobText(Struct, frozen=True, kw_only=True):
     nodes: int
     ranks_per_node: int
     time_s: float
+    stops_early: bool
+    """The run may save and leave before its time limit."""
+    requeue: bool
+    """Then it goes back into the queue."""
 
 
 class Script(NamedTuple):
@@ -83,6 +88,8 @@ def job_text(shape: Shape) -> JobText:
         nodes=shape.resources.nodes,
         ranks_per_node=shape.resources.ranks_per_node,
         time_s=shape.resources.time_s,
+        stops_early=shape.resources.signal_s > 0,
+        requeue=shape.resources.requeue,
     )
 
 
@@ -103,11 +110,12 @@ def _directives(shape: Shape) -> tuple[str, ...]:
         "--constraint": resources.constraint,
         **_gpu_request(resources, shape.node_type),
         "--mem": _memory(resources.memory),
+        "--signal": f"USR1@{resources.signal_s}" if resources.signal_s else "",
         "--open-mode": "append",
         "--output": log,
     }
     given = tuple(f"{option}={value}" for option, value in options.items() if value != "")
-    requeue = "--requeue" if shape.profile.requeue else "--no-requeue"
+    requeue = "--requeue" if resources.requeue else "--no-requeue"
     return (*given, requeue, *shape.profile.directives)
 
 
@@ -132,11 +140,20 @@ def _environment(resources: Resources, profile: ClusterProfile) -> tuple[tuple[s
         "HPCPAR_CPUS_PER_RANK": str(resources.cpus_per_rank),
         # A rank that is killed must not take what it printed with it.
         "PYTHONUNBUFFERED": "1",
+        **_checkpointing(resources),
         **profile.environment.set,
     }
     if resources.nodes > 1:
         variables.update(profile.environment.multi_node)
     return tuple(variables.items())
+
+
+def _checkpointing(resources: Resources) -> dict[str, str]:
+    wanted = resources.checkpoint
+    if wanted is None:
+        return {}
+    every = {"HPCPAR_CHECKPOINT_EVERY": str(wanted.every)} if wanted.every else {}
+    return {**every, "HPCPAR_CHECKPOINT_KEEP": str(wanted.keep)}
 
 
 def _srun_options(resources: Resources, profile: ClusterProfile, node_type: NodeType) -> tuple[str, ...]:

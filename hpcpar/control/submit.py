@@ -22,8 +22,9 @@ from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
 from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
+from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BATCHES, BatchFolder, RunFolder, StudyFolder, remember_study
-from hpcpar.spec import ClusterProfile, Resources, Study
+from hpcpar.spec import Resources, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 _LOCK = ".lock"
@@ -78,7 +79,7 @@ def prepare(request: Request) -> Prepared:
     Raises:
         InputError: with every problem of the input at once.
     """
-    plan = make_plan(request.study, request.profile, request.where, version=request.version)
+    plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=str(Path.cwd()))
     study = StudyFolder(request.root / request.study.name)
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, again=request.again)

@@ -6,7 +6,7 @@ Legend: N rows, F features.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -32,6 +32,15 @@ class LabelledRows(Protocol):
         """Describe the data for the record: name, synthetic, and what tells one table from another."""
 
 
+class Evaluation(NamedTuple):
+    """What the grown trees are asked once all have grown."""
+
+    samples: range
+    """The numbers of the evaluation rows, over all ranks."""
+    metric: str
+    """"accuracy" or "explained_variance"; more is better."""
+
+
 class BoostingWorkload(Struct, frozen=True, kw_only=True):
     """Trees to be grown, one more a step."""
 
@@ -43,5 +52,6 @@ class BoostingWorkload(Struct, frozen=True, kw_only=True):
     """XGBoost's parameters, without threads and device."""
     metric: str
     """XGBoost's name of what is measured on the evaluation rows after each round: a mean over rows, or its root."""
+    evaluation: Evaluation
     max_bin: int
     device: DeviceName

@@ -17,6 +17,11 @@ _NETWORK_WORDS = re.compile(
 _HOST_MEMORY_WORDS = re.compile(r"DefaultCPUAllocator|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 
 
+def tells_of_a_lost_peer(text: str) -> bool:
+    """Say whether a program's last words are those of a rank whose peer is gone."""
+    return bool(_NETWORK_WORDS.search(text))
+
+
 def classify(error: BaseException) -> Cause:
     """Say which class of causes an exception belongs to."""
     names = {kind.__name__ for kind in type(error).__mro__}

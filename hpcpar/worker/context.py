@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from hpcpar.spec import AXES, Identity, Mesh
+from hpcpar.mesh import AXES, Mesh
+from hpcpar.spec import Identity
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo
 
@@ -19,13 +20,20 @@ class JobContext(Struct, frozen=True, kw_only=True):
     device: Any
     """torch.device."""
     groups: dict[str, Any]
-    """The process group of every axis that is larger than one."""
+    """The process group of every axis that is larger than one; with ep also "experts", the ranks with the same ones."""
     device_mesh: Any = None
     """torch.distributed.DeviceMesh over the axes that are larger than one; None for one rank."""
+    ep_mesh: Any = None
+    """The one-dimensional DeviceMesh of the ranks that share a set of experts; None without ep."""
     meeting: Any = None
     """rendezvous.Meeting, for small messages between ranks; None for one rank."""
     phases: Phases = field(default_factory=lambda: Phases(lambda _name, _seconds: None))
     """Times what a strategy wants to see apart in the record."""
+
+    @property
+    def store_at(self) -> Any:
+        """rendezvous.Place: where rank 0 hosts the store of this job; None for one rank."""
+        return self.meeting.place if self.meeting is not None else None
 
     @property
     def mesh(self) -> Mesh:
@@ -44,14 +52,37 @@ class JobContext(Struct, frozen=True, kw_only=True):
         return place["dp_replicate"] * self.mesh.dp_shard + place["dp_shard"]
 
 
-def make_context(info: RankInfo, identity: Identity, device: Any, **facts: Any) -> JobContext:
-    """Make the groups of the mesh. Every rank calls it at the same time; one rank needs no process group."""
+def make_context(info: RankInfo, identity: Identity, device: Any, **more: Any) -> JobContext:
+    """Make the groups of the mesh. Every rank calls it at the same time; one rank needs no process group.
+
+    `more` are further fields of the context.
+    """
     axes = [axis for axis in AXES if getattr(identity.mesh, axis) > 1]
     if not axes:
-        return JobContext(info=info, identity=identity, device=device, groups={}, **facts)
+        return JobContext(info=info, identity=identity, device=device, groups={}, **more)
     from torch.distributed.device_mesh import init_device_mesh
 
     sizes = tuple(getattr(identity.mesh, axis) for axis in axes)
     device_mesh = init_device_mesh(device.type, sizes, mesh_dim_names=tuple(axes))
     groups = {axis: device_mesh.get_group(axis) for axis in axes}
-    return JobContext(info=info, identity=identity, device=device, groups=groups, device_mesh=device_mesh, **facts)
+    ep_mesh = _add_experts(groups, identity.mesh, device) if identity.mesh.ep > 1 else None
+    return JobContext(
+        info=info,
+        identity=identity,
+        device=device,
+        groups=groups,
+        device_mesh=device_mesh,
+        ep_mesh=ep_mesh,
+        **more,
+    )
+
+
+def _add_experts(groups: dict[str, Any], mesh: Mesh, device: Any) -> Any:
+    from torch import distributed
+    from torch.distributed.device_mesh import DeviceMesh
+
+    share, same = mesh.expert_groups()
+    groups["ep"], _ = distributed.new_subgroups_by_enumeration(share)
+    if len(same[0]) > 1:
+        groups["experts"], _ = distributed.new_subgroups_by_enumeration(same)
+    return DeviceMesh.from_group(groups["ep"], device.type, mesh_dim_names=("ep",))

@@ -7,7 +7,7 @@ import platform
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -154,11 +154,11 @@ def shortage_notes(reports: Sequence[RankReport]) -> list[str]:
     ]
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter to a result."""
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter to a result; `more` are those of the strategy."""
     found = {"python": platform.python_version()}
     used = [package for package, module in _IF_USED.items() if module in sys.modules]
-    for package in (*_PACKAGES, *used):
+    for package in dict.fromkeys((*_PACKAGES, *more, *used)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

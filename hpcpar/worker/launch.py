@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -19,16 +18,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from hpcpar.outcome import LOCAL_TIMEOUT_CODE
+from hpcpar.worker.lifeline import die_with_parent, tie_to
 
 GRACE_S = 2.0
 """Between SIGTERM and SIGKILL."""
-_PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that a process gets when its parent ends."""
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -49,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     job, time_limit_s = _parse(arguments)
     deadline = time.monotonic() + time_limit_s
     with _wakeup() as signals:
-        _die_with_parent(signal.SIGTERM)
+        die_with_parent(signal.SIGTERM)
         ranks: dict[int, subprocess.Popen[bytes]] = {}
         try:
             for rank in range(job.world_size):
@@ -90,7 +88,7 @@ def _start(job: _Job, rank: int) -> subprocess.Popen[bytes]:
             stderr=log,
             env={**os.environ, **_variables(job, rank)},
             start_new_session=True,  # so that what a rank starts ends with it, and Ctrl-C reaches the launcher alone
-            preexec_fn=_tie_to(launcher),  # noqa: PLW1509  the launcher has one thread
+            preexec_fn=tie_to(launcher),  # noqa: PLW1509  the launcher has one thread
         )
     finally:
         os.close(log)
@@ -109,21 +107,6 @@ def _variables(job: _Job, rank: int) -> dict[str, str]:
         "SUBMITIT_LOCAL_GLOBALID": str(rank),
         "SUBMITIT_LOCAL_LOCALID": str(local_rank),
     }
-
-
-def _tie_to(launcher: int) -> Callable[[], None]:
-    def tie() -> None:
-        # SIGKILL: a launcher that was killed -9 can tell nobody to hurry up, and must leave no orphan.
-        _die_with_parent(signal.SIGKILL)
-        if os.getppid() != launcher:  # it ended before the line above
-            os._exit(1)
-
-    return tie
-
-
-def _die_with_parent(number: signal.Signals) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 # ---------------------------------------------------------------- all of them

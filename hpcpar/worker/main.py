@@ -7,7 +7,9 @@ anything slow; its last is record.json. See records.Event for the events in betw
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -18,19 +20,21 @@ import msgspec
 
 from hpcpar import registry, storage
 from hpcpar.errors import HpcparError
-from hpcpar.records import Cause, RunRecord, Step
+from hpcpar.records import Cause, Evaluated, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
-from hpcpar.spec import RunSpec
+from hpcpar.spec import UNDECLARED, RunSpec
 from hpcpar.worker import facts
+from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
 from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
-from hpcpar.worker.measure.loop import train
+from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
-from hpcpar.worker.signals import end_on_signal
+from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
 from hpcpar.worker.team import Team, assemble
+from hpcpar.workload_files import digest
 
 HEARTBEAT_S = 5.0
 """At most one heartbeat in this time."""
@@ -40,7 +44,8 @@ def run(run_folder: str) -> None:
     """Run this rank of the run in `run_folder` to its end.
 
     Raises:
-        SystemExit: with 1, after a failure that was recorded.
+        SystemExit: with 1, after a failure that was recorded; with 0 or 128 + the signal, after a checkpoint that a
+            signal asked for.
     """
     folder = RunFolder(Path(run_folder))
     spec = folder.spec()
@@ -51,9 +56,9 @@ def run(run_folder: str) -> None:
     except HpcparError as error:
         _give_up(str(error))
     journal = Journal(folder, info)
-    end_on_signal(journal)
+    stop = end_on_signal(journal, info)
     try:
-        _work(folder, spec, info, journal)
+        _work(folder, spec, info, journal, stop)
     except Exception as error:
         journal.fail(error)
         raise SystemExit(1) from error
@@ -67,26 +72,42 @@ def _give_up(message: str) -> NoReturn:
 class _Built(NamedTuple):
     trainer: Trainer
     data: dict[str, Any]
+    evaluation: Any
+    """neural.Evaluation of the workload, or None."""
 
 
-def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) -> None:
+def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, stop: Stop) -> None:
     started = time.time()
     hosts = list(info.hostnames)
     journal.write("start", job_id=info.job_id, hosts=hosts, num_ranks=info.world_size, pid=os.getpid())
     phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
     with phases("start"):
         team = assemble(spec, info, folder)
-    notes = facts.shortage_notes(team.reports)
+    notes = [*facts.shortage_notes(team.reports), *_changed(spec)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
         built = _build(spec, team, phases)
+    keeper = make_keeper(Job(folder, spec, team, journal, phases), built.trainer, stop)
     with contextlib.closing(built.trainer):
+        if keeper is not None:
+            keeper.restore()
         with phases("train"):
             clock = _clock(built.trainer, team)
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
-            losses = train(built.trainer, spec.identity.steps, clock, team.exchange, sink)
+            is_program = hasattr(built.trainer, "run")
+            if is_program:
+                done = _run_program(built.trainer, spec, team, sink)
+            else:
+                steps = spec.identity.steps
+                done = _Done(train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper), steps)
+        if keeper is not None and keeper.stopped_at:
+            _leave(folder, team, journal, keeper, stop)
+        evaluated = None
+        if built.evaluation is not None:
+            with phases("evaluate"):
+                evaluated = _evaluate(built, team)
         with phases("finish"):
-            ranks = team.peaks()
+            ranks = team.peaks(of_children=is_program)
     if info.rank == 0:
         record = RunRecord(
             key=spec.key,
@@ -96,31 +117,113 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal) ->
             cause=Cause.OK,
             started=started,
             ended=time.time(),
-            steps=spec.identity.steps,
-            phases=phases.seconds,
-            loss_first=losses.first,
-            loss_last=losses.last,
+            steps=done.steps,
+            whole_program=done.whole_program,
+            phases={**phases.seconds, **getattr(built.trainer, "phases", dict)()},
+            loss_first=done.losses.first,
+            loss_last=done.losses.last,
             ranks=ranks,
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
-            data={**built.data, **getattr(built.trainer, "facts", dict)()},
-            versions=facts.versions(),
-            notes=[*notes, *getattr(built.trainer, "notes", ())],
+            data=built.data,
+            facts=getattr(built.trainer, "facts", dict)(),
+            evaluation=evaluated,
+            versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
+            notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
+            lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
         )
         _conclude(folder, info, record, journal)
+    if keeper is not None:
+        keeper.forget()
     team.part()
+
+
+class _Done(NamedTuple):
+    """What the training came to."""
+
+    losses: Losses
+    steps: int
+    whole_program: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> _Done:
+    """Run the user's own program; its steps are written when it has ended on all ranks."""
+    from hpcpar.worker.program import run as programs
+
+    mine = program.run(spec.folder, sink.beat)
+    everybody = team.gather("ran", programs.encode(mine), spec.time_s)
+    declared = spec.scaling != UNDECLARED
+    ran = programs.reduce([programs.decode(one) for one in everybody], spec.identity.global_batch, declared=declared)
+    if team.info.rank == 0:
+        sink(ran.steps)
+    return _Done(Losses(ran.steps[0].loss, ran.steps[-1].loss), len(ran.steps), ran.whole_program, ran.notes)
+
+
+def _leave(folder: RunFolder, team: Team, journal: Journal, keeper: Keeper, stop: Stop) -> NoReturn:
+    """End a training that a signal stopped. Before the time limit no rank fails: srun would kill the others."""
+    before_limit = stop.signal_name != "SIGTERM"
+    if team.info.rank == 0:
+        name = BEFORE_LIMIT.name if before_limit else stop.signal_name
+        kept = "its checkpoint is there" if keeper.safe else "its checkpoint could not be written"
+        cause = Cause.TIMEOUT if before_limit else Cause.KILLED
+        journal.last_words(cause, f"{name} stopped it after step {keeper.stopped_at}; {kept}")
+        if before_limit and keeper.safe:
+            storage.write_file(folder.stopped_path(team.info.attempt), b"")
+    team.part()
+    raise SystemExit(128 + signal.SIGTERM if not before_limit else int(not keeper.safe))
 
 
 def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
     identity = spec.identity
     strategy = registry.get_strategy(identity.strategy)
-    workload = registry.get_workload(identity.workload)
+    workload = _workload(spec)
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
     context = make_context(team.info, identity, team.device, meeting=team.meeting, phases=phases)
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
-    return _Built(trainer, samples.facts() if samples is not None else {})
+    data = samples.facts() if samples is not None else {}
+    evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
+    return _Built(trainer, data, evaluation)
+
+
+def _changed(spec: RunSpec) -> list[str]:
+    """Say whether the file of the user's own workload is another one than was planned."""
+    if not spec.workload_file:
+        return []
+    now = digest(Path(spec.workload_file.rpartition(":")[0]))
+    if now == spec.workload_sha256:
+        return []
+    return [f"the workload's file has changed since the plan: sha256 {now[:16]}, it was {spec.workload_sha256[:16]}"]
+
+
+def _workload(spec: RunSpec) -> Any:
+    if not spec.workload_file:
+        return registry.get_workload(spec.identity.workload)
+    from hpcpar.worker import workload_file
+
+    path, _, name = spec.workload_file.rpartition(":")
+    return workload_file.load(path, name)
+
+
+def _evaluate(built: _Built, team: Team) -> Evaluated | None:
+    """Have all ranks evaluate their shares; return the result on rank 0."""
+    trainer: Any = built.trainer
+    scores = team.add_up(trainer.evaluate())
+    if scores is None:
+        return None
+    return Evaluated(
+        num_samples=len(built.evaluation.samples),
+        loss=_ratio(scores.loss_sum, scores.weight),
+        metric=built.evaluation.metric,
+        value=_ratio(scores.score_sum, scores.score_weight),
+    )
+
+
+def _ratio(total: float, weight: float) -> float | None:
+    ratio = total / weight if weight else math.nan
+    return ratio if math.isfinite(ratio) else None
 
 
 def _clock(trainer: Trainer, team: Team) -> Clock:
@@ -137,10 +240,14 @@ class _StepWriter:
 
     def __call__(self, steps: Sequence[Step]) -> None:
         storage.append_line(self._path, b"\n".join(msgspec.json.encode(step) for step in steps))
+        self.beat(steps[-1].step)
+
+    def beat(self, step: int) -> None:
+        """Write a heartbeat, unless the last one is young."""
         now = time.monotonic()
         if now - self._last_beat >= HEARTBEAT_S:
             self._last_beat = now
-            self._journal.write("heartbeat", step=steps[-1].step)
+            self._journal.write("heartbeat", step=step)
 
 
 def _conclude(folder: RunFolder, info: RankInfo, record: RunRecord, journal: Journal) -> None:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from hpcpar.errors import RunError
 from hpcpar.records import Cause
+from hpcpar.spec import Checkpointing
 
 
 class RankInfo(Struct, frozen=True, kw_only=True):
@@ -32,6 +33,8 @@ class RankInfo(Struct, frozen=True, kw_only=True):
     """"slurm" or "local"."""
     node_name: str
     """This node, as the scheduler names it."""
+    checkpoint: Checkpointing | None = None
+    """What the job script asks for; None: no checkpoints."""
     launch_address: str = ""
     """Slurm's address of the node that runs the job script, which is rank 0's; "" elsewhere."""
 
@@ -71,6 +74,13 @@ def _from_environment(scheduler: str, job: Any, variables: Mapping[str, str], cp
         job_id=job_id,
         cpus_asked=int(variables.get("HPCPAR_CPUS_PER_RANK") or cpus_per_rank),
         scheduler=scheduler,
+        checkpoint=_checkpointing(variables),
         node_name=variables.get("SLURMD_NODENAME") or socket.gethostname(),
         launch_address=variables.get("SLURM_LAUNCH_NODE_IPADDR", "") if scheduler == "slurm" else "",
     )
+
+
+def _checkpointing(variables: Mapping[str, str]) -> Checkpointing | None:
+    keep = int(variables.get("HPCPAR_CHECKPOINT_KEEP") or 0)
+    every = int(variables.get("HPCPAR_CHECKPOINT_EVERY") or 0)
+    return Checkpointing(every=every or None, keep=keep) if keep else None

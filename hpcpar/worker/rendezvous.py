@@ -49,30 +49,27 @@ class Place(Struct, frozen=True):
 class Meeting:
     """A world whose ranks have met: the store for small messages that must not touch a device. Made by `meet`."""
 
-    def __init__(self, store: Any, info: RankInfo, patience: float) -> None:
-        self.store, self._info, self._patience = store, info, patience
+    def __init__(self, store: Any, info: RankInfo, patience: float, place: Place) -> None:
+        self.store, self.place, self._info, self._patience = store, place, info, patience
 
     def tell(self, topic: str, content: bytes) -> None:
         """Leave a message on a topic, under this rank's number."""
         self.store.set(f"{topic}/{self._info.rank}", content)
 
-    def hear(self, topic: str) -> list[bytes]:
+    def hear(self, topic: str, patience_s: float | None = None) -> list[bytes]:
         """Return the messages of all ranks on a topic, in their order, once all are there.
+
+        Where ranks may be later than usual, `patience_s` says how much.
 
         Raises:
             RunError: some ranks did not leave theirs in time; the sentence names them.
         """
         keys = [f"{topic}/{rank}" for rank in range(self._info.world_size)]
         try:
-            self.store.wait(keys, timedelta(seconds=self._patience))
+            self.store.wait(keys, timedelta(seconds=patience_s or self._patience))
         except RuntimeError as error:
             raise RunError(Cause.NETWORK, self._absence(topic, keys)) from error
         return [self.store.get(key) for key in keys]
-
-    @property
-    def host(self) -> str:
-        """The address of rank 0 by which all ranks found it."""
-        return str(self.store.host)
 
     @property
     def patience_s(self) -> float:
@@ -129,11 +126,11 @@ def meet(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Meeting:
     patience = patience_s(spec)
     _choose_interfaces(spec, info)
     if info.rank == 0:
-        store = _listen(spec, info, folder, patience)
+        store, place = _listen(spec, info, folder, patience)
     else:
         place = _find(folder, info, patience)
         store = _connect(place, info, patience)
-    return Meeting(store, info, patience)
+    return Meeting(store, info, patience, place)
 
 
 def _choose_interfaces(spec: RunSpec, info: RankInfo) -> None:
@@ -152,7 +149,7 @@ def _one_machine(info: RankInfo) -> bool:
 # ---------------------------------------------------------------- rank 0
 
 
-def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -> Any:
+def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -> tuple[Any, Place]:
     from torch import distributed
 
     listener, address = _bind(spec, info)
@@ -167,7 +164,7 @@ def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -
         master_listen_fd=listener.detach(),
     )
     storage.write_file(folder.rendezvous_path(info.attempt), msgspec.json.encode(place))
-    return store
+    return store, place
 
 
 def _bind(spec: RunSpec, info: RankInfo) -> tuple[socket.socket, str]:

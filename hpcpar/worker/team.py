@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from hpcpar.errors import MissingExtraError, RunError
 from hpcpar.records import Cause, RankFacts
+from hpcpar.registry import Scores
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
 from hpcpar.worker import facts
@@ -34,12 +35,18 @@ class Team(Struct, frozen=True, kw_only=True):
     """What all ranks found, on rank 0; empty elsewhere."""
     exchange: Exchange
     """How measurements come to rank 0."""
+    control: Any = None
+    """The process group of all ranks on the CPU; None for one rank."""
     meeting: Any = None
     """rendezvous.Meeting; None for one rank."""
 
-    def peaks(self) -> list[RankFacts]:
-        """Return the facts of all ranks with their peak memory, on rank 0; an empty list elsewhere."""
-        mine = _Peaks(peak_memory_bytes(), peak_device_bytes(self.device))
+    def peaks(self, *, of_children: bool = False) -> list[RankFacts]:
+        """Return the facts of all ranks with their peak memory, on rank 0; an empty list elsewhere.
+
+        `of_children`: what counts is the memory of what the ranks have started.
+        """
+        device_bytes = 0 if of_children else peak_device_bytes(self.device)
+        mine = _Peaks(peak_memory_bytes(of_children=of_children), device_bytes)
         everybody = [mine]
         if self.meeting is not None:
             self.meeting.tell("peaks", msgspec.json.encode(mine))
@@ -50,6 +57,23 @@ class Team(Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(r.facts, peak_memory_bytes=p.memory_bytes, peak_device_bytes=p.device_bytes)
             for r, p in zip(self.reports, everybody, strict=True)
         ]
+
+    def gather(self, topic: str, mine: bytes, patience_s: float) -> list[bytes]:
+        """Wait for all ranks and return what each of them says; the same on all."""
+        if self.meeting is None:
+            return [mine]
+        self.meeting.tell(topic, mine)
+        return list(self.meeting.hear(topic, patience_s))
+
+    def add_up(self, mine: Scores) -> Scores | None:
+        """Return the sum of all ranks' scores on rank 0; None elsewhere."""
+        if self.meeting is None:
+            return mine
+        self.meeting.tell("scores", msgspec.json.encode(mine))
+        if self.info.rank:
+            return None
+        everybody = [msgspec.json.decode(content, type=Scores) for content in self.meeting.hear("scores")]
+        return Scores(*(sum(column) for column in zip(*everybody, strict=True)))
 
     def part(self) -> None:
         """Wait, for a bounded time, until all ranks are here; then give the process groups back.
@@ -95,7 +119,7 @@ def assemble(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Team:
     reports = _introduce(mine, meeting, info)
     control = group.join(spec, info, meeting, device)
     exchange = GroupExchange(control, info.rank, info.world_size)
-    return Team(info=info, device=device, reports=reports, exchange=exchange, meeting=meeting)
+    return Team(info=info, device=device, reports=reports, exchange=exchange, control=control, meeting=meeting)
 
 
 def _introduce(mine: RankReport, meeting: Any, info: RankInfo) -> list[RankReport]:

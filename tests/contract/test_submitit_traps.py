@@ -23,8 +23,9 @@ from hpcpar.control import executors, submit
 from hpcpar.control.executors import SlurmBatchExecutor
 from hpcpar.decode import decode
 from hpcpar.errors import InputError, NoSchedulerError, SchedulerError, StorageError, UnansweredError
+from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BatchFolder, StudyFolder, batch_tag
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.spec import Study
 
 JOB = "7"
 SBATCH = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -137,7 +138,7 @@ def test_every_submit_names_what_there_is(
     mine.parent.mkdir(parents=True)
     mine.write_text(capsys.readouterr().out.replace('name = "generic"', 'name = "mine"'))
     monkeypatch.chdir(ROOT)
-    code = main([*(word for word in line.argv if word != "--wait"), "--dry-run"])
+    code = main([line.argv[0], "--dry-run", *(word for word in line.argv[1:] if word != "--wait")])
     answer = capsys.readouterr()
     assert code == 0, answer.err
     assert answer.out.startswith(("#!/bin/bash", "# ========"))
@@ -188,3 +189,17 @@ def test_no_file_names_the_machine_on_which_it_was_written() -> None:
             continue
         named += [f"{path.relative_to(ROOT)}: {word}" for word in _MACHINE_PATHS if word in text]
     assert not named
+
+
+def test_the_examples_of_the_tables_are_what_the_code_prints() -> None:
+    """Byte by byte: run `python docs/make_examples.py` after a change."""
+    spec = importlib.util.spec_from_file_location("make_examples", ROOT / "docs" / "make_examples.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for page, marker, text in module.examples():
+        begin, end = f"<!-- example {marker}: begin -->", f"<!-- example {marker}: end -->"
+        shown = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert shown.count(begin) == shown.count(end) == 1
+        assert shown.partition(begin)[2].partition(end)[0] == f"\n{text}\n"

@@ -11,15 +11,17 @@ import msgspec
 import torch
 
 from hpcpar import composition, registry
+from hpcpar.mesh import Mesh
 from hpcpar.registry import World
-from hpcpar.spec import Identity, Mesh
+from hpcpar.spec import Identity
 from hpcpar.worker.context import JobContext, make_context
+from hpcpar.worker.mesh_engine import compiling
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.shard import local
 from hpcpar.worker.rank import RankInfo
 
 
-def identity(  # noqa: PLR0917
+def identity(
     strategy: str,
     strategy_options: dict[str, Any],
     workload: str,
@@ -65,10 +67,9 @@ def rank_info(rank: int, world_size: int) -> RankInfo:
 
 
 @cache
-def _groups(rank: int, mesh: Mesh) -> tuple[dict[str, Any], Any]:
+def pooled_context(rank: int, mesh: Mesh) -> JobContext:
     plain = identity("ddp", {}, "mlp", {}, mesh, mesh.data_ranks, 1)
-    made = make_context(rank_info(rank, mesh.world_size), plain, torch.device("cpu"))
-    return made.groups, made.device_mesh
+    return make_context(rank_info(rank, mesh.world_size), plain, torch.device("cpu"))
 
 
 def build(
@@ -84,10 +85,12 @@ def build(
     weigh_each: bool = False,
     steps: int = 8,
     reshard: bool = False,
+    backend: str = "aot_eager",
 ) -> Any:
     """Build this rank's trainer.
 
-    `weigh_each` has the weights added up over the ranks, `reshard` breaks the rule that keeps some schedules from
+    `backend` compiles (this one traces as the real one does, and generates no code), `weigh_each` has the weights added
+    up over the ranks, `reshard` breaks the rule that keeps some schedules from
     giving weights back too early.
     """
     spread = registry.get_strategy(strategy)
@@ -96,18 +99,12 @@ def build(
     mesh = spread.layout(World(1, world_size), options)
     who = identity(strategy, strategy_options, workload, workload_options, mesh, global_batch, grad_accum)
     who = msgspec.structs.replace(who, steps=steps)
-    groups, device_mesh = _groups(rank, mesh) if world_size > 1 else ({}, None)
-    context = JobContext(
-        info=rank_info(rank, world_size),
-        identity=who,
-        device=torch.device("cpu"),
-        groups=groups,
-        device_mesh=device_mesh,
-    )
+    context = msgspec.structs.replace(pooled_context(rank, mesh), identity=who)
     loaded = work.load(msgspec.convert(workload_options, work.Options), who.seed)
     if weigh_each:  # as a workload does whose samples differ: the weight must be added up over the ranks
         loaded = msgspec.structs.replace(loaded, sample_weight=None)
-    with mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
+    fast = mock.patch.object(compiling, "BACKEND", backend)
+    with fast, mock.patch.object(composition, "reshards", return_value=True) if reshard else nullcontext():
         return spread.build(context, loaded, options)
 
 
@@ -132,6 +129,17 @@ def forward_calls(rank: int, **arguments: Any) -> int:
     return len(calls)
 
 
+def dtypes(rank: int, **arguments: Any) -> dict[str, list[str]]:
+    """Return the types of this rank's weights, gradients and optimizer state after a step."""
+    trainer = build(rank, **arguments)
+    trainer.step(trainer.batch(1))
+    optimizer = trainer._update.optimizer
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    state = [value for each in optimizer.state.values() for value in each.values() if torch.is_tensor(value)]
+    found = {"weights": weights, "gradients": [w.grad for w in weights], "state": state}
+    return {name: sorted({str(t.dtype).removeprefix("torch.") for t in tensors}) for name, tensors in found.items()}
+
+
 def plant_wrong_gradient(optimizer: Any) -> None:
     """Have every later step of this optimizer use a gradient of which a part is in the wrong place."""
     optimizer.register_step_pre_hook(_move_a_gradient)
@@ -144,7 +152,8 @@ def _move_a_gradient(optimizer: Any, *_: Any) -> None:
     in a hook of the parameter, as sharded parameters get their gradients without the help of autograd. The one that
     changes most, as the last shard of a vocabulary (bytes that no text has) holds rows that hardly differ.
     """
-    gradients = [local(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad.dim() > 1]
+    every = [local(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [gradient for gradient in every if gradient.dim() > 1] or every  # DeepSpeed's are flat
     most = max(gradients, key=lambda gradient: float((gradient.roll(1, 0) - gradient).norm()))
     most.copy_(most.roll(1, 0))
 

@@ -54,6 +54,11 @@ class Pool:
             raise AssertionError("\n".join(errors))
         return [value for _, value in answers]
 
+    @property
+    def alive(self) -> bool:
+        """Say whether all ranks are there: a case that failed ends them."""
+        return all(process.is_alive() for process in self._processes)
+
     def close(self) -> None:
         """End the processes."""
         for process in self._processes:

@@ -56,16 +56,22 @@ def test_a_round_is_a_step_and_loading_and_sketching_are_phases(alone: RunFolder
     losses = [step.loss for step in steps if step.loss is not None]
     assert losses == sorted(losses, reverse=True), "held-out loss falls round by round: there is something to learn"
     record = record_of(alone)
-    assert set(record.phases) == {"start", "build", "load", "sketch", "train", "finish"}
-    assert record.phases["build"] > record.phases["load"] + record.phases["sketch"]
-    assert record.data["num_trees"] == ROUNDS
-    assert record.data["metric"] == "logloss"
+    assert set(record.phases) == {"start", "build", "load", "sketch", "train", "evaluate", "finish"}
+    assert record.facts["num_trees"] == ROUNDS
+    assert record.facts["metric"] == "logloss"
+    assert record.data["name"] == "particles"
+    evaluation = record.evaluation
+    assert evaluation is not None
+    assert (evaluation.num_samples, evaluation.metric) == (OPTIONS["evaluation_rows"], "accuracy")
+    assert evaluation.loss == pytest.approx(record.loss_last, rel=1e-12)
+    assert evaluation.value is not None
+    assert 0.7 < evaluation.value < 1
     assert {"xgboost", "xgboost-cpu"} & set(record.versions)
 
 
 def test_one_worker_of_the_collective_grows_the_same_trees(alone: RunFolder, tmp_path: Path) -> None:
     collective = record_of(run(tmp_path / "run", "xgb-collective"))
-    assert collective.data["trees_sha256"] == record_of(alone).data["trees_sha256"]
+    assert collective.facts["trees_sha256"] == record_of(alone).facts["trees_sha256"]
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
@@ -73,10 +79,26 @@ def test_workers_share_the_rows_and_grow_the_trees_of_one_process(alone: RunFold
     several = run(tmp_path / "run", "xgb-collective", ranks)
     record = record_of(several)
     assert len(record.ranks) == ranks
-    assert record.data["splits_sha256"] == record_of(alone).data["splits_sha256"], "the same questions"
+    assert record.facts["splits_sha256"] == record_of(alone).facts["splits_sha256"], "the same questions"
     steps, expected = several.steps(ATTEMPT).records, alone.steps(ATTEMPT).records
     assert all(step.weight == OPTIONS["evaluation_rows"] for step in steps)
     assert [step.loss for step in steps] == pytest.approx([step.loss for step in expected], abs=ROUNDING)
+    scores = [made.evaluation.value for made in (record, record_of(alone)) if made.evaluation]
+    assert scores == [pytest.approx(scores[0], abs=1 / OPTIONS["evaluation_rows"])] * 2, "at most one row on the brink"
+
+
+@pytest.mark.full
+def test_explained_variance_of_a_regression_is_that_of_all_rows(tmp_path: Path) -> None:
+    one, two = (
+        record_of(run(tmp_path / strategy, strategy, ranks, task="regression")).evaluation
+        for strategy, ranks in (("single", 1), ("xgb-collective", 2))
+    )
+    assert one is not None
+    assert two is not None
+    assert one.metric == two.metric == "explained_variance"
+    assert one.value is not None
+    assert 0.3 < one.value < 1
+    assert two.value == pytest.approx(one.value, abs=1e-5)
 
 
 @pytest.mark.full

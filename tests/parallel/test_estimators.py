@@ -49,8 +49,8 @@ def test_a_fit_is_a_step(tmp_path: Path, strategy: str) -> None:
     record = folder.record()
     assert record is not None
     assert [step.step for step in folder.steps(ATTEMPT).records] == [1, 2, 3]
-    assert record.data["claim"] == "n_jobs"
-    assert (record.data["workers"], record.data["native_threads"]) == (1, 1)
+    assert record.facts["claim"] == "n_jobs"
+    assert (record.facts["workers"], record.facts["native_threads"]) == (1, 1)
     assert record.loss_first == record.loss_last, "the same data and seed"
     assert {"scikit-learn", "joblib"} <= set(record.versions)
 

@@ -22,7 +22,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("optimizer", "accum"), [(SGD, 1), (ADAMW, 2)], ids=["sgd-accum1", "adamw-accum2"])
 @pytest.mark.parametrize(("workload", "shape"), [("mlp", MLP), ("llama-tiny", LLAMA)], ids=["mlp", "llama"])
 @pytest.mark.parametrize(("strategy", "options"), CASES, ids=str)
-def test_losses_are_those_of_single_bit_by_bit(  # noqa: PLR0917
+def test_losses_are_those_of_single_bit_by_bit(
     pools: Any, strategy: str, options: Any, workload: str, shape: dict[str, Any], optimizer: Any, accum: int
 ) -> None:
     work = {"workload": workload, "workload_options": {**shape, **optimizer}, "global_batch": 16, "grad_accum": accum}

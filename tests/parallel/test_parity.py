@@ -38,6 +38,8 @@ def _word(name: str, value: Any) -> str:
 
 
 AGAIN = {"activation_checkpointing": "full"}
+SELECTIVE = {"activation_checkpointing": "selective"}
+COMPILED = {"compile": True}
 SPLIT = ["zero-bubble", "zbv", "dualpipev"]
 """Schedules that compute the gradients of weights later than those of inputs."""
 CELLS = [
@@ -93,6 +95,23 @@ CELLS = [
     Cell("pp", {"schedule": "1f1b", **AGAIN}, 2, 2),
     Cell("hybrid", {"mesh": "dp_shard=2,tp=2", **AGAIN}, 4, 2, full=True),
     Cell("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "interleaved-1f1b", **AGAIN}, 4, 2, full=True),
+    Cell("single", SELECTIVE, 1, 2),
+    Cell("ddp", SELECTIVE, 2, 2, full=True),
+    Cell("fsdp", SELECTIVE, 2, 2),
+    Cell("tp", {"degree": 2, **SELECTIVE}, 4, 2, full=True),
+    Cell("pp", {"schedule": "interleaved-1f1b", **SELECTIVE}, 2, 2),
+    Cell("pp", {"schedule": "zbv", **AGAIN}, 2, 4),
+    *(Cell("pp", {"schedule": name, **AGAIN}, 2, 4, full=True) for name in ("zero-bubble", "dualpipev")),
+    Cell("single", COMPILED, 1, 2),
+    Cell("single", {**COMPILED, **AGAIN}, 1, 2, full=True),
+    Cell("single", {**COMPILED, **SELECTIVE}, 1, 2, full=True),
+    Cell("ddp", COMPILED, 2, 2, full=True),
+    Cell("fsdp", COMPILED, 2, 2, full=True),
+    Cell("fsdp", {**COMPILED, **SELECTIVE}, 2, 2, full=True),
+    Cell("tp", {"degree": 2, **COMPILED}, 4, 2, full=True),
+    Cell("hybrid", {"mesh": "dp_shard=2,tp=2", **COMPILED}, 4, 2, full=True),
+    Cell("pp", {"schedule": "1f1b", **COMPILED}, 2, 2, full=True),
+    Cell("pp", {"schedule": "interleaved-1f1b", **COMPILED}, 2, 2, full=True),
     Cell("single", {}, 1, 4),
     Cell("fsdp", {}, 1, 2),
     Cell("ddp", {}, 1, 2),
@@ -113,6 +132,11 @@ LLAMA_CELLS = [
     Cell("cp", {"degree": 2}, 4, 2),
     Cell("cp", AGAIN, 2, 2),
     Cell("tp", {**LOSS, **AGAIN}, 2, 2, full=True),
+    Cell("tp", {**LOSS, **SELECTIVE}, 2, 2, full=True),
+    Cell("tp", {**LOSS, **COMPILED}, 2, 2, full=True),
+    Cell("cp", SELECTIVE, 2, 2),
+    Cell("cp", COMPILED, 2, 2, full=True),
+    Cell("cp", {**COMPILED, **AGAIN}, 2, 2, full=True),
     Cell("hybrid", {"mesh": "dp_shard=2,cp=2"}, 4, 2, full=True),
     Cell("hybrid", {"mesh": "cp=2,tp=2", **SEQUENCE}, 4, 2, full=True),
     Cell("hybrid", {"mesh": "pp=2,cp=2", "schedule": "1f1b"}, 4, 2),

@@ -19,7 +19,7 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     folder = make_run(tmp_path / "run", "ddp", nodes=2, ranks_per_node=1)
     assert finish(folder, start(folder)) == 0, logs(folder, 0)
     kinds = [event.kind for event in folder.events(ATTEMPT).records if event.kind != "heartbeat"]
-    assert kinds == ["start", "phase", "ready", "phase", "phase", "phase", "exit", "script_exit"]
+    assert kinds == ["start", "phase", "ready", "phase", "phase", "phase", "phase", "exit", "script_exit"]
     first = folder.events(ATTEMPT).records[0]
     assert first.data["job_id"] == "job7_2"
     assert first.data["num_ranks"] == 2
@@ -35,7 +35,11 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     assert record.loss_last == reading.records[-1].loss
     assert record.loss_last is not None
     assert record.loss_last < record.loss_first / 2, "it learns"
-    assert set(record.phases) == {"start", "build", "train", "finish"}
+    assert set(record.phases) == {"start", "build", "train", "evaluate", "finish"}
+    assert record.evaluation is not None
+    assert (record.evaluation.num_samples, record.evaluation.metric) == (359, "accuracy")
+    assert record.evaluation.value is not None
+    assert 0.5 < record.evaluation.value <= 1
     assert [facts.rank for facts in record.ranks] == [0, 1]
     assert all(facts.peak_memory_bytes > 50e6 and facts.threads == 1 for facts in record.ranks)
     assert record.data["name"] == "digits"

@@ -22,7 +22,7 @@ PATIENCE_S = 100
 _CHAOS = registry.STRATEGIES | {"chaos": "chaos:STRATEGY"}
 
 
-def make_run(  # noqa: PLR0917
+def make_run(
     path: Path,
     strategy: str,
     strategy_options: dict[str, Any] | None = None,
@@ -33,6 +33,7 @@ def make_run(  # noqa: PLR0917
     steps: int = 40,
     global_batch: int = 64,
     time_s: float = 200.0,
+    grad_accum: int = 1,
     **spec: Any,
 ) -> RunFolder:
     spread = registry.load(_CHAOS[strategy])
@@ -50,8 +51,8 @@ def make_run(  # noqa: PLR0917
         nodes=nodes,
         ranks_per_node=ranks_per_node,
         cpus_per_rank=1,
-        micro_batch=global_batch // mesh.data_ranks,
-        grad_accum=1,
+        micro_batch=global_batch // mesh.data_ranks // grad_accum,
+        grad_accum=grad_accum,
         global_batch=global_batch,
         steps=steps,
         seed=0,
@@ -71,7 +72,9 @@ def worker_command(folder: RunFolder) -> list[str]:
     return [sys.executable, "-m", "hpcpar.worker", str(folder.path / "payload.pkl"), str(folder.path)]
 
 
-def start(folder: RunFolder, command: list[str] | None = None, time_limit: float = 90) -> subprocess.Popen[bytes]:
+def start(
+    folder: RunFolder, command: list[str] | None = None, time_limit: float = 90, **variables: str
+) -> subprocess.Popen[bytes]:
     """Start the launcher for a run, as its job script does."""
     spec = folder.spec()
     assert spec is not None
@@ -81,7 +84,10 @@ def start(folder: RunFolder, command: list[str] | None = None, time_limit: float
         **os.environ,
         "HPCPAR_ATTEMPT": ATTEMPT,
         "HPCPAR_CPUS_PER_RANK": "1",
-        "PYTHONPATH": f"{plugin}:{Path(__file__).parent}",
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(plugin), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        ),
+        **variables,
     }
     size = ["--nodes", str(spec.identity.nodes), "--ranks-per-node", str(spec.identity.ranks_per_node)]
     limits = ["--time-limit", str(time_limit), "--logs", str(folder.logs)]
@@ -97,18 +103,18 @@ def start(folder: RunFolder, command: list[str] | None = None, time_limit: float
     return subprocess.Popen(launcher, env=environment, stderr=subprocess.DEVNULL)
 
 
-def finish(folder: RunFolder, process: subprocess.Popen[bytes]) -> int:
+def finish(folder: RunFolder, process: subprocess.Popen[bytes], attempt: str = ATTEMPT) -> int:
     """Wait for the launcher and write the job script's last word."""
     try:
         code = process.wait(PATIENCE_S)
     finally:
         process.kill()
-    append(folder.events_path(ATTEMPT), Event(time=2e9, kind="script_exit", data={"code": code}))
+    append(folder.events_path(attempt), Event(time=2e9, kind="script_exit", data={"code": code}))
     return code
 
 
-def logs(folder: RunFolder, rank: int) -> str:
-    return (folder.logs / f"{ATTEMPT}.{rank}.log").read_text()
+def logs(folder: RunFolder, rank: int, attempt: str = ATTEMPT) -> str:
+    return (folder.logs / f"{attempt}.{rank}.log").read_text()
 
 
 def _install_chaos(site: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -126,8 +127,8 @@ class Slurm:
             time.sleep(0.3)
 
 
-@pytest.fixture(scope="session")
-def slurm_session() -> Iterator[Slurm]:
+@contextlib.contextmanager
+def _started(nodes: int) -> Iterator[Slurm]:
     check = subprocess.run([sys.executable, str(SCRIPT), "check"], capture_output=True, text=True, timeout=60)
     if check.returncode != 0:
         reason = f"no real Slurm here: {(check.stdout + check.stderr).strip()}"
@@ -137,12 +138,25 @@ def slurm_session() -> Iterator[Slurm]:
     # Unix sockets allow 107 bytes: pytest's own folders are too deep.
     folder = Path(tempfile.mkdtemp(prefix="hpt-", dir="/tmp"))
     cluster = Slurm(folder)
-    cluster.script("up", "--nodes", "4", "--cpus", "4", timeout=90)
+    cluster.script("up", "--nodes", str(nodes), "--cpus", "4", timeout=90)
     try:
         yield cluster
     finally:
         cluster.script("down", timeout=90)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def slurm_session() -> Iterator[Slurm]:
+    with _started(nodes=4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm_of_eight() -> Iterator[Slurm]:
+    """A cluster of eight nodes for one test alone."""
+    with _started(nodes=8) as cluster:
+        yield cluster
 
 
 @pytest.fixture

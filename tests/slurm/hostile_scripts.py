@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from hpcpar.control import submit
 from hpcpar.decode import decode
 from hpcpar.errors import InputError
+from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BatchFolder
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.spec import Study
 
 FOLDER, NUM_EXAMPLES = Path(sys.argv[1]), int(sys.argv[2])
 CANARY = FOLDER / "canary"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_a_study_goes_from_submit_to_a_scaling_table(slurm: Any, tmp_path: Path,
     assert "left out: 8 done" in again.stderr
 
 
-_ON_FOUR_NODES = ("ddp", "fsdp", "tp", "cp", "pp", "hybrid", "localsgd", "async")
+_DEEPSPEED = ("deepspeed-zero", "deepspeed-tp", "deepspeed-pp") if importlib.util.find_spec("deepspeed") else ()
+_ON_FOUR_NODES = ("ddp", "fsdp", "tp", "cp", "pp", "hybrid", "localsgd", "async", *_DEEPSPEED)
 _ONE_PROCESS = ("single", "dp", "layerwise")
 
 
@@ -63,15 +65,17 @@ def test_every_strategy_of_several_processes_runs_on_four_nodes(slurm: Any, tmp_
     layout = ("--nodes", "4", "--ranks-per-node", "1", "--runs", str(tmp_path))
     sizes = ("--workload", "llama-tiny", "--global-batch", "16", "--steps", "4")
     options = ("--set", "layers=4", "--set", "kv_heads=4")
-    submit = ("submit", "--cluster", "slurm-test", *layout, *sizes, *options)
+    cluster = ("submit", "--cluster", "slurm-test", *layout)
+    submit = (*cluster, *sizes, *options)
     refused = slurm.hpcpar(*submit, "--strategy", *_ONE_PROCESS, code=2)
     for name in _ONE_PROCESS:
         assert f"{name} is one process, this world has 4 x 1 ranks: choose one node" in refused.stderr
     assert list(tmp_path.iterdir()) == []
     slurm.hpcpar(*submit, "--strategy", *_ON_FOUR_NODES)
+    slurm.hpcpar(*cluster, "--workload", "llama-moe", "--strategy", "ep", "--set", "layers=2", "--steps", "4")
     status = slurm.wait(tmp_path, _finished, 600)
     assert {row["strategy"]: (row["state"], row["step"]) for row in status["rows"]} == dict.fromkeys(
-        _ON_FOUR_NODES, ("done", 4)
+        (*_ON_FOUR_NODES, "ep"), ("done", 4)
     )
 
 

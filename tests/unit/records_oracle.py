@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 
 from hpcpar import records
+from hpcpar.mesh import Mesh, parse_mesh
 from hpcpar.records import Cause, Event, RankFacts, RunRecord, Step
 from hpcpar.runs import RunFolder
-from hpcpar.spec import Identity, Mesh, RunSpec, Submission, parse_mesh
+from hpcpar.spec import Identity, RunSpec, Submission
 from hpcpar.storage import write_file
 
 WARMUP_FACTOR = 5.0

@@ -8,18 +8,21 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import msgspec
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records_oracle import Oracle, Truth, ideal
+from records_oracle import Oracle, Truth, change_record, ideal
 
 from hpcpar.analysis.collect import collect
 from hpcpar.errors import InputError
 from hpcpar.records import Cause
+from hpcpar.storage import write_file
 
 ORACLE = Oracle(truths={"ddp": Truth(0.010, 0.0020), "pp": Truth(0.030, 0.0019)}, noise=0.02, repeats=2)
-FILES = ["runs.csv", "scaling.csv", "scaling.json", "scaling.md", "scaling.png", "scaling.svg"]
+TABLES = ["laws.csv", "runs.csv", "scaling.csv", "scaling.json", "scaling.md", "sizeup.csv", "verdicts.csv"]
+FILES = sorted([*TABLES, "scaling.png", "scaling.svg"])
 
 
 def test_saving_writes_every_file_and_returns_the_paths(tmp_path):
@@ -100,7 +103,7 @@ def test_every_run_is_a_row_of_the_frame_and_unknown_is_not_zero(tmp_path):
     runs = replace(ORACLE, failures={("pp", 4, 1): Cause.TIMEOUT}, never_ran=frozenset({("ddp", 1, 2)})).write(tmp_path)
     runs[0].spec_path.write_bytes(b"{")
 
-    frame = collect([tmp_path]).frame.set_index("run")
+    frame = collect([tmp_path]).runs.set_index("run")
 
     assert len(frame) == len(runs)
     assert sorted(frame["state"].value_counts().to_dict().items()) == [
@@ -156,7 +159,7 @@ def test_without_matplotlib_the_tables_are_written_and_the_reason_is_said(tmp_pa
 
     paths = collect([tmp_path / "runs"]).save(tmp_path / "report", said.append)
 
-    assert sorted(path.name for path in paths) == FILES[:4]
+    assert sorted(path.name for path in paths) == TABLES
     assert "hpcpar[report]" in said[0]
 
 
@@ -208,7 +211,7 @@ def test_no_damaged_number_anywhere_stops_the_tables(whole_study, damage):
 
     results = collect([root])
 
-    assert len(results.frame) == 4
+    assert len(results.runs) == 4
     assert results.to_markdown()
     assert results.to_csv()
     assert results.to_json()
@@ -217,3 +220,18 @@ def test_no_damaged_number_anywhere_stops_the_tables(whole_study, damage):
 
 def split_at_numbers(content):
     return re.split(rb"(?<=:)\s?(-?[0-9][0-9.e+-]*)", content)
+
+
+@pytest.mark.parametrize("scaling", ["strong", "weak"])
+def test_programs_timed_from_outside_are_compared_only_where_that_means_something(tmp_path, scaling):
+    for folder in replace(ORACLE, scaling=scaling).write(tmp_path / "runs"):
+        spec = msgspec.structs.replace(folder.spec(), declares_steps=False)
+        write_file(folder.spec_path, msgspec.json.encode(spec))
+        change_record(folder, whole_program=True, steps=1)
+    results = collect([tmp_path / "runs"])
+    results.save(tmp_path / "report")
+    cells = [cell for table in results.tables for cell in table.cells if not cell.is_baseline]
+    assert cells
+    assert all(cell.step_time_s is not None and cell.samples_per_s is None for cell in cells)
+    assert all((cell.speedup is not None) == (scaling == "strong") for cell in cells)
+    assert all("timed from outside: a step is a whole program" in cell.flags for cell in cells)

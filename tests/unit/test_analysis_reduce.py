@@ -298,3 +298,53 @@ def test_a_file_cut_at_any_byte_gives_a_row(pristine, name):
         (folder.path / name).write_bytes(whole[:cut])
         row = reduce_run(folder)
         assert row.usable or row.message, (name, cut)
+
+
+# ---------------------------------------------------------------- runs that went on from a checkpoint
+
+
+def interrupted(run, kept):
+    """Split a whole run: attempt 0.9 did `kept` updates that count, and five more that were lost; 1.0 did the rest."""
+    steps = run.steps("1.0").records
+    begun = ORACLE.begun_s
+    run.steps_path("1.0").unlink()
+    for name, part, start in (("0.9", steps[: kept + 5], begun - 200), ("1.0", steps[kept:], begun)):
+        for one in part:
+            records.append(run.steps_path(name), one)
+        if name == "0.9":
+            records.append(run.events_path(name), Event(time=start, kind="start"))
+            records.append(run.events_path(name), Event(time=start + 50.0, kind="script_exit", data={"code": 137}))
+    spans = [{"attempt": "0.9", "first": 1, "last": kept}, {"attempt": "1.0", "first": kept + 1, "last": len(steps)}]
+    change_record(run, lineage=spans)
+
+
+def test_a_run_that_went_on_counts_every_step_once_and_says_what_was_lost(run):
+    whole = reduce_run(run)
+    interrupted(run, 20)
+    row = reduce_run(run)
+
+    assert (row.steps_measured, row.duplicate_steps, row.replayed_steps) == (40, 0, 5)
+    assert row.steps_used == 20  # ten of warm-up in each attempt
+    assert row.step_time_s == pytest.approx(whole.step_time_s, rel=0.2)
+    assert row.attempts == 2
+    assert row.loss_last == loss_at(40)
+    assert "went on from a checkpoint before step 21" in row.notes
+    assert whole.replayed_steps == 0
+    assert 0 < row.goodput < whole.goodput < 1  # fifty seconds more for the same updates
+
+
+def test_a_result_that_was_made_again_lost_nothing(run):
+    records.append(run.events_path("0.9"), Event(time=1.0, kind="start"))
+    records.append(run.events_path("0.9"), Event(time=9.0, kind="exit", data={"cause": "ok"}))
+    for step in ORACLE.step_lines(1.0, 40):
+        records.append(run.steps_path("0.9"), step)
+
+    assert reduce_run(run).replayed_steps == 0
+
+
+def test_a_lineage_that_repeats_itself_counts_no_step_twice(run):
+    interrupted(run, 20)
+    lineage = [{"attempt": "0.9", "first": 1, "last": 20}] * 3 + [{"attempt": "1.0", "first": 21, "last": 40}]
+    change_record(run, lineage=lineage)
+
+    assert (reduce_run(run).steps_measured, reduce_run(run).duplicate_steps) == (40, 0)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +19,8 @@ def whole(count=20, **rest):
     return [step(number, float(number), loss=1.0 / number, **rest) for number in range(1, count + 1)]
 
 
-def window(steps, planned=20, warmup=10, reached=20, rejected_lines=0):
-    return measure(steps, planned=planned, warmup=warmup, reached=reached, rejected_lines=rejected_lines)
+def window(steps, planned=20, warmup=10, reached=20, rejected_lines=0, **options):
+    return measure(steps, planned=planned, warmup=warmup, reached=reached, rejected_lines=rejected_lines, **options)
 
 
 def test_the_time_is_the_mean_after_the_warm_up_and_the_median_beside_it():
@@ -130,3 +131,74 @@ def test_every_line_is_either_used_or_counted(pairs, planned, warmup, reached, r
     assert (got.mean_s is None) == bool(got.reason)
     if got.mean_s is not None:
         assert SHORTEST_S <= got.mean_s <= LONGEST_S
+
+
+def long(times, **options):
+    steps = [step(number, float(time_s), loss=1.0) for number, time_s in enumerate(times, start=1)]
+    return window(steps, planned=len(steps), warmup=0, reached=len(steps), **options)
+
+
+def test_a_window_that_drifts_has_a_trend_and_a_noisy_one_has_none():
+    rng = np.random.default_rng(0)
+    noise = np.exp(0.05 * rng.standard_normal((200, 400)))
+    drift = np.exp(np.linspace(0, 0.1, 400))
+
+    steady = [long(one).trend for one in noise]
+    drifting = [long(one * drift).trend for one in noise]
+
+    assert sum(trend is not None for trend in steady) <= 2 + 3 * math.sqrt(2)  # p < 0.01 in 200 windows
+    assert all(trend is not None for trend in drifting)
+    # From the middle of the first tenth to that of the last: 0.9 of the way.
+    assert np.mean(drifting) == pytest.approx(math.expm1(0.09), rel=0.05)
+
+
+def test_stalls_are_no_trend_and_short_windows_have_none():
+    times = np.ones(400)
+    times[[350, 370, 390]] = 30.0
+
+    assert long(times).trend is None
+    assert long(np.linspace(1, 2, 39)).trend is None
+    assert long(np.linspace(1, 2, 40)).trend == pytest.approx(0.9, rel=0.1)
+
+
+def learning(losses):
+    return [step(number, 2.0, loss=loss) for number, loss in enumerate(losses, start=1)]
+
+
+def test_a_target_is_reached_when_the_mean_of_ten_losses_is_there():
+    losses = [1.0] * 10 + [0.1] + [1.0] * 4 + [0.4] * 15  # one lucky batch reaches nothing
+
+    got = window(learning(losses), planned=30, warmup=10, reached=30, target_loss=0.5)
+
+    # Steps 16 and on: the mean of the last ten is (10 - k) x 1 + k x 0.4, the lucky 0.1 among them until step 20.
+    means = [sum(losses[max(0, n - 10) : n]) / 10 for n in range(1, 31)]
+    first = next(n for n in range(10, 31) if means[n - 1] <= 0.5)
+    assert got.reached == (first, 2.0 * first)
+    assert first > 20
+
+
+def test_a_target_that_is_not_reached_or_lies_behind_a_divergence_is_none():
+    assert window(learning([1.0] * 30), planned=30, reached=30, target_loss=0.5).reached is None
+    assert window(learning([1.0] * 30), planned=30, reached=30).reached is None
+    assert window(learning([1.0, None, *[0.1] * 28]), planned=30, reached=30, target_loss=0.5).reached is None
+    # The tenth loss is the first of which there is a mean.
+    assert window(learning([0.1] * 30), planned=30, reached=30, target_loss=0.5).reached == (10, 20.0)
+
+
+def test_every_attempt_has_a_warm_up_of_its_own():
+    steps = [step(number, 100.0 if number in (1, 2, 13, 14) else 1.0) for number in range(1, 21)]
+    got = measure(steps, planned=20, warmup=2, reached=20, rejected_lines=0, begins=(1, 13))
+
+    assert (got.mean_s, got.steps_used, got.reason) == (1.0, 16, "")
+
+
+def test_warm_ups_that_leave_nothing_say_so():
+    got = measure(whole(), planned=20, warmup=10, reached=20, rejected_lines=0, begins=(1, 11))
+
+    assert got.reason == "the warm-up cut of 20 steps leaves nothing of 20 planned steps"
+
+
+def test_begins_that_cannot_be_are_no_begins():
+    got = measure(whole(), planned=20, warmup=10, reached=20, rejected_lines=0, begins=(-5, 10**30, 1))
+
+    assert got.mean_s == 15.5

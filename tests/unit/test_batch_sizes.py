@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
 from hpcpar.errors import Problem
-from hpcpar.spec import Mesh
+from hpcpar.mesh import Mesh
 
 meshes = st.builds(Mesh, pp=st.integers(1, 6), dp_replicate=st.integers(1, 6), dp_shard=st.integers(1, 3))
 batches = st.integers(1, 2000)

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records_oracle import ideal
+from records_oracle import Truth, ideal
 
 from hpcpar import assets, registry, runs
 from hpcpar.cli import VERBS, main, printable
@@ -64,7 +65,7 @@ def study(isolation):
 
 def dry_run(run, *arguments):
     """Plan a dry run and return what it would submit."""
-    code, out, err = run("submit", *arguments, "--dry-run", "--json")
+    code, out, err = run("submit", "--dry-run", "--json", *arguments)
     assert code == 0, err
     return [spec for batch in json.loads(out)["batches"] for spec in batch["runs"]]
 
@@ -272,6 +273,11 @@ def test_a_study_may_follow_the_strategies(run, tmp_path):
 def test_strategies_may_be_written_with_commas(run):
     specs = dry_run(run, "--cluster", "local", "--strategy", "ddp,pp", "--nodes", "1", "--repeats", "1")
     assert sorted(spec["identity"]["strategy"] for spec in specs) == ["ddp", "pp"]
+
+
+def test_a_strategy_with_a_dash_in_its_name_is_a_further_word(run, tmp_path):
+    specs = dry_run(run, *"--cluster local --workload mlp --strategy ddp deepspeed-zero deepspeed-tp --nodes 2".split())
+    assert sorted(spec["identity"]["strategy"] for spec in specs) == ["ddp", "deepspeed-tp", "deepspeed-zero"]
 
 
 @given(
@@ -771,6 +777,42 @@ def test_a_failed_run_is_a_row_of_every_table(run, isolation, form):
 def test_collect_prints_csv_that_reads_back(run, study):
     _, out, _ = run("collect", "--format", "csv", "--offline")
     assert len(list(csv.DictReader(io.StringIO(out)))) >= 2
+
+
+def two_dates(isolation, **changes):
+    old = replace(ideal(nodes=(1, 2), repeats=3, begun_s=1e9), noise=0.005)
+    old.write(isolation / "old")
+    replace(old, study="new", seed=1, begun_s=1.1e9, **changes).write(isolation / "new")
+    return isolation / "new", isolation / "old"
+
+
+def test_a_collection_that_deteriorates_against_another_fails_only_where_that_is_asked(run, isolation):
+    new, old = two_dates(isolation, truths={"ddp": Truth(0.0, 1.2 * 2**-8)})
+
+    assert run("collect", new, "--against", old, "--offline")[0] == 0
+    code, out, err = run("collect", new, "--against", old, "--offline", "--fail-on", "deteriorates")
+    assert code == 1
+    assert "warning: ddp on 2 nodes, time against oracle: strongly deteriorates" in err
+    assert "Against the other collection" in out
+    assert run("collect", old, "--against", new, "--offline", "--fail-on", "deteriorates")[0] == 0
+
+
+def test_what_is_not_shown_to_be_no_worse_can_fail_too(run, isolation):
+    new, old = two_dates(isolation, repeats=1)
+
+    assert run("collect", new, "--against", old, "--offline", "--fail-on", "deteriorates")[0] == 0
+    code, _, err = run("collect", new, "--against", old, "--offline", "--fail-on", "inconclusive")
+    assert code == 1
+    assert "time against oracle: not enough runs" in err
+
+
+def test_wrong_margins_and_targets_are_said_together(run, study):
+    code, out, err = run("collect", "--offline", "--efficiency-target", "0", "--margin", "tme=0.1")
+
+    assert code == 2
+    assert out == ""
+    assert "--efficiency-target: 0 is not between 0 and 1" in err
+    assert "--margin tme=0.1: there is no metric 'tme'\n    did you mean 'time'?" in err
 
 
 # ---------------------------------------------------------------- what comes from elsewhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -9,10 +10,10 @@ import pytest
 
 from hpcpar import registry
 from hpcpar.composition import batch_refusals, check, layout_refusals, reshards
+from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import Declaration, TensorPlan
+from hpcpar.registry import Declaration, ExpertPlan, TensorPlan
 from hpcpar.schedules import SCHEDULES, ScheduleName, stages_of
-from hpcpar.spec import Mesh
 
 DECLARED = Declaration(kind="neural", num_units=6)
 PLANNED = Declaration(kind="neural", num_units=6, sequence=24, tensor=TensorPlan(divides=16, loss_parallel=True))
@@ -25,6 +26,8 @@ REFUSED_TENSOR = [
     (PLANNED, 16, {"sequence_parallel": True}, "sequence of 24 does not divide over tp=16", "multiple of tp"),
     (NO_SEQUENCE, 2, {"loss_parallel": True}, "does not split its logits", "leave it out"),
     (PLANNED, 2, {"static_graph": True}, "static_graph and tp", "leave static_graph out"),
+    (PLANNED, 2, {"compression": "fp16"}, "compression and tp", "leave compression out"),
+    (PLANNED, 2, {"precision": "fp8"}, "fp8 and tp", "use bf16"),
 ]
 REFUSED = [
     (Mesh(pp=7), {}, "deeper than the model's 6 units"),
@@ -36,7 +39,34 @@ REFUSED = [
     (Mesh(pp=2, dp_shard=2), {"schedule": "zero-bubble", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(pp=2, dp_shard=2), {"schedule": "zbv", "reshard_after_forward": True}, "trains a wrong model"),
     (Mesh(pp=2, dp_shard=2), {"schedule": "dualpipev", "reshard_after_forward": True}, "trains a wrong model"),
-    (Mesh(dp_replicate=4, ep=2), {}, "ep=2 is not supported yet"),
+    (Mesh(dp_replicate=4, ep=2), {}, "ep: the workload has no experts"),
+    (Mesh(dp_replicate=4), {"capacity": 1.0}, "capacity: the workload has no experts"),
+    (Mesh(pp=2), {"schedule": "zero-bubble", "compile": True}, "compile under the zero-bubble schedule"),
+    (Mesh(pp=2), {"schedule": "zbv", "compile": True}, "compile under the zbv schedule"),
+    (Mesh(pp=2), {"schedule": "dualpipev", "compile": True}, "compile under the dualpipev schedule"),
+    (Mesh(pp=2), {"schedule": "zbv", "activation_checkpointing": "selective"}, "selective checkpointing under the zbv"),
+    (Mesh(dp_shard=2), {"compression": "fp16"}, "FSDP2 scatters the gradients"),
+    (Mesh(pp=2, dp_replicate=2), {"compression": "bf16"}, "replicas of a pipeline send gradients without DDP"),
+    (Mesh(dp_replicate=2), {"compression": "powersgd", "static_graph": True}, "powersgd with static_graph"),
+]
+MIXTURE = msgspec.structs.replace(
+    SEQUENCE,
+    kind="mixture-of-experts",
+    experts=ExpertPlan(number=8, chosen=2),
+    tensor=TensorPlan(divides=16, sequence_parallel=False),
+)
+REFUSED_EXPERTS = [
+    (Mesh(dp_replicate=3, ep=3), {}, "ep=3 does not divide the workload's 8 experts", "choose ep from 1, 2, 4, 8"),
+    (Mesh(dp_replicate=6, ep=4), {}, "ep=4 does not divide the 6 data ranks", "choose ep or the data axes to fit"),
+    (Mesh(pp=2, dp_replicate=2, ep=4), {}, "ep=4 does not divide the 2 data ranks", "different samples"),
+    (Mesh(dp_replicate=2, tp=2, ep=2), {}, "ep and tp together", "leave tp out"),
+    (Mesh(dp_shard=2, ep=2), {"cpu_offload": True}, "cpu_offload and ep", "leave cpu_offload out"),
+    (Mesh(cp=2), {"capacity": 1.0}, "capacity and cp", "leave capacity out, or cp"),
+    (Mesh(), {"precision": "bf16"}, "precision and a mixture of experts", "leave it out"),
+    (Mesh(), {"compile": True}, "compile and a mixture of experts", "leave it out"),
+    (Mesh(dp_replicate=2), {"compression": "fp16"}, "compression and a mixture of experts", "leave it out"),
+    (Mesh(), {"activation_checkpointing": "selective"}, "selective and a mixture of experts", "leave it out"),
+    (Mesh(tp=2), {"sequence_parallel": True}, "need whole sequences between its matrices", "tp works without it"),
 ]
 REFUSED_BATCHES = [
     (Mesh(pp=4), {"schedule": "1f1b"}, 3, "at least as many micro-batches as ranks"),
@@ -60,6 +90,39 @@ def test_what_tensor_parallelism_refuses(
 ) -> None:
     found = list(layout_refusals(Mesh(dp_replicate=2, tp=size), EngineOptions(**options), declared))
     assert [words in refusal.what and fix in refusal.fix for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(("mesh", "options", "words", "fix"), REFUSED_EXPERTS)
+def test_what_mixtures_of_experts_refuse(mesh: Mesh, options: dict[str, Any], words: str, fix: str) -> None:
+    found = list(layout_refusals(mesh, EngineOptions(**options), MIXTURE))
+    assert [words in refusal.what and fix in refusal.fix for refusal in found] == [True], found
+
+
+@pytest.mark.parametrize(
+    "mesh", [Mesh(dp_replicate=8, ep=8), Mesh(pp=2, dp_replicate=2, dp_shard=2, cp=2, ep=4), Mesh(tp=2), Mesh()]
+)
+def test_what_mixtures_of_experts_do_not_refuse(mesh: Mesh) -> None:
+    check(mesh, EngineOptions(), MIXTURE, 4)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        Mesh(dp_replicate=4, ep=2),
+        Mesh(pp=2, dp_replicate=2, dp_shard=2, cp=2, ep=4),
+        Mesh(dp_replicate=3, dp_shard=2, tp=2, ep=3),
+        Mesh(dp_shard=4, ep=1),
+    ],
+)
+def test_experts_are_shared_by_consecutive_data_ranks(mesh: Mesh) -> None:
+    share, same = mesh.expert_groups()
+    everyone = list(range(mesh.world_size))
+    for groups, size in ((share, mesh.ep), (same, mesh.data_ranks // mesh.ep)):
+        assert sorted(itertools.chain(*groups)) == everyone
+        assert {len(group) for group in groups} == {size}
+    for group in (*share, *same):
+        assert len({tuple(mesh.coordinates(rank)[axis] for axis in ("pp", "cp", "tp")) for rank in group}) == 1
+    assert all(len(set(one) & set(other)) <= 1 for one in share for other in same)
 
 
 @pytest.mark.parametrize(
@@ -125,4 +188,10 @@ def test_a_strategy_offers_the_engines_options_under_their_names(name: str) -> N
     engine = strategy.engine(strategy.Options())
     for field in fields - own:
         assert getattr(engine, field) == getattr(EngineOptions(), field)
-        assert strategy.Options.__annotations__.get(field) in (None, EngineOptions.__annotations__[field])
+        assert _annotation(strategy.Options, field) == _annotation(EngineOptions, field)
+
+
+def _annotation(options: type, field: str) -> str:
+    return next(
+        kind.__annotations__[field] for kind in options.__mro__ if field in vars(kind).get("__annotations__", {})
+    )

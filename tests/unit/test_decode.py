@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hpcpar.decode import decode, find_problems, nested, read_toml
 from hpcpar.errors import InputError, nearest
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 
 WHERE = "mine.toml"
 

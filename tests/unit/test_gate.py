@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -10,7 +11,8 @@ from hpcpar.control import gate
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 
 PROFILE = {
     "schema": 1,
@@ -26,8 +28,8 @@ def _profile(**more):
     return decode(ClusterProfile, {**PROFILE, **more}, "test")
 
 
-def _plan(profile):
-    return make_plan(Study(workload="mlp", strategies=("ddp",)), profile, "test")
+def _plan(profile, strategy="ddp"):
+    return make_plan(Study(workload="mlp", strategies=(strategy,)), profile, "test")
 
 
 def _interpreter(tmp_path, body):
@@ -78,3 +80,33 @@ def test_a_missing_package_of_this_interpreter_gives_the_install_line(monkeypatc
     profile = _profile()
     with pytest.raises(InputError, match=r"pip install 'hpcpar\[torch\]'"):
         gate.check(_plan(profile), profile, sys.executable)
+
+
+def _without(monkeypatch, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+
+
+@pytest.mark.parametrize("strategy", ["deepspeed-zero", "deepspeed-tp", "deepspeed-pp"])
+def test_without_deepspeed_its_strategies_are_refused_with_the_line_that_installs_it(monkeypatch, strategy):
+    _without(monkeypatch, "deepspeed")
+    profile = _profile()
+    with pytest.raises(InputError) as caught:
+        gate.check(_plan(profile, strategy), profile, sys.executable)
+    (problem,) = [problem for problem in caught.value.problems if "deepspeed" in problem.what]
+    assert problem.what == "needs the package 'deepspeed', which is not installed"
+    assert problem.fix == "pip install 'hpcpar[deepspeed]'"
+
+
+def test_without_horovod_it_is_refused_with_the_version_that_fits(monkeypatch, tmp_path):
+    _without(monkeypatch, "horovod")
+    profile = _profile()
+    with pytest.raises(InputError) as caught:
+        gate.check(_plan(profile, "horovod"), profile, sys.executable)
+    (problem,) = [problem for problem in caught.value.problems if "horovod" in problem.what]
+    assert problem.fix.startswith("hpcpar cannot install Horovod: version 0.28.1 (the newest) works with torch 2.13")
+    assert "pip install" not in problem.fix
+    python = _interpreter(tmp_path, f'exec "{sys.executable}" -I -S "$@"')
+    with pytest.raises(InputError) as caught:
+        gate.check(_plan(profile, "horovod"), profile, python)
+    assert "pip install 'hpcpar[torch]'; hpcpar cannot install Horovod" in caught.value.problems[0].fix

@@ -14,7 +14,19 @@ from records_oracle import ideal
 from hpcpar import registry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HEAVY = ["torch", "pandas", "numpy", "scipy", "dask", "distributed", "xgboost", "deepspeed", "matplotlib", "sklearn"]
+HEAVY = [
+    "torch",
+    "pandas",
+    "numpy",
+    "scipy",
+    "dask",
+    "distributed",
+    "xgboost",
+    "deepspeed",
+    "horovod",
+    "matplotlib",
+    "sklearn",
+]
 LATE = ["jinja2", "submitit", "rich"]
 
 
@@ -145,6 +157,21 @@ def test_everything_registered_describes_itself_without_torch():
     assert all(name == own and size >= 1 for name, own, size in described)
 
 
+def test_no_module_of_the_worker_loads_deepspeed_or_horovod_before_a_strategy_builds():
+    pytest.importorskip("torch")
+    code = """
+import importlib, json, pkgutil, sys
+import hpcpar.worker
+names = [module.name for module in pkgutil.walk_packages(hpcpar.worker.__path__, "hpcpar.worker.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+assert "hpcpar.worker.deepspeed_engine.zero" in names and "hpcpar.worker.horovod_ring" in names
+print(json.dumps(sorted({"deepspeed", "horovod"} & set(sys.modules))))
+"""
+    assert python(code) == []
+
+
 def test_the_workers_entry_loads_without_torch():
     code = """
 import json, sys
@@ -153,3 +180,18 @@ from hpcpar import registry
 print(json.dumps(registry.load(registry.WORKER_ENTRY).__module__))
 """
     assert python(code) == "hpcpar.worker.main"
+
+
+def test_importing_the_package_loads_nothing_and_collect_loads_what_it_needs():
+    code = """
+import json, sys
+import hpcpar
+light = sorted({name.partition(".")[0] for name in sys.modules})
+try:
+    hpcpar.collect("nowhere")
+except Exception as error:
+    print(json.dumps([light, type(error).__name__, sorted(n for n in sys.modules if n.startswith("torch"))[:1]]))
+"""
+    light, error, torch = python(code)
+    assert not set(light) & {*HEAVY, *LATE, "msgspec", "click"}
+    assert (error, torch) == ("InputError", [])

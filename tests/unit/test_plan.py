@@ -1,6 +1,7 @@
 """A study and a profile become runs, or the list of everything that is wrong with them."""
 
 import itertools
+import re
 
 import msgspec
 import pytest
@@ -11,7 +12,9 @@ from hpcpar.assets import builtin_folder
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Identity, Mesh, Study
+from hpcpar.mesh import Mesh
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Identity, Study
 
 NODE = {"ranks_per_node": 2, "cpus_per_rank": 4, "usable_cpus": 16, "num_nodes": 64, "memory": "128GiB"}
 PROFILE = {
@@ -126,6 +129,23 @@ def test_no_two_runs_of_a_plan_share_a_folder(values):
     if planned:
         names = [run.spec.run_name for run in planned.runs]
         assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"workload": "llama-tiny", "strategies": ["ep"]},
+            "cannot run workload llama-tiny (it is of the kind 'neural')",
+        ),
+        ({"workload": "llama-moe", "strategies": ["localsgd"]}, "(it is of the kind 'mixture-of-experts')"),
+        ({"workload": "llama-moe", "strategies": ["ep"], "nodes": [3]}, "choose ep from 1, 2, 4, 8"),
+        ({"strategies": [{"name": "hybrid", "mesh": "dp=2,ep=2"}], "nodes": [1]}, "ep: the workload has no experts"),
+    ],
+)
+def test_what_experts_cannot_do_is_said_before_anything_is_submitted(values, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        plan(**values)
 
 
 def test_repeats_are_outermost_so_that_a_drifting_machine_spoils_all_cells_alike():

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hpcpar.assets import builtin_folder
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 
 PROFILES = {path.stem: path for path in sorted(builtin_folder("clusters").glob("*.toml"))}
 NO_MACHINE = {"generic", "local", "slurm-test"}

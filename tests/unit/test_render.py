@@ -20,9 +20,12 @@ from hpcpar.control.safe import control_character
 from hpcpar.control.submit import Request, prepare
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError
-from hpcpar.spec import ClusterProfile, Study
+from hpcpar.profile import ClusterProfile
+from hpcpar.spec import Study
 
-CLUSTERS = sorted(assets.available("clusters"))
+CLUSTERS = sorted(
+    name for name, path in assets.available("clusters").items() if read_toml(path).get("scheduler") != "pbs"
+)
 STRATEGIES = ["ddp", "hybrid", "pp"]
 PROFILE = {
     "schema": 1,
@@ -49,7 +52,9 @@ def script(profile=None, **study):
 def shipped(cluster, strategy):
     path = assets.find("clusters", cluster)
     profile = decode(ClusterProfile, read_toml(path), str(path))
-    return scripts(profile, strategies=[strategy], nodes=[2], repeats=3, global_batch=256, account="m1234")
+    deep = {"layers": 40}  # a stage for each rank of the largest nodes
+    sizes = {"nodes": [2], "repeats": 3, "global_batch": 256, "workload_options": deep}
+    return scripts(profile, strategies=[strategy], account="m1234", **sizes)
 
 
 def commands_of(text):
@@ -311,13 +316,13 @@ def profile_of(values, place, template="sbatch.sh.j2"):
 
 
 def render_srun(values):
-    from hpcpar.spec import Srun
+    from hpcpar.profile import Srun
 
     return Srun(args=(f"--prolog={values.srun}",), cpu_bind=values.cpu_bind, network=values.network)
 
 
 def render_environment(values, place):
-    from hpcpar.spec import Environment
+    from hpcpar.profile import Environment
 
     return Environment(
         modules=(values.module, "second"),

@@ -96,7 +96,7 @@ def _script_exit(folder: RunFolder, code: int) -> None:
     ],
     ids=["echo of a kill", "echo alone", "own words", "error", "local time limit"],
 )
-def test_an_echo_never_hides_what_happened(  # noqa: PLR0917
+def test_an_echo_never_hides_what_happened(
     tmp_path: Path, spec: RunSpec, error: BaseException | None, code: int, cause: Cause, words: str
 ) -> None:
     folder = _folder(tmp_path, spec)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcpar.errors import RunError
-from hpcpar.worker.data.digits import Digits
+from hpcpar.worker.data import digits, pairs, words
+from hpcpar.worker.data.arrays import split
 from hpcpar.worker.data.text import DataOptions, TextWindows
 from hpcpar.worker.mesh_engine.stages import partition
 from hpcpar.worker.sampling import Sampler
@@ -48,10 +49,11 @@ def test_stages_are_as_even_as_can_be(weights: list[int], data: st.DataObject) -
 
 
 def test_digits_are_real_and_split() -> None:
-    digits = Digits()
-    assert len(digits) + len(digits.evaluation[1]) == 1797, "scikit-learn's documentation of load_digits"
-    assert digits.facts()["synthetic"] is False
-    pixels, labels = digits.evaluation
+    training, evaluation = digits.read()
+    assert len(training) + len(evaluation) == 1797, "scikit-learn's documentation of load_digits"
+    assert training.facts()["synthetic"] is False
+    assert training.facts()["num_samples"] == 1438
+    pixels, labels = evaluation.inputs_N, evaluation.targets_N
     assert pixels.shape == (359, 64)
     assert (pixels.min(), pixels.max()) == (0.0, 1.0)
     assert set(labels) == set(range(10))
@@ -59,9 +61,51 @@ def test_digits_are_real_and_split() -> None:
 
 def test_digits_that_cannot_be_read_are_a_cause_data(tmp_path: Path) -> None:
     (tmp_path / "digits.csv.gz").write_bytes(b"not gzip")
-    with pytest.raises(RunError) as caught:
-        Digits(tmp_path / "digits.csv.gz")
+    with pytest.raises(RunError, match="cannot read the digits") as caught:
+        digits.read(tmp_path / "digits.csv.gz")
     assert caught.value.cause == "data"
+
+
+@given(count=st.integers(1, 40))
+def test_every_fifth_row_is_never_trained_on(count: int) -> None:
+    training, evaluation = split(np.arange(count), np.arange(count), {})
+    assert evaluation.targets_N.tolist() == list(range(4, count, 5))
+    assert sorted([*training.targets_N, *evaluation.targets_N]) == list(range(count))
+
+
+def test_words_know_their_packages_and_rare_ones_are_one_word() -> None:
+    training, evaluation = words.read(words.WordOptions(vocabulary=50))
+    assert training.facts()["classes"] == list(words.PACKAGES)
+    assert training.facts()["synthetic"] is False
+    assert set(training.targets_N) == set(evaluation.targets_N) == set(range(8))
+    assert training.inputs_N.shape[1] == 32
+    assert (training.inputs_N.min(), training.inputs_N.max()) == (0, 49)
+
+
+def test_a_folder_a_class_is_text_of_ones_own(tmp_path: Path) -> None:
+    for name, text in (("a", "x y z " * 8), ("b", "p q " * 6)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text").write_text(text)
+    training, evaluation = words.read(words.WordOptions(path=str(tmp_path), words=3, classes=2))
+    assert (len(training), len(evaluation)) == (10, 2)
+    with pytest.raises(RunError, match="class 'b' has fewer than 20 words"):
+        words.read(words.WordOptions(path=str(tmp_path), words=20, classes=2))
+
+
+def test_pairs_are_a_source_the_target_moved_by_one_and_the_target(tmp_path: Path) -> None:
+    (tmp_path / "pairs").write_text("ab\tAB\n" * 5 + "much too long for this\tx\nno tab\n")
+    training, evaluation = pairs.read(pairs.PairOptions(path=str(tmp_path / "pairs"), length=4))
+    assert (len(training), len(evaluation)) == (4, 1)
+    assert training.inputs_N[0].tolist() == [97, 98, pairs.END, 0, pairs.BEGIN, 65, 66, 0]
+    assert training.targets_N[0].tolist() == [65, 66, pairs.END, 0]
+
+
+def test_the_default_pairs_are_names_of_two_styles() -> None:
+    training, _ = pairs.read(pairs.PairOptions())
+    row, target = training.inputs_N[7], training.targets_N[7]
+    source = bytes(row[:20][row[:20] > pairs.END].tolist()).decode()
+    assert bytes(target[target > pairs.END].tolist()).decode() == source.title().replace("_", "")
+    assert "_" in source
 
 
 def test_a_folder_of_text_is_read_in_sorted_order(tmp_path: Path) -> None:

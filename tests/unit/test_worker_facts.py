@@ -55,7 +55,7 @@ def test_cpu_quota(tmp_path: Path, cgroup: str, files: dict[str, str], cpus: flo
     assert (quota.cpus if quota else None) == cpus
 
 
-def _report(  # noqa: PLR0917
+def _report(
     number: int, cpus: tuple[int, ...], threads: int = 1, boot: str = "a", quota: Quota | None = None, asked: int = 1
 ) -> RankReport:
     facts = RankFacts(

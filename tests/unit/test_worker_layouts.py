@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from hpcpar import registry
+from hpcpar.mesh import Mesh
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,16 @@ from hpcpar.spec import Mesh
         ("tp", {"degree": 2}, World(2, 4), Mesh(dp_replicate=4, tp=2)),
         ("cp", {}, World(2, 2), Mesh(cp=4)),
         ("cp", {"degree": 2}, World(2, 4), Mesh(dp_replicate=4, cp=2)),
+        ("ep", {}, World(2, 2), Mesh(dp_replicate=4, ep=4)),
+        ("ep", {"degree": 2}, World(2, 4), Mesh(dp_replicate=8, ep=2)),
+        ("ep", {}, World(1, 1), Mesh()),
+        ("hybrid", {"mesh": "pp=2,dp_shard=-1,ep=2"}, World(2, 4), Mesh(pp=2, dp_shard=4, ep=2)),
+        ("deepspeed-zero", {"stage": 3}, World(2, 2), Mesh(dp_shard=4)),
+        ("deepspeed-tp", {}, World(2, 2), Mesh(tp=4)),
+        ("deepspeed-tp", {"degree": 2}, World(2, 4), Mesh(dp_replicate=4, tp=2)),
+        ("deepspeed-pp", {}, World(2, 2), Mesh(pp=4)),
+        ("deepspeed-pp", {"stages": 2}, World(2, 4), Mesh(pp=2, dp_replicate=4)),
+        ("horovod", {"compression": "fp16"}, World(2, 2), Mesh(dp_replicate=4)),
         ("pp", {}, World(4, 1), Mesh(pp=4)),
         ("pp", {}, World(1, 1), Mesh()),
         ("hybrid", {}, World(2, 2), Mesh(pp=2, dp_replicate=2)),
@@ -56,6 +66,9 @@ def test_layouts(strategy: str, options: dict[str, Any], world: World, mesh: Mes
         ("hybrid", {"mesh": "pp=2,dp=2"}, World(1, 8), "has 4 ranks, the run has 8"),
         ("tp", {"degree": 3}, World(1, 4), "degree 3 does not divide 4 ranks"),
         ("cp", {"degree": 3}, World(1, 4), "degree 3 does not divide 4 ranks"),
+        ("ep", {"degree": 3}, World(1, 4), "degree 3 does not divide 4 ranks"),
+        ("deepspeed-tp", {"degree": 3}, World(1, 4), "degree 3 does not divide 4 ranks"),
+        ("deepspeed-pp", {"stages": 3}, World(1, 4), "a pipeline of 3 stages does not divide 4 ranks"),
         ("fsdp", {"shard_size": 3}, World(1, 4), "shard_size 3 does not divide 4 ranks"),
     ],
 )
@@ -83,6 +96,10 @@ def test_text_that_is_not_there_is_a_problem_with_its_place(tmp_path: Path) -> N
         ("llama-tiny", {"optimizer": "sdg"}, "Invalid enum value"),
         ("llama-tiny", {"data": {"pth": "x"}}, "unknown field"),
         ("mlp", {"lr": 0}, "> 0"),
+        ("llama-7b", {"heads": 3}, "not a multiple of 2 x heads"),
+        ("llama-1b", {"vocabulary": 255}, ">= 256"),
+        ("llama-moe", {"top_k": 9}, "top_k 9 is more than the 8 experts"),
+        ("llama-moe", {"heads": 3}, "not a multiple of 2 x heads"),
     ],
 )
 def test_options_that_are_refused(workload: str, options: dict[str, Any], words: str) -> None:
@@ -94,8 +111,13 @@ def test_options_that_are_refused(workload: str, options: dict[str, Any], words:
     ("strategy", "options", "words"),
     [
         ("async", {"staleness_bound": -1}, ">= 0"),
+        ("ep", {"capacity": -1}, ">= 0"),
         ("localsgd", {"period": 0}, ">= 1"),
         ("localsgd", {"outer": "adam"}, "Invalid enum value"),
+        ("deepspeed-zero", {"stage": 0}, "Invalid enum value 0"),
+        ("deepspeed-zero", {"stage": 2, "offload_parameters": True}, "needs stage 3, this is stage 2"),
+        ("deepspeed-zero", {"persistence_threshold": -1}, ">= 0"),
+        ("horovod", {"compression": "bf16"}, "Invalid enum value"),
         ("localsgd", {"outer_momentum": 1.0}, "< 1"),
     ],
 )
@@ -115,3 +137,25 @@ def test_units_follow_the_options() -> None:
     assert mlp.declare(mlp.Options(layers=3)).num_units == 4  # type: ignore[call-arg]
     declared = llama.declare(llama.Options(layers=3, sequence=16))  # type: ignore[call-arg]
     assert (declared.num_units, declared.tokens_per_sample) == (5, 16)
+
+
+def test_a_preset_is_nothing_but_defaults() -> None:
+    tiny, large = registry.get_workload("llama-tiny"), registry.get_workload("llama-8b")
+    fields = tiny.Options.__struct_fields__
+    assert set(large.Options.__struct_fields__) == set(fields)
+    defaults = {name: getattr(tiny.Options(), name) for name in fields}
+    assert large.declare(msgspec.convert(defaults, large.Options)) == msgspec.structs.replace(
+        tiny.declare(tiny.Options()), steps=large.declare(large.Options()).steps
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "divides"),
+    [("llama-tiny", 2), ("llama-15m", 6), ("llama-160m", 4), ("llama-1b", 4), ("llama-7b", 32), ("llama-8b", 8)],
+)
+def test_over_how_many_ranks_a_preset_can_be_split(name: str, divides: int) -> None:
+    """Heads 6, 12, 32 (4 and 8 of them for keys and values), widths, and a vocabulary of 2^8 x 125 or 2^8 x 501."""
+    workload = registry.get_workload(name)
+    tensor = workload.declare(workload.Options()).tensor
+    assert tensor is not None
+    assert divides % tensor.divides == 0

@@ -17,6 +17,7 @@ from hpcpar.registry import StepResult
 from hpcpar.worker.measure import window
 from hpcpar.worker.measure.clock import CpuClock
 from hpcpar.worker.measure.loop import train
+from hpcpar.worker.measure.phases import Phases
 
 
 class CountingTrainer:
@@ -136,3 +137,18 @@ def test_windows_grow_and_then_keep_their_length(monkeypatch: pytest.MonkeyPatch
     train(Slow(), 22, CpuClock(), window.exchange_alone, lambda records: windows.append(len(records)))
     assert windows == [1, 2, 4, 5, 5, 5]
     assert all(later <= 2 * earlier for earlier, later in pairwise(windows))
+
+
+def test_a_phase_inside_another_is_no_part_of_it_and_equal_ones_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    told: list[tuple[str, float]] = []
+    phases = Phases(lambda name, seconds: told.append((name, seconds)))
+    with phases("train"):
+        for lasted in (2.0, 3.0):
+            now[0] += 10.0
+            with phases("checkpoint"):
+                now[0] += lasted
+        now[0] += 1.0
+    assert told == [("checkpoint", 2.0), ("checkpoint", 3.0), ("train", 21.0)]
+    assert phases.seconds == {"checkpoint": 5.0, "train": 21.0}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hpcpar.spec import Identity, Mesh, RunSpec
+from hpcpar.mesh import Mesh
+from hpcpar.spec import Identity, RunSpec
 
 
 def make_spec() -> RunSpec:

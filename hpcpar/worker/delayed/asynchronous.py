@@ -15,14 +15,15 @@ from torch import distributed, nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.records import Step
-from hpcpar.registry import StepResult, Trainer
+from hpcpar.registry import Scores, StepResult, Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.delayed.average import flatten, unflatten
 from hpcpar.worker.delayed.link import Far, Link, Near, serve
 from hpcpar.worker.delayed.server import Arrival, Gradient, Server
 from hpcpar.worker.delayed.share import Numbered, backward
 from hpcpar.worker.mesh_engine import weights
-from hpcpar.worker.mesh_engine.feed import Feed
+from hpcpar.worker.mesh_engine.evaluate import evaluate
+from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -37,6 +38,7 @@ class AsyncTrainer:
         self._feed = Feed(context, workload)
         self._micro_batch, self._num_ranks = context.identity.micro_batch, context.mesh.dp_replicate
         self._last_step = context.identity.steps
+        self._group = context.groups.get("dp_replicate")
 
     def batch(self, step: int) -> Numbered:
         """Fetch this rank's share of the global batch."""
@@ -83,6 +85,19 @@ class AsyncTrainer:
         workers = f"{self._num_ranks} ranks worked, rank 0 also served the parameters"
         stale = f"staleness of {total} gradients: mean {mean:.3g}, largest {max(counts)}"
         return (f"async: {workers}; {stale}; all ranks meet at the end of a window of records",)
+
+    def evaluate(self) -> Scores:
+        """Evaluate this rank's share with the parameters of the last update."""
+        flat = flatten(self._parameters)
+        if self._server is not None:
+            flat.copy_(self._server.after(self._last_step))
+        if self._group is not None:
+            distributed.broadcast(flat, group=self._group, group_src=0)
+        self._load(flat)
+        return evaluate(self._workload, self._feed, self._forward, self._micro_batch)
+
+    def _forward(self, batch: Batch) -> Any:
+        return self.model(batch.inputs)
 
     def close(self) -> None:
         """Give nothing back: the threads have ended with the last step, or end with the process."""

@@ -17,19 +17,20 @@ so that a meeting after every step does what ddp does with uneven batches too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from msgspec import Struct
 from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import StepResult, Trainer
+from hpcpar.registry import Scores, StepResult, Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.delayed.average import weighted_mean
 from hpcpar.worker.delayed.share import Numbered, backward
 from hpcpar.worker.mesh_engine import weights
-from hpcpar.worker.mesh_engine.feed import Feed
+from hpcpar.worker.mesh_engine.evaluate import evaluate
+from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -114,6 +115,13 @@ class LocalSgdTrainer:
             for name, value in sorted(self._optimizer.state[parameter].items()):
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape and name != "step":
                     yield value
+
+    def evaluate(self) -> Scores:
+        """Evaluate this rank's share: after the last step all replicas are the same."""
+        return evaluate(self._workload, self._feed, self._forward, self._micro_batch)
+
+    def _forward(self, batch: Batch) -> Any:
+        return self.model(batch.inputs)
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

@@ -130,6 +130,16 @@ class Server:
             self._wait_for(step)
             return self._arrivals.pop(step)
 
+    def after(self, step: int) -> torch.Tensor:
+        """Return the parameters once update `step` is applied; no later one may have been asked for.
+
+        Raises:
+            RuntimeError: another rank was lost, or did not bring its gradient in time.
+        """
+        with self._changed:
+            self._wait_for(step)
+            return flatten(self._parameters)
+
     def fail(self, error: BaseException) -> None:
         """Let all who wait, and all who will, know that a rank was lost."""
         with self._changed:

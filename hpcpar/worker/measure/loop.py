@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hpcpar.records import Step
 from hpcpar.registry import StepResult, Trainer
@@ -27,20 +27,52 @@ class Losses(NamedTuple):
     last: float | None
 
 
-def train(trainer: Trainer, steps: int, clock: Clock, exchange: window.Exchange, sink: Sink) -> Losses:
+class Checkpoints(Protocol):
+    """What the loop asks of a keeper of checkpoints (worker/checkpoint/keeper.py); every rank asks the same."""
+
+    done: int
+    """Updates that were done before."""
+    losses: Losses
+    """Of those, on rank 0."""
+
+    def until_due(self, done: int, steps: int) -> int:
+        """Return how many more updates may be done before a checkpoint is due, or the training is over."""
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether a signal asks this rank to leave; rank 0's word counts."""
+
+    def after_window(self, done: int, steps: int, losses: Losses, *, stop: bool) -> bool:
+        """Save where it is time; return True when the training is to end here."""
+
+
+def train(
+    trainer: Trainer,
+    steps: int,
+    clock: Clock,
+    exchange: window.Exchange,
+    sink: Sink,
+    *,
+    checkpoints: Checkpoints | None = None,
+) -> Losses:
     """Do `steps` updates; on rank 0 hand the records of every finished window to `sink`.
+
+    With checkpoints, a window ends where one is due; those that are done already are not done again, and a signal ends
+    the training at the end of a window: rank 0 then says 0 for the next one's size.
 
     Nothing that happens between two steps (exchange, writing) is part of any step's time.
     """
-    first: float | None = None
-    last: float | None = None
+    first, last = checkpoints.losses if checkpoints is not None else (None, None)
     complete = getattr(trainer, "complete", None)
-    done, size = 0, 1
+    done, size = checkpoints.done if checkpoints is not None else 0, 1
     while done < steps:
-        size = min(size, steps - done)
+        size = min(size, steps - done if checkpoints is None else checkpoints.until_due(done, steps))
         begun = time.perf_counter()
         table_KC = _window(trainer, range(done + 1, done + size + 1), clock)
-        exchanged = exchange(table_KC, window.next_size(size, time.perf_counter() - begun))
+        next_size = window.next_size(size, time.perf_counter() - begun)
+        if checkpoints is not None and checkpoints.must_stop:
+            next_size = 0
+        exchanged = exchange(table_KC, next_size)
         if exchanged.table_WKC is not None:
             records = window.to_records(exchanged.table_WKC, done + 1)
             records = complete(records) if complete is not None else records
@@ -49,6 +81,8 @@ def train(trainer: Trainer, steps: int, clock: Clock, exchange: window.Exchange,
             last = records[-1].loss
         done += size
         size = exchanged.next_size
+        if checkpoints is not None and checkpoints.after_window(done, steps, Losses(first, last), stop=size == 0):
+            break
     return Losses(first, last)
 
 

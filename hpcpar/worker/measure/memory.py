@@ -7,9 +7,12 @@ import sys
 from typing import Any
 
 
-def peak_memory_bytes() -> int:
-    """Return the largest resident set of this process so far. Source: getrusage(2): ru_maxrss in KiB (macOS: bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_memory_bytes(*, of_children: bool = False) -> int:
+    """Return the largest resident set of this process so far, or of the largest of the children that have ended.
+
+    Source: getrusage(2): ru_maxrss in KiB (macOS: bytes).
+    """
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 

@@ -1,4 +1,4 @@
-"""How long the phases of a run took: start, build, train, finish."""
+"""How long the phases of a run took: start, build, train, finish; restore and checkpoint where there are any."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ class Phases:
     def __init__(self, tell: Callable[[str, float], None]) -> None:
         self.seconds: dict[str, float] = {}
         self._tell = tell
+        self._inside: list[float] = []
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time a phase and tell of it once it has ended well."""
+        """Time a phase, less the phases inside it, and tell of it once it has ended well. Equal ones add up."""
         begun = time.perf_counter()
+        self._inside.append(0.0)
         yield
-        self.seconds[name] = time.perf_counter() - begun
-        self._tell(name, self.seconds[name])
+        lasted = time.perf_counter() - begun
+        alone = lasted - self._inside.pop()
+        if self._inside:
+            self._inside[-1] += lasted
+        self.seconds[name] = self.seconds.get(name, 0.0) + alone
+        self._tell(name, alone)

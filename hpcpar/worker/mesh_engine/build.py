@@ -1,8 +1,8 @@
 """Build the trainer for a point of the mesh, in a fixed order.
 
 The order is the one that all libraries agree on, and each later axis is one more step: pipeline cut (outermost), then
-unit by unit tensor -> sequence -> activation checkpointing -> weights -> shard, then for the whole stage shard ->
-replicate -> optimizer -> schedule.
+unit by unit tensor -> sequence -> experts -> precision -> activation checkpointing -> compile -> weights -> shard, then
+for the whole stage shard -> replicate -> optimizer -> schedule.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from hpcpar import composition
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import replicate, shard, stages, weights
+from hpcpar.worker.mesh_engine import compiling, precision, replicate, shard, stages, weights
+from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
@@ -27,19 +28,25 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
 
     Raises:
         ValueError: the composition rules refuse this mesh, these options or this batch.
+        HpcparError: this device or installation has no fp8.
     """
     composition.check(context.mesh, options, workload.declared, context.identity.grad_accum)
+    precision.check(context.device, options)
     mine = stages.cut(workload.units, context, options)
     parts: list[Any] = [weights.materialise(stage.units, workload, context, options) for stage in mine]
     bare = parts[0] if context.mesh.pp == 1 else nn.ModuleList(parts)
     clipper = Clipper(context, workload, bare)  # before DDP, which hides how weights are split over tp
     model = replicate.with_ddp(bare, context, options)
-    update = Update(context, bare, _optimizer(workload, model), clipper)
+    update = Update(context, bare, _optimizer(workload, model), clipper, Balance(context, workload, parts))
     if context.mesh.pp == 1:
-        return ReplicaTrainer(context, workload, model, update, options)
-    from hpcpar.worker.mesh_engine.pipeline import PipelineTrainer  # 1.2 s: only for pipelines
+        trainer: Any = ReplicaTrainer(context, workload, model, update, options)
+    else:
+        from hpcpar.worker.mesh_engine.pipeline import PipelineTrainer  # 1.2 s: only for pipelines
 
-    return PipelineTrainer(context, workload, stages=mine, model=model, update=update, options=options)
+        trainer = PipelineTrainer(context, workload, stages=mine, model=model, update=update, options=options)
+    if options.compile:
+        trainer.phases = compiling.phases
+    return trainer
 
 
 def _optimizer(workload: NeuralWorkload, model: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from hpcpar.mesh import Mesh
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine.shard import local, mesh_of
+from hpcpar.worker.mesh_engine.shard import is_expert, local, mesh_of
 from hpcpar.worker.neural import NeuralWorkload
 
 
@@ -19,9 +20,9 @@ class Clipper:
     def __init__(self, context: JobContext, workload: NeuralWorkload, model: nn.Module) -> None:
         self._limit, self._device = workload.max_grad_norm, context.device
         # The ranks of these axes have different parts. Those of the others have the same gradients as this one.
-        self._groups = [context.groups[axis] for axis in ("pp", "dp_shard", "tp") if axis in context.groups]
-        # What all ranks of tp have counts once.
-        self._shares = {n: 1.0 if _split_over_tp(p) else 1.0 / context.mesh.tp for n, p in model.named_parameters()}
+        axes = ["pp", "dp_shard", "tp", *(["dp_replicate"] if context.mesh.ep > 1 else [])]
+        self._groups = [context.groups[axis] for axis in axes if axis in context.groups]
+        self._shares = {name: _share(parameter, context.mesh) for name, parameter in model.named_parameters()}
 
     def __call__(self, parameters: Mapping[str, Any]) -> None:
         """Clip the gradients of all parameters, by name, in place, without waiting for the device.
@@ -39,6 +40,14 @@ class Clipper:
         factor = (self._limit / (square.sqrt() + 1e-6)).clamp(max=1.0)
         for gradient in gradients.values():
             gradient.mul_(factor.to(gradient.device))
+
+
+def _share(parameter: Any, mesh: Mesh) -> float:
+    """Return how much of a part counts where several ranks that are added up have the same one."""
+    share = 1.0 if _split_over_tp(parameter) else 1.0 / mesh.tp
+    if mesh.ep == 1:
+        return share
+    return share * (mesh.ep / mesh.data_ranks if is_expert(parameter) else 1.0 / mesh.dp_replicate)
 
 
 def _split_over_tp(parameter: Any) -> bool:

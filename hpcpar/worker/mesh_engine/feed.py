@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import distributed
 
@@ -33,6 +35,19 @@ class Feed:
         ids_B = self._sampler.ids(step, self._context.data_rank, self._context.mesh.data_ranks)
         inputs, targets = self._workload.samples.fetch(ids_B)
         return Batch(self._mine(inputs), self._mine(targets))
+
+    def evaluation(self, size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield this data rank's share of the evaluation samples, and how many samples of each batch count.
+
+        All ranks get equally many batches of exactly `size` samples, as their forward passes may be collective: what
+        is missing at the end is filled up with samples that do not count.
+        """
+        assert self._workload.evaluation is not None, "the caller asked for it"
+        samples, context = self._workload.evaluation.samples, self._context
+        for begin in range(0, len(samples), size * context.mesh.data_ranks):
+            places_B: np.ndarray = np.arange(size) + begin + context.data_rank * size
+            inputs, targets = samples.fetch(np.minimum(places_B, len(samples) - 1))
+            yield Batch(self._mine(inputs), self._mine(targets)), int((places_B < len(samples)).sum())
 
     def _mine(self, tensor_BS: Any) -> Any:
         """Return this rank's slice of the sequence, on the device; the whole of it without context parallelism."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,14 +11,33 @@ from torch import nn
 from torch.distributed import pipelining
 
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import StepResult
+from hpcpar.records import Step
+from hpcpar.registry import Scores, StepResult
 from hpcpar.schedules import SCHEDULES
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import shard, tensor
+from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.stages import Stage
 from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
+
+
+class _Stage(pipelining.PipelineStage):
+    """A stage that begins a step anew when torch has found out about shapes.
+
+    In its first step torch 2.13 sends a micro-batch through the stages and back for that, and what a module counts in
+    its backward pass would count it as well.
+    """
+
+    def __init__(self, begin: Callable[[], None], *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._begin = begin
+
+    def _post_metadata_inference_cleanup(self) -> None:
+        super()._post_metadata_inference_cleanup()
+        self._begin()
 
 
 class PipelineTrainer:
@@ -34,6 +54,7 @@ class PipelineTrainer:
         options: EngineOptions,
     ) -> None:
         self.model, self._workload, self._update = model, workload, update
+        self._context, self._loss_parallel = context, options.loss_parallel
         self._loss_of = tensor.loss(workload.loss, context, options)
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
@@ -47,7 +68,7 @@ class PipelineTrainer:
         facts = SCHEDULES[options.schedule]
         group = context.groups["pp"]
         made = [
-            pipelining.PipelineStage(module, stage.number, stage.num_stages, context.device, group=group)
+            _Stage(self._begin, module, stage.number, stage.num_stages, context.device, group=group)
             for stage, module in zip(stages, self.model, strict=True)
         ]
         schedule = getattr(pipelining.schedules, facts.torch_name)
@@ -63,6 +84,14 @@ class PipelineTrainer:
         loss_sum, _ = self._loss_of(output, targets)
         return loss_sum * self._averaged_over / self._global_weight
 
+    def _begin(self) -> None:
+        self._update.begin(self._averaged_over / self._global_weight)
+
+    @property
+    def learned(self) -> Learned:
+        """What a checkpoint keeps."""
+        return self._update.learned
+
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""
         return self._feed.fetch(step)
@@ -70,7 +99,7 @@ class PipelineTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         self._global_weight = self._feed.global_weight(batch)
-        self._update.begin()
+        self._begin()
         losses: list[Any] = []
         inputs = (batch.inputs,) if self._first else ()
         last: dict[str, Any] = {"target": batch.targets, "losses": losses} if self._last else {}
@@ -81,6 +110,29 @@ class PipelineTrainer:
             return StepResult(None, 0.0, True)
         loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
         return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
+
+    def evaluate(self) -> Scores:
+        """Evaluate this rank's share; it counts where the last stage is."""
+        # A schedule takes batches of the size that it was made for.
+        size = self._context.identity.micro_batch * self._context.identity.grad_accum
+        return evaluate(self._workload, self._feed, self._forward, size)
+
+    def _forward(self, batch: Batch) -> Any:
+        inputs = (batch.inputs,) if self._first else ()
+        # torch's schedules compute a loss wherever they were made with one, and want targets for it.
+        last: dict[str, Any] = {"target": batch.targets, "losses": []} if self._last else {}
+        with self._loss_region():
+            output = self._schedule.eval(*inputs, **last)
+        return None if output is None else whole(output, self._context, split=self._loss_parallel)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what the record should."""
+        return self._update.balance.notes
+
+    def complete(self, records: Sequence[Step]) -> list[Step]:
+        """Add to the records of a window what only the update knows."""
+        return self._update.balance.complete(records)
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

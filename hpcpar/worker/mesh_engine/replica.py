@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.registry import StepResult
+from hpcpar.records import Step
+from hpcpar.registry import Scores, StepResult
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import tensor
+from hpcpar.worker.learned import Learned
+from hpcpar.worker.mesh_engine import shard, tensor
+from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
@@ -25,12 +29,18 @@ class ReplicaTrainer:
         self, context: JobContext, workload: NeuralWorkload, model: nn.Module, update: Update, options: EngineOptions
     ) -> None:
         self.model, self._update = model, update
+        self._context, self._workload, self._loss_parallel = context, workload, options.loss_parallel
         self._loss = tensor.loss(workload.loss, context, options)
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
         self._micro_batch = context.identity.micro_batch
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
-        self._averaged_over = context.mesh.data_ranks
+        self._averaged_over = shard.averages_over(context)
+
+    @property
+    def learned(self) -> Learned:
+        """What a checkpoint keeps."""
+        return self._update.learned
 
     def batch(self, step: int) -> Batch:
         """Fetch this rank's share of the global batch."""
@@ -39,7 +49,7 @@ class ReplicaTrainer:
     def step(self, batch: Batch) -> StepResult:
         """Do one update."""
         scale = self._averaged_over / self._feed.global_weight(batch)
-        self._update.begin()
+        self._update.begin(scale)
         pairs = list(zip(batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True))
         loss_sums, weight = [], 0.0
         for i, (inputs, targets) in enumerate(pairs):
@@ -51,6 +61,15 @@ class ReplicaTrainer:
         self._update.finish()
         return StepResult(torch.stack(loss_sums).sum(), weight, True)
 
+    def evaluate(self) -> Scores:
+        """Evaluate this rank's share."""
+        return evaluate(self._workload, self._feed, self._forward, self._micro_batch)
+
+    def _forward(self, batch: Batch) -> Any:
+        ddp = isinstance(self.model, nn.parallel.DistributedDataParallel)
+        model = self.model.module if ddp else self.model  # DDP would prepare for a backward pass
+        return whole(model(batch.inputs), self._context, split=self._loss_parallel)
+
     def _gradients_meet(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         model: Any = self.model
         if hasattr(model, "set_requires_gradient_sync"):  # sharded
@@ -60,6 +79,15 @@ class ReplicaTrainer:
         if last or not isinstance(model, nn.parallel.DistributedDataParallel) or model.static_graph:
             return contextlib.nullcontext()
         return model.no_sync()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what the record should."""
+        return self._update.balance.notes
+
+    def complete(self, records: Sequence[Step]) -> list[Step]:
+        """Add to the records of a window what only the update knows."""
+        return self._update.balance.complete(records)
 
     def close(self) -> None:
         """Give nothing back: the model goes with the process."""

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed, nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine.shard import local
+from hpcpar.worker.mesh_engine import compression
+from hpcpar.worker.mesh_engine.shard import averages_over, is_expert, local
 
 
 def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> nn.Module:
     """Wrap a whole model so that gradients are averaged over the replicas during the backward pass.
 
-    A sharded model is left alone, as FSDP2 averages over its replicas itself; and so is a pipeline (`groups_to_sum`).
+    A sharded model is left alone, as FSDP2 averages over its replicas itself; and so is a pipeline (`sums`).
     """
     group = context.groups.get("dp_replicate")
     if group is None or context.mesh.dp_shard > 1 or context.mesh.pp > 1:
         return model
     # With a mesh, DDP knows that weights may be split over tp; with a group it raises for them.
     where = {"device_mesh": context.device_mesh["dp_replicate"]} if context.mesh.tp > 1 else {"process_group": group}
+    hidden = [name for name, parameter in model.named_parameters() if is_expert(parameter)]
+    if hidden:
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, hidden)
     wrapped: nn.Module = nn.parallel.DistributedDataParallel(
         model,
         device_ids=[context.device.index] if context.device.type == "cuda" else None,
@@ -30,25 +34,49 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
         bucket_cap_mb=options.bucket_mb,
         static_graph=options.static_graph,
         gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # every rank comes to the same ones by itself
     )
+    compression.apply(wrapped, group, options)
     return wrapped
 
 
-def groups_to_sum(context: JobContext) -> list[Any]:
-    """Return the groups over which gradients are added up after the last backward pass.
+class Sum(NamedTuple):
+    """Gradients that are added up over groups of ranks after the last backward pass, and then divided."""
+
+    parameters: list[Any]
+    groups: list[Any]
+    divided_by: int = 1
+
+
+def sums(context: JobContext, parameters: Iterable[Any]) -> list[Sum]:
+    """Say what neither DDP nor FSDP2 add up.
 
     Replicas under a pipeline, where DDP is wrong without a word: it reduces after the first micro-batch (torch 2.13).
-    And the ranks of cp: each has the gradients of its tokens.
+    The ranks of cp: each has the gradients of its tokens. Experts: DDP and FSDP2 do not know of ep, and are not told of
+    them; their gradients must be divided as those of everything else are.
     """
-    mesh = context.mesh
+    mesh, mine = context.mesh, list(parameters)
+    dense = [parameter for parameter in mine if not is_expert(parameter)]
+    spread = [parameter for parameter in mine if is_expert(parameter)]
     axes = ["dp_replicate"] if mesh.pp > 1 and mesh.dp_shard == 1 else []
-    return [context.groups[axis] for axis in (*axes, "cp") if axis in context.groups]
+    found = [
+        Sum(dense, [context.groups[axis] for axis in (*axes, "cp") if axis in context.groups]),
+        Sum(
+            spread,
+            [context.groups[axis] for axis in ("experts", "cp") if axis in context.groups],
+            averages_over(context),
+        ),
+    ]
+    return [one for one in found if one.parameters and (one.groups or one.divided_by > 1)]
 
 
-def sum_gradients(parameters: Iterable[Any], group: Any) -> None:
-    """Add the gradients up over a group, in one message."""
-    gradients = [local(parameter.grad) for parameter in parameters]
+def sum_gradients(one: Sum) -> None:
+    """Add gradients up over groups, in one message each."""
+    gradients = [local(parameter.grad) for parameter in one.parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    distributed.all_reduce(flat, group=group)
+    for group in one.groups:
+        distributed.all_reduce(flat, group=group)
+    if one.divided_by > 1:
+        flat /= one.divided_by
     for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(summed.view_as(gradient))

@@ -9,6 +9,7 @@ Legend: B samples, H query heads, K key and value heads, S tokens of this rank, 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +35,16 @@ def apply(module: nn.Module, unit: Unit, context: JobContext) -> None:
     for path, style in unit.sequence.items():
         if style == "attention":
             module.set_submodule(path, RingAttention(context.groups["cp"]))
-        else:
+        elif style == "positions":
             module.get_submodule(path).part = context.place["cp"]
+        else:
+            module.get_submodule(path).add_up = partial(_add_up, group=context.groups["cp"])
+
+
+def _add_up(counts: torch.Tensor, group: Any) -> torch.Tensor:
+    summed = counts.clone()
+    distributed.all_reduce(summed, group=group)
+    return summed
 
 
 class RingAttention(nn.Module):
@@ -47,7 +56,13 @@ class RingAttention(nn.Module):
 
     def forward(self, q_BHSE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor) -> torch.Tensor:
         """Return the mixed values [B, H, S, E]."""
-        return _Ring.apply(q_BHSE, k_BKSE, v_BKSE, self._group)
+        return _ring(q_BHSE, k_BKSE, v_BKSE, self._group)
+
+
+@torch.compiler.disable  # torch.compile leaves the messages of the ring alone
+def _ring(q_BHSE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, group: Any) -> torch.Tensor:
+    mixed: torch.Tensor = _Ring.apply(q_BHSE, k_BKSE, v_BKSE, group)
+    return mixed
 
 
 class _Ring(torch.autograd.Function):
@@ -57,8 +72,10 @@ class _Ring(torch.autograd.Function):
     def forward(ctx: Any, q_BHSE: Any, k_BKSE: Any, v_BKSE: Any, group: Any) -> Any:
         rank, size = distributed.get_rank(group), distributed.get_world_size(group)
         repeats = q_BHSE.shape[1] // k_BKSE.shape[1]
-        pair = torch.stack((k_BKSE, v_BKSE))
-        out, lse = None, None
+        # The kernels read the last dimension as if its numbers lay side by side, and do not check that they do.
+        q_BHSE, pair = q_BHSE.contiguous(), torch.stack((k_BKSE, v_BKSE)).contiguous()
+        out: Any = None
+        lse: Any = None
         for hop in range(size):
             coming = _Hop(pair, group) if hop < size - 1 else None  # on its way while this slice is worked on
             if hop <= rank:
@@ -66,6 +83,7 @@ class _Ring(torch.autograd.Function):
                 out, lse = (its_out, its_lse) if out is None else _merge(out, lse, its_out, its_lse)
             pair = coming.wait() if coming is not None else pair
         ctx.group, ctx.repeats = group, repeats
+        out = out.type_as(q_BHSE)  # merged in fp32, as log-sum-exps are
         ctx.save_for_backward(q_BHSE, k_BKSE, v_BKSE, out, lse)
         return out
 
@@ -74,9 +92,10 @@ class _Ring(torch.autograd.Function):
         # With the merged output and log-sum-exp, each slice's kernel gives exactly its share of the gradients.
         q_BHSE, k_BKSE, v_BKSE, out, lse = ctx.saved_tensors
         rank, size = distributed.get_rank(ctx.group), distributed.get_world_size(ctx.group)
-        pair = torch.stack((k_BKSE, v_BKSE))
-        grads = torch.zeros_like(pair)  # travels with its keys and values, and is home after `size` hops
-        grad_q = torch.zeros_like(q_BHSE)
+        grad_BHSE, pair = grad_BHSE.contiguous(), torch.stack((k_BKSE, v_BKSE)).contiguous()
+        # Added up in fp32; travels with its keys and values, and is home after `size` hops.
+        grads = torch.zeros_like(pair, dtype=lse.dtype)
+        grad_q = torch.zeros_like(q_BHSE, dtype=lse.dtype)
         for hop in range(size):
             coming = _Hop(pair, ctx.group) if hop < size - 1 else None
             if hop <= rank:
@@ -86,7 +105,7 @@ class _Ring(torch.autograd.Function):
                 grads += torch.stack(its[1:]).unflatten(2, (-1, ctx.repeats)).sum(3)
             pair = coming.wait() if coming is not None else pair
             grads = _Hop(grads, ctx.group).wait()
-        return grad_q, grads[0], grads[1], None
+        return grad_q.type_as(q_BHSE), grads[0].type_as(k_BKSE), grads[1].type_as(v_BKSE), None
 
 
 class _Hop:

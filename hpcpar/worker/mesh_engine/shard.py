@@ -10,6 +10,7 @@ from torch import nn
 from hpcpar import composition
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import precision
 
 
 def home(context: JobContext, options: EngineOptions) -> torch.device:
@@ -28,7 +29,7 @@ def apply(module: nn.Module, context: JobContext, options: EngineOptions) -> Non
     from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard  # 0.3 s: only where something is sharded
 
     axes = ("dp_replicate", "dp_shard") if context.mesh.dp_replicate > 1 else ("dp_shard",)
-    more: dict[str, Any] = {}
+    more = precision.policy(options)
     if options.cpu_offload:
         # Pinning needs an accelerator; torch raises without one.
         more["offload_policy"] = CPUOffloadPolicy(pin_memory=context.device.type != "cpu")
@@ -36,18 +37,25 @@ def apply(module: nn.Module, context: JobContext, options: EngineOptions) -> Non
         module,
         mesh=context.device_mesh[axes],
         reshard_after_forward=composition.reshards(context.mesh, options),
+        ignored_params={p for p in module.parameters() if is_expert(p)},  # other ranks of this mesh have other experts
         **more,
     )
 
 
 def averages_over(context: JobContext) -> int:
-    """Return how many ranks FSDP2 averages gradients over; 1 where nothing is sharded."""
-    return context.mesh.data_ranks if context.mesh.dp_shard > 1 else 1
+    """Return how many ranks DDP or FSDP2 average gradients over; 1 under a pipeline of replicas, which adds them up."""
+    return context.mesh.data_ranks if context.mesh.dp_shard > 1 or context.mesh.pp == 1 else 1
 
 
 def mesh_of(tensor: Any) -> Any:
     """Return the DeviceMesh of a distributed tensor, None of a plain one."""
     return getattr(tensor, "device_mesh", None)
+
+
+def is_expert(parameter: Any) -> bool:
+    """Say whether every rank of ep has another part of this parameter."""
+    mesh = mesh_of(parameter)
+    return mesh is not None and mesh.mesh_dim_names == ("ep",)
 
 
 def like(whole: torch.Tensor, parameter: Any) -> torch.Tensor:

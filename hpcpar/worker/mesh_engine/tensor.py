@@ -14,7 +14,7 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import shard
+from hpcpar.worker.mesh_engine import precision, shard
 from hpcpar.worker.neural import Loss, TensorStyle, Unit
 
 
@@ -58,7 +58,8 @@ def _style(style: TensorStyle, options: EngineOptions) -> Any:
 
 
 def loss(function: Loss, context: JobContext, options: EngineOptions) -> Loss:
-    """Let a workload's loss read logits of which every rank has some classes, where the options say so."""
+    """Let a workload's loss read fp32, and logits of which every rank has some classes, where the options say so."""
+    function = precision.loss(function, options)
     if context.mesh.tp == 1 or not options.loss_parallel:
         return function
     from torch.distributed.tensor import DTensor, Shard

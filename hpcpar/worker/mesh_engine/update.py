@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import tensor
+from hpcpar.worker.learned import Learned
+from hpcpar.worker.mesh_engine import replicate, tensor
+from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
-from hpcpar.worker.mesh_engine.replicate import groups_to_sum, sum_gradients
+from hpcpar.worker.mesh_engine.weights import full_buffers, full_names
 
 
 class Update:
@@ -19,20 +21,23 @@ class Update:
     hands the model other objects during a step.
     """
 
-    def __init__(self, context: JobContext, bare: nn.Module, optimizer: Any, clip: Clipper) -> None:
-        self.optimizer = optimizer
+    def __init__(self, context: JobContext, bare: nn.Module, optimizer: Any, clip: Clipper, balance: Balance) -> None:
+        self.optimizer, self.balance = optimizer, balance
         self._named, self._clip = dict(bare.named_parameters()), clip
-        self._groups = groups_to_sum(context)
+        self._sums = replicate.sums(context, self._named.values())
+        self.learned = Learned(full_names(bare), optimizer, full_buffers(bare))
 
-    def begin(self) -> None:
-        """Forget the gradients of the step before."""
+    def begin(self, scale: float) -> None:
+        """Forget the gradients of the step before; summed losses will be multiplied by `scale`."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.balance.begin(scale)
 
     def finish(self) -> None:
         """Do one update."""
         parameters = self._named.values()
         tensor.settle_gradients(parameters)
-        for group in self._groups:
-            sum_gradients(parameters, group)
+        for one in self._sums:
+            replicate.sum_gradients(one)
         self._clip(self._named)
         self.optimizer.step()
+        self.balance.finish()

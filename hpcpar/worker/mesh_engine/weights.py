@@ -11,22 +11,27 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import recompute, ring, shard, tensor
+from hpcpar.worker.mesh_engine import compiling, experts, precision, recompute, ring, shard, tensor
 from hpcpar.worker.neural import NeuralWorkload, Unit
+
+
+class Part(nn.Sequential):
+    """Consecutive units of a model. The names of parameters inside it do not depend on where the model was cut."""
 
 
 def materialise(
     units: Sequence[Unit], workload: NeuralWorkload, context: JobContext, options: EngineOptions
 ) -> nn.Module:
-    """Build the units without memory, then give one after the other its weights and shard it."""
+    """Build the units without memory, then give one after the other its weights (and buffers) and shard it."""
     with torch.device("meta"):
-        model = nn.Sequential(OrderedDict((unit.name, unit.build()) for unit in units))
-    buffers = [name for name, _ in model.named_buffers()]
-    assert not buffers, f"units must not have buffers, nobody would fill them: {buffers}"
+        model = Part(OrderedDict((unit.name, unit.build()) for unit in units))
     for unit, module in zip(units, model.children(), strict=True):
         tensor.apply(module, unit, context, options)
         ring.apply(module, unit, context)
+        experts.apply(module, unit, context, workload.declared, options)
+        precision.apply(module, unit, context.device, options)
         recompute.apply(module, options)
+        compiling.apply(module, unit, options)
         module.to_empty(device=shard.home(context, options))
         _fill(module, unit.name, workload)
         shard.apply(module, context, options)
@@ -35,12 +40,24 @@ def materialise(
 
 
 def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
-    for its_name, parameter in module.named_parameters():
+    for its_name, parameter in (*module.named_parameters(), *module.named_buffers()):
         name = f"{unit_name}.{its_name}"
         values = torch.empty(parameter.shape, dtype=parameter.dtype)
         workload.initialise(name, values, generator(workload.seed, name))
         with torch.no_grad():
             shard.local(parameter).copy_(shard.like(values, parameter))
+
+
+def full_names(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that this rank has a part of, by UNIT.PARAMETER: whatever the mesh, the same name."""
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    return {name: parameter for part in parts for name, parameter in part.named_parameters()}
+
+
+def full_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers of this rank's parts in the same way."""
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    return {name: buffer for part in parts for name, buffer in part.named_buffers()}
 
 
 def generator(seed: int, name: str) -> torch.Generator:

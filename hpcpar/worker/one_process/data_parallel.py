@@ -8,6 +8,7 @@ from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import weights
+from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
@@ -22,14 +23,20 @@ class DataParallelTrainer(ReplicaTrainer):
     """
 
     def __init__(self, context: JobContext, workload: NeuralWorkload, bare: nn.Module) -> None:
-        update = Update(context, bare, workload.optimizer(bare.parameters()), Clipper(context, workload, bare))
+        clipper, balance = Clipper(context, workload, bare), Balance(context, workload, [bare])
+        update = Update(context, bare, workload.optimizer(bare.parameters()), clipper, balance)
         devices = visible(context.device)
         model = nn.DataParallel(bare, device_ids=devices) if len(devices) > 1 else bare
         super().__init__(context, workload, model, update, EngineOptions())
         if len(devices) == 1:
-            self.notes = (f"dp: this process sees one device ({devices[0]}): it is one replica, nothing was spread",)
+            self._note = f"dp: this process sees one device ({devices[0]}): it is one replica, nothing was spread"
         else:
-            self.notes = (f"dp: {len(devices)} replicas in one process, on {', '.join(map(str, devices))}",)
+            self._note = f"dp: {len(devices)} replicas in one process, on {', '.join(map(str, devices))}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say over how many devices the replicas were spread."""
+        return (self._note,)
 
 
 def build(context: JobContext, workload: NeuralWorkload) -> Trainer:

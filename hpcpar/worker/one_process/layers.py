@@ -16,6 +16,7 @@ from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import stages, weights
+from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
@@ -44,10 +45,17 @@ class Layerwise(nn.Module):
 class LayerwiseTrainer(ReplicaTrainer):
     """One replica, whose layers lie on several devices."""
 
-    def __init__(self, context: JobContext, workload: NeuralWorkload, model: nn.Module, notes: Sequence[str]) -> None:
-        update = Update(context, model, workload.optimizer(model.parameters()), Clipper(context, workload, model))
+    def __init__(self, context: JobContext, workload: NeuralWorkload, model: Layerwise, notes: Sequence[str]) -> None:
+        balance = Balance(context, workload, model.parts)
+        clipper = Clipper(context, workload, model)
+        update = Update(context, model, workload.optimizer(model.parameters()), clipper, balance)
         super().__init__(context, workload, model, update, EngineOptions())
-        self.notes = tuple(notes)
+        self._notes = tuple(notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say which layers are where, and what a replica has to say."""
+        return (*self._notes, *super().notes)
 
 
 def build(context: JobContext, workload: NeuralWorkload, cuts: Sequence[int]) -> Trainer:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import Trainer, World
-from hpcpar.spec import Mesh
 
 
 class AsyncOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +29,7 @@ class Async:
     summary = "asynchronous gradients to a parameter server, staleness bounded and recorded"
     kinds = frozenset({"neural"})
     extras = ("torch",)
+    no_checkpoints = "its gradients are on their way at any time"
     Options = AsyncOptions
 
     def layout(self, world: World, options: AsyncOptions) -> Mesh:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from hpcpar.mesh_options import CheckpointingName
+from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
-class CpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CpOptions(UnitOptions, frozen=True, kw_only=True):
     """How far sequences are cut."""
 
     degree: Annotated[int, Meta(ge=1)] | None = None
     """Ranks that share a sequence; the other ranks replicate. Not given: all ranks."""
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Cp(MeshStrategy):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
-from hpcpar.mesh_options import CheckpointingName, Megabytes
+from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import CompressionName, Megabytes, Rank, UnitOptions
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
-class DdpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DdpOptions(UnitOptions, frozen=True, kw_only=True):
     """How gradients are sent."""
 
     bucket_mb: Megabytes = 25.0
@@ -18,8 +16,11 @@ class DdpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     static_graph: bool = False
     """True promises that every step uses the same parameters: DDP may then plan ahead. With accumulation it sends the
     gradients of every micro-batch, as torch's static graph does not get on with leaving some out."""
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
+    compression: CompressionName = "none"
+    """How gradients travel: "fp16" and "bf16" as numbers of half the size, "powersgd" as two thin matrices for each
+    large one, from the third step on (Vogels et al. 2019, arXiv:1905.13727). Each changes what is learnt."""
+    powersgd_rank: Rank = 1
+    """Columns of those thin matrices."""
 
 
 class Ddp(MeshStrategy):

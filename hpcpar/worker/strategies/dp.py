@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import Trainer, World
-from hpcpar.spec import Mesh
 
 
 class DpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,6 +21,7 @@ class Dp:
     summary = "torch's DataParallel: replicas on several devices of one process, a control"
     kinds = frozenset({"neural"})
     extras = ("torch",)
+    no_checkpoints = ""
     Options = DpOptions
 
     def layout(self, world: World, options: DpOptions) -> Mesh:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from hpcpar.mesh_options import CheckpointingName
+from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
-class FsdpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FsdpOptions(UnitOptions, frozen=True, kw_only=True):
     """How far and how the model is sharded."""
 
     shard_size: Annotated[int, Meta(ge=1)] | None = None
@@ -22,8 +22,6 @@ class FsdpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     backward pass; False keeps them in between (as ZeRO-2 does)."""
     cpu_offload: bool = False
     """Keep shards and optimizer state in the memory of the host."""
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Fsdp(MeshStrategy):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from hpcpar.mesh import Mesh, parse_mesh
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import World
-from hpcpar.spec import Mesh, parse_mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import Trainer, World
-from hpcpar.spec import Mesh
 
 
 class LayerwiseOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,8 +28,9 @@ class Layerwise:
 
     name = "layerwise"
     summary = "layers on different devices of one process, one batch at a time"
-    kinds = frozenset({"neural"})
+    kinds = frozenset({"neural", "mixture-of-experts"})
     extras = ("torch",)
+    no_checkpoints = ""
     Options = LayerwiseOptions
 
     def layout(self, world: World, options: LayerwiseOptions) -> Mesh:

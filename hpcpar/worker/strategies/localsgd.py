@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import Trainer, World
-from hpcpar.spec import Mesh
 
 
 class LocalSgdOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +43,7 @@ class LocalSgd:
     summary = "replicas that update alone and average now and then; DiLoCo"
     kinds = frozenset({"neural"})
     extras = ("torch",)
+    no_checkpoints = "its replicas differ between two meetings"
     Options = LocalSgdOptions
 
     def layout(self, world: World, options: LocalSgdOptions) -> Mesh:

@@ -11,8 +11,9 @@ from hpcpar.registry import Trainer
 class MeshStrategy:
     """A point of the mesh; subclasses add name, summary, Options and layout."""
 
-    kinds = frozenset({"neural"})
+    kinds = frozenset({"neural", "mixture-of-experts"})
     extras = ("torch",)
+    no_checkpoints = ""
 
     def engine(self, options: Any) -> EngineOptions:
         """Say what the engine shall do, for the composition rules and for `build`."""

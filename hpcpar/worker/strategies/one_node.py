@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import Trainer, World
-from hpcpar.spec import Mesh
 
 
 class OneNodeOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

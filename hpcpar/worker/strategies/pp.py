@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from hpcpar.mesh_options import CheckpointingName
+from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import World
 from hpcpar.schedules import ScheduleName
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
-class PpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PpOptions(UnitOptions, frozen=True, kw_only=True):
     """How micro-batches flow through the stages."""
 
     schedule: ScheduleName = "1f1b"
@@ -22,8 +22,6 @@ class PpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     "zero-bubble", "zbv" and "dualpipev" fill it with the gradients of weights."""
     virtual_stages: Annotated[int, Meta(ge=1)] | None = None
     """Stages a rank, where the schedule leaves it open. Not given: 2 there, 1 for gpipe and 1f1b."""
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Pp(MeshStrategy):

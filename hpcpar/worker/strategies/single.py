@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
-
-from hpcpar.mesh_options import CheckpointingName
+from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import Trainer, World, load
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 _BUILDERS = {"boosting": "hpcpar.worker.trees.grow:build"}
 """Who builds the trainer of a workload that is no point of the mesh, by its kind."""
 
 
-class SingleOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SingleOptions(UnitOptions, frozen=True, kw_only=True):
     """What does not need a second process."""
-
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Single(MeshStrategy):
@@ -27,7 +22,7 @@ class Single(MeshStrategy):
 
     name = "single"
     summary = "one process, the baseline"
-    kinds = frozenset({"neural", *_BUILDERS})
+    kinds = MeshStrategy.kinds | _BUILDERS.keys()
     Options = SingleOptions
 
     def layout(self, world: World, options: SingleOptions) -> Mesh:

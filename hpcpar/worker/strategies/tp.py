@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from hpcpar.mesh_options import CheckpointingName
+from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import World
-from hpcpar.spec import Mesh
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
 
-class TpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TpOptions(UnitOptions, frozen=True, kw_only=True):
     """How far and how layers are split."""
 
     degree: Annotated[int, Meta(ge=1)] | None = None
@@ -21,8 +21,6 @@ class TpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Between the matrices of a block, every rank keeps its slice of the sequence only."""
     loss_parallel: bool = False
     """Leave the logits spread over the ranks: nobody holds all classes of a token."""
-    activation_checkpointing: CheckpointingName = "none"
-    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
 
 
 class Tp(MeshStrategy):

@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from hpcpar.mesh import Mesh
 from hpcpar.registry import Trainer, World
-from hpcpar.spec import Mesh
 
 
 class XgbCollectiveOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

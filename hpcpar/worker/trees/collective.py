@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from hpcpar.registry import StepResult, Trainer
+from hpcpar.registry import Scores, StepResult, Trainer
 from hpcpar.worker.boosting import BoostingWorkload
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.trees import grow
@@ -43,6 +43,14 @@ class CollectiveGrower:
         self._sound = True
         return result
 
+    def evaluate(self) -> Scores:
+        """Score this rank's evaluation rows, together with the other ranks."""
+        self._sound = False
+        with told_as_network():
+            scores = self._inner.evaluate()
+        self._sound = True
+        return scores
+
     def close(self) -> None:
         """Leave the collective. After a failure nobody says goodbye: a peer may never answer."""
         if self._sound:
@@ -71,7 +79,7 @@ def _join(context: JobContext) -> Callable[[], None]:
     tracker: Any = None
     if info.rank == 0:
         patience_s = int(meeting.patience_s)
-        tracker = RabitTracker(info.world_size, meeting.host, sortby="task", timeout=patience_s)
+        tracker = RabitTracker(info.world_size, meeting.place.host, sortby="task", timeout=patience_s)
         tracker.start()
         meeting.share("xgboost-tracker", msgspec.json.encode(tracker.worker_args()))
     place: dict[str, Any] = msgspec.json.decode(meeting.learn("xgboost-tracker"))

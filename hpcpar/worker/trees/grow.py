@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from hpcpar.errors import RunError
 from hpcpar.records import Cause
-from hpcpar.registry import StepResult
+from hpcpar.registry import Scores, StepResult
 from hpcpar.worker.boosting import BoostingWorkload
 from hpcpar.worker.context import JobContext
 
@@ -78,6 +78,8 @@ class Grower:
         import xgboost
 
         self._metric, self._shard = workload.metric, shard
+        self._score = workload.evaluation.metric
+        self._last = StepResult(math.nan, shard.evaluation_rows, False)
         self._booster = xgboost.Booster(settings, [shard.training, shard.evaluation])
 
     def batch(self, step: int) -> int:
@@ -91,7 +93,16 @@ class Grower:
         value = float(said.rpartition(":")[2])
         # The value is that of all ranks' rows already; weighted so, their sum gives it again.
         weight = self._shard.evaluation_rows
-        return StepResult(loss_sum=value * weight if math.isfinite(value) else math.nan, weight=weight, applied=True)
+        loss_sum = value * weight if math.isfinite(value) else math.nan
+        self._last = StepResult(loss_sum=loss_sum, weight=weight, applied=True)
+        return self._last
+
+    def evaluate(self) -> Scores:
+        """Score this rank's evaluation rows with all trees; their loss is the metric after the last round."""
+        predicted_N = self._booster.predict(self._shard.evaluation)
+        labels_N = self._shard.evaluation.get_label()
+        scored = accuracy if self._score == "accuracy" else explained_variance
+        return Scores(self._last.loss_sum, self._last.weight, *scored(predicted_N, labels_N))
 
     def facts(self) -> dict[str, Any]:
         """Return what tells this model from another: digests of its trees, and of what each split asks."""
@@ -106,6 +117,24 @@ class Grower:
 
     def close(self) -> None:
         """Hold nothing that must be given back."""
+
+
+def accuracy(chances_N: Any, labels_N: Any) -> tuple[float, float]:
+    """Return how many of a rank's rows are of the likelier class, and how many rows it has."""
+    return float(((chances_N > 0.5) == (labels_N > 0.5)).sum()), float(len(labels_N))
+
+
+def explained_variance(predicted_N: Any, labels_N: Any) -> tuple[float, float]:
+    """Return V - E and V of a rank's rows: squared distances of labels from the mean over all ranks, and from what was
+    predicted. Sums over ranks give 1 - E / V."""
+    import numpy as np
+    from xgboost import collective
+
+    ours = np.array([labels_N.sum(dtype=np.float64), len(labels_N)])
+    total, count = collective.allreduce(ours, collective.Op.SUM)  # one worker alone gets its own back
+    around = float(np.square(labels_N - total / count).sum(dtype=np.float64))
+    missed = float(np.square(labels_N - predicted_N).sum(dtype=np.float64))
+    return around - missed, around
 
 
 def _digest(trees: list[str]) -> str:

@@ -8,10 +8,13 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem
 from hpcpar.registry import Declaration
-from hpcpar.worker.boosting import BoostingWorkload, DeviceName
+from hpcpar.worker.boosting import BoostingWorkload, DeviceName, Evaluation
 from hpcpar.worker.data.user_table import TableOptions, check
 
-_OBJECTIVES = {"classification": ("binary:logistic", "logloss"), "regression": ("reg:squarederror", "rmse")}
+_OBJECTIVES = {
+    "classification": ("binary:logistic", "logloss", "accuracy"),
+    "regression": ("reg:squarederror", "rmse", "explained_variance"),
+}
 
 
 class BoostedTreesOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +65,7 @@ class BoostedTrees:
         from hpcpar.worker.data.particles import Particles
         from hpcpar.worker.data.user_table import UserTable
 
-        objective, metric = _OBJECTIVES[options.task]
+        objective, metric, score = _OBJECTIVES[options.task]
         regression = options.task == "regression"
         return BoostingWorkload(
             declared=self.declare(options),
@@ -81,6 +84,7 @@ class BoostedTrees:
                 "seed": seed,
             },
             metric=metric,
+            evaluation=Evaluation(range(options.evaluation_rows), score),
             max_bin=options.max_bin,
             device=options.device,
         )

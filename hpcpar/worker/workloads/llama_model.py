@@ -7,6 +7,7 @@ head, F width inside SwiGLU, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -78,17 +79,25 @@ class Rotary(nn.Module):
         """Turn every token by the angles of its place in the whole sequence."""
         length = x_BHSE.shape[2]
         places = range(self.part * length, (self.part + 1) * length)
-        return rotate(x_BHSE, *rope_tables(places, self._head, self._theta, x_BHSE.device, x_BHSE.dtype))
+        tables = rope_tables(places, self._head, self._theta, x_BHSE.device, torch.float32)
+        return rotate(x_BHSE, *tables).type_as(x_BHSE)  # angles keep fp32 where matrices are multiplied in bfloat16
 
 
-@lru_cache(maxsize=8)
+@torch.compiler.assume_constant_result
 def rope_tables(
     places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosine and sine [S, E/2] of the rotary angles (Su et al. 2021, arXiv:2104.09864, equation 15).
 
-    Of the tokens that stand at these places of their sequence.
+    Of the tokens that stand at these places of their sequence. Compiled code has them in it, and never makes them.
     """
+    return _cached_tables(places, head, theta, device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _cached_tables(
+    places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     frequencies = theta ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
     angles = torch.outer(torch.arange(places.start, places.stop, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
@@ -117,12 +126,12 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each after a normalisation and beside a residual."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, feed_forward: Callable[[Shape], nn.Module] = FeedForward) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(shape.dim, eps=1e-5)
         self.attention = Attention(shape)
         self.feed_norm = nn.RMSNorm(shape.dim, eps=1e-5)
-        self.feed_forward = FeedForward(shape)
+        self.feed_forward = feed_forward(shape)
 
     def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
         """Return the tokens after this block."""
@@ -143,7 +152,7 @@ class Head(nn.Module):
         return self.output(self.norm(x_BSD))
 
 
-BLOCK_PLAN: dict[str, TensorStyle] = {
+ATTENTION_PLAN: dict[str, TensorStyle] = {
     "attention_norm": "norm",
     "attention": "gather",
     "attention.query": "column",
@@ -151,6 +160,9 @@ BLOCK_PLAN: dict[str, TensorStyle] = {
     "attention.value": "column",
     "attention.output": "row",
     "feed_norm": "norm",
+}
+BLOCK_PLAN: dict[str, TensorStyle] = {
+    **ATTENTION_PLAN,
     "feed_forward": "gather",
     "feed_forward.gate": "column",
     "feed_forward.up": "column",
@@ -163,17 +175,26 @@ HEAD_PLAN: dict[str, TensorStyle] = {"norm": "norm", "output": "logits"}
 
 def units(shape: Shape, vocabulary: int, layers: int) -> tuple[Unit, ...]:
     """Return the embedding, the blocks and the head."""
-    blocks = (Unit(f"block{i}", partial(Block, shape), BLOCK_PLAN, BLOCK_SLICES) for i in range(layers))
+    return around(
+        [Unit(f"block{i}", partial(Block, shape), BLOCK_PLAN, BLOCK_SLICES) for i in range(layers)], shape, vocabulary
+    )
+
+
+def around(blocks: Sequence[Unit], shape: Shape, vocabulary: int) -> tuple[Unit, ...]:
+    """Put the embedding before the blocks and the head behind them."""
     embedding = Unit("embedding", partial(nn.Embedding, vocabulary, shape.dim), {"": "vocabulary"})
     return (embedding, *blocks, Unit("head", partial(Head, shape.dim, vocabulary), HEAD_PLAN))
 
 
 def initialise(name: str, values: Any, generator: torch.Generator, layers: int) -> None:
-    """Fill a parameter: ones for norms; normal for weights, those that write into the residual smaller (GPT-2, 2.3)."""
+    """Fill a parameter: ones for norms; normal for weights, those that write into the residual smaller (GPT-2, 2.3).
+
+    The bias of a router, a buffer, begins at zero.
+    """
     if values.dim() == 1:
-        values.fill_(1.0)
+        values.fill_(0.0 if name.endswith("router.bias") else 1.0)
         return
-    residual = name.endswith(("attention.output.weight", "feed_forward.output.weight"))
+    residual = name.endswith(("attention.output.weight", "feed_forward.output.weight", "experts.output"))
     values.normal_(0.0, _STD / (2 * layers) ** 0.5 if residual else _STD, generator=generator)
 
 

@@ -49,10 +49,11 @@ class Mlp:
 
     def load(self, options: MlpOptions, seed: int) -> Any:
         """Build it (job)."""
-        from hpcpar.worker.data.digits import Digits
-        from hpcpar.worker.neural import NeuralWorkload
-        from hpcpar.worker.workloads import mlp_model
+        from hpcpar.worker.data import digits
+        from hpcpar.worker.neural import Evaluation, NeuralWorkload
+        from hpcpar.worker.workloads import mlp_model, score
 
+        training, evaluation = digits.read()
         return NeuralWorkload(
             declared=self.declare(options),
             units=mlp_model.units(options.hidden, options.layers),
@@ -60,10 +61,11 @@ class Mlp:
             loss=mlp_model.loss,
             weigh=len,
             sample_weight=1.0,
-            samples=Digits(),
+            samples=training,
             optimizer=partial(make_optimizer, options),
             seed=seed,
             max_grad_norm=options.max_grad_norm,
+            evaluation=Evaluation(samples=evaluation, metric="accuracy", score=score.correct),
         )
 
 

@@ -1,0 +1,106 @@
+"""Put the examples into docs/verdicts.md, laws.md and lint.md: tables of runs whose truth is known.
+
+    python docs/make_examples.py
+
+Needs the checkout: the runs are written by tests/unit/records_oracle.py. The same code gives the same bytes, and a test
+holds the pages to that.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from hpcpar.analysis import sheet
+from hpcpar.analysis.collect import collect
+from hpcpar.analysis.pages import Page, pages
+from hpcpar.analysis.results import Results
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent / "tests" / "unit"))
+from records_oracle import Oracle, Truth  # noqa: E402
+
+LADDERS = Oracle(
+    truths={
+        "ddp": Truth(0.010, 0.0010),
+        "fsdp": Truth(0.0088, 0.00088),
+        "pp": Truth(0.0030, 0.00135),
+        "tp": Truth(0.010, 0.0010),
+    },
+    nodes=(1, 2, 4, 6, 8, 12),
+    repeats=5,
+    noise=0.01,
+    ranks_per_node=1,
+    global_batch=128,
+    steps=120,
+    study="example",
+)
+PITFALLS = replace(
+    LADDERS, truths={"ddp": Truth(0.010, 0.0010), "pp": Truth(0.060, 0.0008)}, nodes=(1, 2, 4, 8), repeats=2
+)
+
+
+def examples() -> Iterator[tuple[str, str, str]]:
+    """Yield page, marker and text of every example."""
+    ladders = _collected(LADDERS)
+    found = pages(ladders, narrow=False)
+    comparisons = [page for page in found if page.title.startswith(("Strategies against", "Verdicts"))]
+    yield "verdicts.md", "verdicts", "\n\n".join(_markdown(page, most=4) for page in comparisons)
+    (laws,) = (page for page in found if page.title == "Laws")
+    crossings = "\n".join(f"- {one.sentence}" for one in ladders.crossovers)
+    yield "laws.md", "laws", f"{_truth(LADDERS)}\n\n{_markdown(laws)}\n\n{crossings}\n\n{_markdown(_sized_up())}"
+    (findings,) = (
+        page
+        for page in pages(_collected(replace(PITFALLS, oversubscribed_from=8)), narrow=False)
+        if page.title == "Findings"
+    )
+    yield "lint.md", "findings", _markdown(findings)
+
+
+def _truth(oracle: Oracle) -> str:
+    """Say what the runs were made with: the serial shares, and where ddp and pp take equally long."""
+    batch, truths = oracle.global_batch, oracle.truths
+    shares = {name: one.serial_s / (one.serial_s + one.sample_s * batch) for name, one in truths.items()}
+    ddp, pp = truths["ddp"], truths["pp"]
+    crossing = batch * (pp.sample_s - ddp.sample_s) / (ddp.serial_s - pp.serial_s)
+    said = ", ".join(f"{name} {share:.2%}" for name, share in shares.items())
+    return f"Truth: serial shares {said}; ddp and pp cross at {crossing:.3g} nodes."
+
+
+def _collected(*oracles: Oracle) -> Results:
+    with tempfile.TemporaryDirectory() as folder:
+        for oracle in oracles:
+            oracle.write(Path(folder))
+        return collect([Path(folder)], reference="ddp")
+
+
+def _sized_up() -> Page:
+    one = replace(LADDERS, truths={"ddp": LADDERS.truths["ddp"]}, nodes=(4,))
+    batches = [replace(one, global_batch=b, study=f"batch-{b}", begun_s=1e9 + 1e6 * b) for b in (64, 128, 256)]
+    (page,) = (page for page in pages(_collected(*batches), narrow=False) if page.title == "Size-up")
+    return page
+
+
+def _markdown(page: Page, most: int | None = None) -> str:
+    """Print a page; of the sentences below its table no more than `most`."""
+    after = [*page.after, *page.last][:most]
+    lists = ["\n".join(f"- {sheet.one_line(line)}" for line in lines) for lines in (page.before, after)]
+    table = sheet.markdown(page.sheet) if page.sheet is not None else ""
+    return "\n\n".join(filter(None, (f"**{page.title}**", lists[0], table, lists[1])))
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    for name, marker, text in examples():
+        path = DOCS / name
+        begin, end = f"<!-- example {marker}: begin -->", f"<!-- example {marker}: end -->"
+        head, _, rest = path.read_text(encoding="utf-8").partition(begin)
+        _, _, tail = rest.partition(end)
+        path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

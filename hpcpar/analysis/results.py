@@ -1,0 +1,220 @@
+"""Everything that was collected, as objects, DataFrames, text, files, and a notebook's display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from hpcpar.analysis import law_tables, sheet, tables, verdict_tables
+from hpcpar.analysis.comparisons import ComparisonSet
+from hpcpar.analysis.crossover import Crossover
+from hpcpar.analysis.laws import Law
+from hpcpar.analysis.lint import Finding
+from hpcpar.analysis.pages import Page, pages
+from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.scaling import Table
+from hpcpar.analysis.sizeup import SizeUp
+from hpcpar.analysis.support import Support
+from hpcpar.analysis.verdicts import Word
+from hpcpar.storage import make_folder, write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 2
+"""Of scaling.json. 2: comparisons, laws, size-up and findings beside the tables."""
+
+
+class Results(Struct, frozen=True, kw_only=True):
+    """Everything that was collected. The same runs give the same bytes, in whatever order they were found.
+
+    As DataFrames: `runs`, `scaling`, `verdicts`, `laws`, `sizeup`, `findings`.
+    """
+
+    rows: tuple[Row, ...]
+    """Every run, sorted; those that failed, never ran or are missing too."""
+    tables: tuple[Table, ...]
+    problems: tuple[Row, ...]
+    """The runs that have no time to show."""
+    notes: tuple[str, ...]
+    efficiency_target: float = 0.75
+    comparisons: tuple[ComparisonSet, ...] = ()
+    """The strategies of each table against one of them, at equal nodes."""
+    against: tuple[ComparisonSet, ...] = ()
+    """This collection against another one; empty where none was named."""
+    fitted: tuple[Law, ...] = ()
+    crossovers: tuple[Crossover, ...] = ()
+    sized_up: tuple[SizeUp, ...] = ()
+    lint: tuple[Finding, ...] = ()
+    supports: tuple[Support, ...] = ()
+    """Estimators: what they claim beside what was measured."""
+
+    @property
+    def complete(self) -> bool:
+        """True where every run that was asked for has a result."""
+        return not self.problems and all(cell.runs_ok == cell.runs_asked for one in self.tables for cell in one.cells)
+
+    @property
+    def judged(self) -> tuple[ComparisonSet, ...]:
+        """What `failing` looks at: the comparison with another collection if there is one, else that of strategies."""
+        return self.against or self.comparisons
+
+    def failing(self, worst: str) -> list[str]:
+        """Return a sentence for every comparison of `judged` that is as bad as `worst`.
+
+        Args:
+            worst: "deteriorates"; or "inconclusive": everything that is not shown to be at least no worse.
+        """
+        bad = {Word.DETERIORATES}
+        if worst == "inconclusive":
+            bad |= {Word.INCONCLUSIVE, Word.NOT_ENOUGH_RUNS, Word.NOT_COMPARABLE}
+        return [
+            f"{cell.strategy} on {cell.nodes} nodes, {cell.metric} against {one.baseline}: "
+            + verdict_tables.verdict_words(cell)
+            for one in self.judged
+            for cell in one.comparisons
+            if cell.verdict in bad
+        ]
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a run, tidy."""
+        from hpcpar.analysis.frame import frame
+
+        return frame(self.rows)
+
+    @property
+    def scaling(self) -> pd.DataFrame:
+        """One row a series and size, tidy; intervals in columns of their own."""
+        return _frame(tables.records(self.tables), tables.record_names())
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """One row a comparison: strategies of one table, then this collection against the other one."""
+        return _frame(verdict_tables.records([*self.comparisons, *self.against]), verdict_tables.record_names())
+
+    @property
+    def laws(self) -> pd.DataFrame:
+        """One row a parameter of a law, or a law that was not fitted."""
+        return _frame(law_tables.law_records(self.fitted), law_tables.law_names())
+
+    @property
+    def sizeup(self) -> pd.DataFrame:
+        """One row a strategy, machine size and global batch."""
+        return _frame(law_tables.sizeup_records(self.sized_up), law_tables.sizeup_names())
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """One row a trap that was found."""
+        return _frame([msgspec.to_builtins(one) for one in self.lint], list(Finding.__struct_fields__))
+
+    def to_markdown(self) -> str:
+        """Print the tables with all that must stand beside them, as Markdown."""
+        return _text(pages(self, narrow=False), sheet.markdown, heading="## ", bullet="- ")
+
+    def to_csv(self) -> str:
+        """Print the scaling tables as one CSV in full precision."""
+        return _csv(self.scaling)
+
+    def to_json(self) -> str:
+        """Print tables, comparisons, laws, findings, problems and notes as JSON."""
+        content = {
+            "schema": SCHEMA,
+            "complete": self.complete,
+            "efficiency_target": self.efficiency_target,
+            "tables": [tables.document(table, self.efficiency_target) for table in self.tables],
+            "comparisons": [verdict_tables.document(one) for one in self.comparisons],
+            "against": [verdict_tables.document(one) for one in self.against],
+            "laws": law_tables.law_records(self.fitted),
+            "crossovers": [{**msgspec.to_builtins(one), "sentence": one.sentence} for one in self.crossovers],
+            "sizeup": law_tables.sizeup_records(self.sized_up),
+            "findings": [msgspec.to_builtins(one) for one in self.lint],
+            "support": msgspec.to_builtins(self.supports),
+            "problems": [msgspec.to_builtins(row) for row in self.problems],
+            "notes": self.notes,
+        }
+        return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
+
+    def to_text(self, *, width: int | None = None) -> str:
+        """Print the tables for a terminal: in colour for one of `width` columns, plainly where None."""
+
+        def pretty(page: sheet.Sheet) -> str:
+            return sheet.plain(page) if width is None else sheet.pretty(page, width)
+
+        return _text(pages(self, narrow=True), pretty, heading="", bullet="  ")
+
+    def _repr_html_(self) -> str:
+        """Show the tables in a notebook."""
+        return "\n".join(_html(page) for page in pages(self, narrow=False))
+
+    def save(self, folder: Path, say: Callable[[str], None] | None = None) -> list[Path]:
+        """Write the tables as CSV, Markdown and JSON, and a figure a scaling table; return the paths.
+
+        The figures (scaling.png, scaling.svg; further tables: scaling-2.png, ...) need the extra `report`. Without it,
+        or where there is nothing to draw, scaling.md says why, and so does `say`, called once a reason.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        from hpcpar.analysis.figure import draw_all
+
+        make_folder(folder)
+        figures, reasons = draw_all(self.tables, self.efficiency_target)
+        if say is not None:
+            for reason in reasons:
+                say(reason)
+        said = msgspec.structs.replace(self, notes=(*self.notes, *reasons))
+        files = {
+            "runs.csv": _csv(self.runs).encode(),
+            "scaling.csv": self.to_csv().encode(),
+            "verdicts.csv": _csv(self.verdicts).encode(),
+            "laws.csv": _csv(self.laws).encode(),
+            "sizeup.csv": _csv(self.sizeup).encode(),
+            "scaling.md": said.to_markdown().encode(),
+            "scaling.json": said.to_json().encode(),
+            **figures,
+        }
+        for name, content in files.items():
+            write_file(folder / name, content)
+        return [folder / name for name in files]
+
+
+def _frame(records: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(records, columns=columns)
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def _text(found: list[Page], show: Callable[[sheet.Sheet], str], heading: str, bullet: str) -> str:
+    parts: list[str] = []
+    for page in found:
+        parts.append(heading + page.title)
+        parts += [_listed(page.before, bullet)] if page.before else []
+        parts += [show(page.sheet)] if page.sheet is not None else []
+        parts += [_listed(page.after, bullet)] if page.after else []
+        parts += [_listed(page.last, bullet)] if page.last else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _listed(lines: list[str], bullet: str) -> str:
+    return "\n".join(bullet + sheet.one_line(line) for line in lines)
+
+
+def _html(page: Page) -> str:
+    from html import escape
+
+    def listed(lines: list[str]) -> str:
+        items = "".join(f"<li>{escape(sheet.one_line(line))}</li>" for line in lines)
+        return f"<ul>{items}</ul>" if lines else ""
+
+    body = sheet.html(page.sheet) if page.sheet is not None else ""
+    return f"<h3>{escape(page.title)}</h3>{listed(page.before)}{body}{listed([*page.after, *page.last])}"

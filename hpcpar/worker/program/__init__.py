@@ -1,0 +1,1 @@
+"""The user's own program: started on every rank, watched, timed."""

@@ -1,0 +1,52 @@
+"""What ranks hold and move is what the formulas say, to the byte, counted on real tensors and real collectives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import formulas
+import matrix
+import pytest
+from matrix import Column, Row
+
+EVERYDAY = [
+    Row("ddp"),
+    Row("fsdp", {"shard_size": 2}),
+    Row("tp", {"sequence_parallel": True, "loss_parallel": True}),
+    Row("cp", {"degree": 2}),
+    Row("pp", {"schedule": "zbv"}, stages=2),
+    Row("hybrid", {"mesh": "pp=2,dp_shard=-1"}),
+    Row("localsgd", {"period": 1}),
+]
+
+
+def _rows() -> Any:
+    for row in matrix.ROWS:
+        if formulas.has_ledger(row):
+            yield pytest.param(row, marks=[] if row in EVERYDAY else [pytest.mark.full], id=str(row))
+
+
+def test_the_everyday_rows_are_rows_of_the_matrix() -> None:
+    assert [row for row in EVERYDAY if row not in matrix.ROWS] == []
+
+
+@pytest.mark.parametrize("row", list(_rows()))
+def test_bytes_are_those_of_the_formulas(pools: Any, row: Row) -> None:
+    cell = matrix.cell("llama-tiny", row, Column("adamw", 4, "adamw"))
+    ranks = pools(4).run("ledger_cases.ledger", job=cell.job)
+    for rank, found in enumerate(ranks):
+        assert found.moved == formulas.moved(cell.job, rank)
+        assert (found.parameters, found.gradients, found.optimizer) == formulas.held(cell.job, rank)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_full_sharding_takes_a_share_of_every_byte(pools: Any, optimizer: str) -> None:
+    """12 bytes a parameter with SGD and momentum, 16 with AdamW, over the ranks; said here without the formulas."""
+    cell = matrix.cell("llama-tiny", Row("fsdp"), Column("x", 4, optimizer))
+    alone = matrix.cell("llama-tiny", Row("single", one_process=True), Column("x", 1, optimizer))
+    parameters = sum(
+        value.size for value in pools(4).run("matrix_cases.prove", job=alone.job, steps=1)[0].weights.values()
+    )
+    for found in pools(4).run("ledger_cases.ledger", job=cell.job):
+        each = {"sgd": 12, "adamw": 16}[optimizer]
+        assert 4 * (found.parameters + found.gradients + found.optimizer) == each * parameters

