@@ -459,11 +459,18 @@ def test_every_variant_that_is_wrong_is_told():
     assert any("layerz" in text for text in found)
 
 
-def test_activation_checkpointing_is_for_models_with_activations():
+def test_variants_that_mean_the_same_would_share_their_folders():
+    layers = identities(plan(workload="mlp"))[0].workload_options["layers"]
+    (text,) = problems(workload="mlp", variants=[{}, {"layers": layers}])
+    assert f"variants: two of them mean the same: {{'layers': {layers}}}" in text
+
+
+@pytest.mark.parametrize(("option", "value"), [("activation_checkpointing", "full"), ("precision", "bf16")])
+def test_what_is_chosen_about_units_is_refused_for_trees(option, value):
     (text,) = problems(
         workload="xgboost",
-        strategies=[{"name": "single", "options": {"activation_checkpointing": "full"}}],
+        strategies=[{"name": "single", "options": {option: value}}],
         nodes=[1],
         ranks_per_node=1,
     )
-    assert "a workload of the kind 'boosting' has no activations" in text
+    assert f"{option}: a workload of the kind 'boosting' is no model made of units" in text
