@@ -41,6 +41,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     workload: str = ""
     workload_options: str = "{}"
     """Canonical JSON, so that equal options are equal text."""
+    variant: str = ""
+    """The workload options that tell it from other runs of its study, in words; "" where all have the same."""
     strategy: str = ""
     strategy_options: str = "{}"
     mesh: str = ""
