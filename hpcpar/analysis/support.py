@@ -27,6 +27,7 @@ FACTS = (
     "Speed-up: time of one fit and use with 1 worker over that with n, on one node; 95 % intervals over runs.",
     f"Verdict: full, the interval is wholly at or above {FULL:g} n; limited, wholly above 1 and below that; none, "
     f"wholly below {NONE:g}; unclear, anything else; disturbed, CPUs were oversubscribed or shared with other runs.",
+    "Where a finding says baseline-drift, something else used the machine: verdicts on such times do not hold.",
 )
 
 
