@@ -9,25 +9,25 @@ import matrix
 import pytest
 from matrix import Column, Row
 
-EVERYDAY = [
-    Row("ddp"),
-    Row("fsdp", {"shard_size": 2}),
-    Row("tp", {"sequence_parallel": True, "loss_parallel": True}),
-    Row("cp", {"degree": 2}),
-    Row("pp", {"schedule": "zbv"}, stages=2),
-    Row("hybrid", {"mesh": "pp=2,dp_shard=-1"}),
-    Row("localsgd", {"period": 1}),
-]
+EVERYDAY = {
+    "ddp",
+    "fsdp shard_size=2",
+    "tp sequence_parallel loss_parallel",
+    "cp degree=2",
+    "pp zbv",
+    "hybrid pp=2,dp_shard=-1",
+    "localsgd period=1",
+}
 
 
 def _rows() -> Any:
     for row in matrix.ROWS:
         if formulas.has_ledger(row):
-            yield pytest.param(row, marks=[] if row in EVERYDAY else [pytest.mark.full], id=str(row))
+            yield pytest.param(row, marks=[] if str(row) in EVERYDAY else [pytest.mark.full], id=str(row))
 
 
 def test_the_everyday_rows_are_rows_of_the_matrix() -> None:
-    assert [row for row in EVERYDAY if row not in matrix.ROWS] == []
+    assert {str(row) for row in matrix.ROWS} >= EVERYDAY
 
 
 @pytest.mark.parametrize("row", list(_rows()))
