@@ -44,8 +44,18 @@ check: env  ## Lint, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# Tests on Slurm mostly wait for it: they run beside the others, and what they printed comes last.
 test: env slurm  ## The tests, real Slurm included (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -m 'not full'
+	@set -m
+	log=$$(mktemp)
+	$(BIN)/python -m pytest -m 'not full and slurm' > $$log 2>&1 & on_slurm=$$!
+	trap 'kill -INT $$on_slurm 2> /dev/null && wait $$on_slurm; rm -f $$log' EXIT
+	code=0
+	$(BIN)/python -m pytest -m 'not full and not slurm' || code=$$?
+	echo 'Tests on the real Slurm:'
+	wait $$on_slurm || code=$$?
+	cat $$log
+	exit $$code
 
 test-ci: check test  ## What CI runs: lint, types, layering, tests, the demo, a wheel
 	$(MAKE) --no-print-directory demo

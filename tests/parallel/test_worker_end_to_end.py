@@ -65,7 +65,7 @@ def test_llama_tiny_learns_from_text_of_ones_own_on_one_process(tmp_path: Path) 
     assert record.data["num_samples"] == (45 * 400 - 1) // 32
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_a_rank_that_is_killed_leaves_readable_steps_and_a_cause(tmp_path: Path, rank: int) -> None:
     fatal = 50
     folder = make_run(tmp_path / "run", "chaos", {"deed": "kill", "rank": rank, "step": fatal}, steps=1000)
