@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hpcpar.mesh import Mesh
-from hpcpar.mesh_options import EngineOptions
+from hpcpar.mesh_options import EngineOptions, UnitOptions
 from hpcpar.registry import Declaration
 from hpcpar.schedules import SCHEDULES
+
+WITH_UNITS = frozenset({"neural", "mixture-of-experts"})
+"""Kinds of workload whose models are made of units; what is chosen about units means nothing to the others."""
 
 
 class Refusal(NamedTuple):
@@ -47,6 +50,8 @@ def reshards(mesh: Mesh, options: EngineOptions) -> bool:
 
 def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
     """Yield why this mesh cannot run with these options on this workload, whatever the batch."""
+    if declared.kind not in WITH_UNITS:
+        yield from _unitless_refusals(options, declared)
     if mesh.ep > 1 or options.capacity:
         yield from _expert_refusals(mesh, options, declared)
     if mesh.cp > 1 and (declared.sequence is None or not declared.context_parallel):
@@ -62,6 +67,12 @@ def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -
         yield from _compression_refusals(mesh, options)
     if declared.experts is not None:
         yield from _mixture_refusals(options)
+
+
+def _unitless_refusals(options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
+    plain = UnitOptions()
+    for name in (one for one in UnitOptions.__struct_fields__ if getattr(options, one) != getattr(plain, one)):
+        yield Refusal(f"{name}: a workload of the kind '{declared.kind}' is no model made of units", "leave it out")
 
 
 def _pipeline_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:

@@ -143,6 +143,8 @@ class RunRecord(Struct, kw_only=True):
     """Ranks x threads exceeded the usable CPUs of a physical machine: times are no evidence of scaling."""
     data: dict[str, Any] = field(default_factory=dict)
     """What was trained on: name, number of samples, digest, synthetic or not."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What only the strategy knows of the result and of how it was computed: digests of trees, workers of a fit."""
     evaluation: Evaluated | None = None
     whole_program: bool = False
     """Its one step is a whole program that said nothing of its steps."""

@@ -35,6 +35,9 @@ STRATEGIES = {
     "deepspeed-tp": "hpcpar.worker.strategies.deepspeed_tp:STRATEGY",
     "deepspeed-pp": "hpcpar.worker.strategies.deepspeed_pp:STRATEGY",
     "horovod": "hpcpar.worker.strategies.horovod_:STRATEGY",
+    "threads": "hpcpar.worker.strategies.one_node:THREADS",
+    "processes": "hpcpar.worker.strategies.one_node:PROCESSES",
+    "xgb-collective": "hpcpar.worker.strategies.xgb_collective:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
@@ -52,6 +55,8 @@ WORKLOADS = {
     "llama-8b": "hpcpar.worker.workloads.llama:B8",
     "llama-moe": "hpcpar.worker.workloads.moe:WORKLOAD",
     "clockwork": "hpcpar.worker.workloads.clockwork:WORKLOAD",
+    "estimator": "hpcpar.worker.workloads.estimator:WORKLOAD",
+    "xgboost": "hpcpar.worker.workloads.boosted_trees:WORKLOAD",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"
 """What every rank runs; the payload of a batch refers to it by name."""
@@ -171,7 +176,8 @@ class Trainer(Protocol):
     training contained beside steps (compiling), for the record too; `complete(records)`, called on rank 0 after
     every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
     `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
-    on.
+    on; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was computed;
+    and `synchronous`: true where a step is over when it returns, on a GPU as well.
     """
 
     def batch(self, step: int) -> Any:

@@ -62,6 +62,8 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     node_type: str = ""
     workload: str = "llama-tiny"
     workload_options: dict[str, Any] = field(default_factory=dict)
+    variants: tuple[dict[str, Any], ...] = ()
+    """Sets of workload options, each added to `workload_options`: the whole grid is run with every one of them."""
     strategies: tuple[str | StrategyChoice, ...] = ("ddp",)
     nodes: tuple[Positive, ...] = (1,)
     ranks_per_node: Positive | None = None
@@ -92,8 +94,17 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             parse_memory(self.memory)
         if len(set(self.nodes)) != len(self.nodes):
             raise ValueError(f"nodes {list(self.nodes)}: a size is given twice")
+        if any(self.variants.count(variant) > 1 for variant in self.variants):
+            raise ValueError("variants: two of them are the same")
         if not self.strategies or not self.nodes:
             raise ValueError("a study needs at least one strategy and one node count")
+
+    def by_variant(self) -> list[Study]:
+        """Return a study without variants for each variant; the study itself where it has none."""
+        return [
+            msgspec.structs.replace(self, workload_options={**self.workload_options, **variant}, variants=())
+            for variant in self.variants or ({},)
+        ]
 
     def choices(self) -> list[StrategyChoice]:
         """Return the strategies with their options."""

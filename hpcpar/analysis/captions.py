@@ -24,7 +24,7 @@ def title(table: Table) -> str:
     """Return the table's heading."""
     key = table.key
     kind = _TITLES.get(key.scaling, f"Runs ({key.scaling or 'undeclared'} scaling)")
-    return f"{kind} of {key.workload} on {key.cluster} ({key.node_type} nodes), study {key.study}"
+    return f"{kind} of {key.work} on {key.cluster} ({key.node_type} nodes), study {key.study}"
 
 
 def facts(table: Table) -> list[str]:

@@ -17,6 +17,7 @@ import msgspec
 
 from hpcpar import records
 from hpcpar.analysis.reduce import MISSING, UNREADABLE, Row, reduce_run
+from hpcpar.analysis.series import name_variants
 from hpcpar.errors import InputError, Problem
 from hpcpar.runs import BatchLine, RunFolder, StudyFolder, find_studies
 
@@ -50,7 +51,7 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
             Problem(", ".join(map(str, paths)), "there is no run in it", "name a runs folder or a study's folder")
         )
     unique, copies = _without_copies(rows)
-    return Gathered(tuple(sorted(_mark_shared(unique), key=sort_key)), tuple(sorted({*notes, *copies})))
+    return Gathered(tuple(sorted(name_variants(_mark_shared(unique)), key=sort_key)), tuple(sorted({*notes, *copies})))
 
 
 def sort_key(row: Row) -> tuple[object, ...]:

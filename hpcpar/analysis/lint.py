@@ -68,7 +68,7 @@ def lint(tables: Sequence[Table], target_loss: float | None = None) -> tuple[Fin
 
 
 def _title(table: Table) -> str:
-    return f"{table.key.study}, {table.key.workload}, {table.key.scaling or 'undeclared'}"
+    return f"{table.key.study}, {table.key.work}, {table.key.scaling or 'undeclared'}"
 
 
 def _cells(table: Table, wrong: Callable[[Cell], str]) -> Iterator[tuple[str, str]]:

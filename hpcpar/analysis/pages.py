@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis import law_tables, tables, verdict_tables
+from hpcpar.analysis import law_tables, support, tables, verdict_tables
 from hpcpar.analysis.captions import facts, title
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.headlines import headlines
@@ -35,6 +35,9 @@ def pages(results: Results, *, narrow: bool) -> list[Page]:
 def _pages(results: Results, narrow: bool) -> Iterator[Page]:
     if results.against:
         yield from _comparisons(results.against, "Against the other collection", narrow)
+    if results.supports:
+        heading = "Parallel support of estimators: claimed and measured"
+        yield Page(heading, [], support.sheet(results.supports), list(support.FACTS), [])
     for table in results.tables:
         yield _scaling(table, results, narrow)
     yield from _comparisons(results.comparisons, "Verdicts", narrow)

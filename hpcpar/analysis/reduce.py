@@ -41,6 +41,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     workload: str = ""
     workload_options: str = "{}"
     """Canonical JSON, so that equal options are equal text."""
+    variant: str = ""
+    """The workload options that tell it from other runs of its study, in words; "" where all have the same."""
     strategy: str = ""
     strategy_options: str = "{}"
     mesh: str = ""
@@ -117,6 +119,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was trained on: name, size, digest, synthetic or not."""
     replayed_steps: int = 0
     goodput: float | None = None
+    claim: str = ""
+    """What the documentation of an estimator promises of parallel work; "" for other workloads."""
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -322,6 +326,7 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
         "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
+        "claim": claim if isinstance(claim := record.facts.get("claim"), str) else "",
         "sum_memory_bytes": _sum([fact.peak_memory_bytes for fact in ranks]),
         "sum_device_bytes": _sum([fact.peak_device_bytes for fact in ranks]),
         "devices": " ".join(sorted({fact.device for fact in ranks})),

@@ -18,6 +18,7 @@ from hpcpar.analysis.pages import Page, pages
 from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.scaling import Table
 from hpcpar.analysis.sizeup import SizeUp
+from hpcpar.analysis.support import Support
 from hpcpar.analysis.verdicts import Word
 from hpcpar.storage import make_folder, write_file
 
@@ -49,6 +50,8 @@ class Results(Struct, frozen=True, kw_only=True):
     crossovers: tuple[Crossover, ...] = ()
     sized_up: tuple[SizeUp, ...] = ()
     lint: tuple[Finding, ...] = ()
+    supports: tuple[Support, ...] = ()
+    """Estimators: what they claim beside what was measured."""
 
     @property
     def complete(self) -> bool:
@@ -130,6 +133,7 @@ class Results(Struct, frozen=True, kw_only=True):
             "crossovers": [{**msgspec.to_builtins(one), "sentence": one.sentence} for one in self.crossovers],
             "sizeup": law_tables.sizeup_records(self.sized_up),
             "findings": [msgspec.to_builtins(one) for one in self.lint],
+            "support": msgspec.to_builtins(self.supports),
             "problems": [msgspec.to_builtins(row) for row in self.problems],
             "notes": self.notes,
         }

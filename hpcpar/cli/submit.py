@@ -172,7 +172,7 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     }
     data = {**data, **{key: flags[key] for key in _STUDY_FLAGS if flags[key] is not None}}
     if pairs["workload_options"]:
-        data["workload_options"] = _merged(data.get("workload_options", {}), nested(pairs["workload_options"]))
+        _set_options(data, nested(pairs["workload_options"]))
     if flags["nodes"]:
         data["nodes"] = list(flags["nodes"])
     _apply_strategies(data, flags, nested(pairs["strategy_options"]))
@@ -187,6 +187,15 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     if problems:
         raise InputError(problems)
     return decode(Study, data, where), where
+
+
+def _set_options(data: dict[str, Any], given: dict[str, Any]) -> None:
+    """Let --set override the file's options, those of its variants too; variants that become the same are one."""
+    data["workload_options"] = _merged(data.get("workload_options", {}), given)
+    variants = data.get("variants", [])
+    if variants and isinstance(variants, list) and all(isinstance(one, dict) for one in variants):
+        merged = [_merged(one, given) for one in variants]
+        data["variants"] = [one for place, one in enumerate(merged) if one not in merged[:place]]
 
 
 def _apply_strategies(data: dict[str, Any], flags: dict[str, Any], options: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ EXTRA_PACKAGES = {
     "torch": ("torch", "numpy", "sklearn"),
     "deepspeed": ("deepspeed",),
     "xgboost": ("xgboost",),
+    "parquet": ("pyarrow",),
     "dask": ("dask_jobqueue", "distributed"),
 }
 """Packages by which an extra is recognised."""

@@ -88,14 +88,15 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     """
     problems = list(_text_problems(study, where))
     place = _place(study, profile, where, problems)
-    resolved = _resolve(study, where, problems)
+    resolved = [found for one in study.by_variant() if (found := _resolve(one, where, problems))]
+    problems += _twins(resolved, where)
     if place is not None:
         problems += _limits(study, place, where)
     # A wrong name must not hide a size that does not fit: the grid of what was found is checked all the same.
-    cells = list(_cells(resolved, place, problems)) if resolved and place else []
-    if problems or resolved is None or place is None:
+    cells = [(one, cell) for one in resolved for cell in _cells(one, place, problems)] if place else []
+    if problems or place is None:
         raise InputError(list(dict.fromkeys(problems)))
-    return Plan(tuple(_runs(resolved, place, cells, version, folder)), tuple(_warnings(study, profile)))
+    return Plan(tuple(_runs(place, cells, version, folder)), tuple(_warnings(study, profile)))
 
 
 def _text_problems(study: Study, where: str) -> Iterator[Problem]:
@@ -110,8 +111,18 @@ def _text_problems(study: Study, where: str) -> Iterator[Problem]:
 def study_problems(study: Study, where: str) -> list[Problem]:
     """List what is wrong with a study whatever the cluster: names and options of workload and strategies."""
     problems: list[Problem] = []
-    _resolve(study, where, problems)
-    return problems
+    for one in study.by_variant():
+        _resolve(one, where, problems)
+    return list(dict.fromkeys(problems))
+
+
+def _twins(resolved: list[_Study], where: str) -> Iterator[Problem]:
+    """Yield the variants that mean the same once defaults are filled in: their runs would share folders."""
+    seen: list[Any] = []
+    for one in resolved:
+        if one.workload_options in seen:
+            yield Problem(f"{where}: variants", f"two of them mean the same: {one.study.workload_options}")
+        seen.append(one.workload_options)
 
 
 # ---------------------------------------------------------------- names
@@ -299,12 +310,12 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
 # ---------------------------------------------------------------- runs
 
 
-def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str, folder: str) -> Iterator[PlannedRun]:
-    study, declared = resolved.study, resolved.declared
+def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder: str) -> Iterator[PlannedRun]:
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
-    for repeat in range(1, study.repeats + 1):
-        for cell in cells:
+    for repeat in range(1, max((resolved.study.repeats for resolved, _ in cells), default=0) + 1):
+        for resolved, cell in cells:
+            study, declared = resolved.study, resolved.declared
             identity = _identity(resolved, place, cell, repeat)
             spec = RunSpec(
                 key=identity.key(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,14 @@ from hpcpar.records import RankFacts
 from hpcpar.worker.rank import RankInfo
 
 _PACKAGES = ("hpcpar", "torch", "numpy", "submitit")
+_IF_USED = {
+    "xgboost": "xgboost",
+    "xgboost-cpu": "xgboost",
+    "scikit-learn": "sklearn",
+    "joblib": "joblib",
+    "distributed": "distributed",
+}
+"""Packages that matter only to a run that has imported the module beside them."""
 
 
 class Quota(NamedTuple):
@@ -38,17 +47,26 @@ class RankReport(Struct, frozen=True, kw_only=True):
 def report(info: RankInfo, threads: int, device: str) -> RankReport:
     """Describe this rank."""
     affinity, quota = _affinity(), cpu_quota()
-    usable = len(affinity) if quota is None else min(len(affinity), max(1, int(quota.cpus)))
     facts = RankFacts(
         rank=info.rank,
         host=info.node_name,
         boot_id=_boot_id(),
-        usable_cpus=usable,
+        usable_cpus=_usable(affinity, quota),
         cpus_asked=info.cpus_asked,
         threads=threads,
         device=device,
     )
     return RankReport(facts=facts, affinity=affinity, quota=quota)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use at once: its affinity mask and its control groups, never the machine's
+    number."""
+    return _usable(_affinity(), cpu_quota())
+
+
+def _usable(affinity: Sequence[int], quota: Quota | None) -> int:
+    return len(affinity) if quota is None else min(len(affinity), max(1, int(quota.cpus)))
 
 
 def _affinity() -> tuple[int, ...]:
@@ -139,7 +157,8 @@ def shortage_notes(reports: Sequence[RankReport]) -> list[str]:
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
     """Return the versions of Python and of the packages that matter to a result; `more` are those of the strategy."""
     found = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *more):
+    used = [package for package, module in _IF_USED.items() if module in sys.modules]
+    for package in dict.fromkeys((*_PACKAGES, *more, *used)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -28,7 +28,7 @@ from hpcpar.worker import facts
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
-from hpcpar.worker.measure.clock import CpuClock, CudaClock
+from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
@@ -86,13 +86,13 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
     notes = [*facts.shortage_notes(team.reports), *_changed(spec)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
-        built = _build(spec, team)
+        built = _build(spec, team, phases)
     keeper = make_keeper(Job(folder, spec, team, journal, phases), built.trainer, stop)
     with contextlib.closing(built.trainer):
         if keeper is not None:
             keeper.restore()
         with phases("train"):
-            clock = CudaClock() if team.device.type == "cuda" else CpuClock()
+            clock = _clock(built.trainer, team)
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
             is_program = hasattr(built.trainer, "run")
             if is_program:
@@ -125,6 +125,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             ranks=ranks,
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
             data=built.data,
+            facts=getattr(built.trainer, "facts", dict)(),
             evaluation=evaluated,
             versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
@@ -172,15 +173,14 @@ def _leave(folder: RunFolder, team: Team, journal: Journal, keeper: Keeper, stop
     raise SystemExit(128 + signal.SIGTERM if not before_limit else int(not keeper.safe))
 
 
-def _build(spec: RunSpec, team: Team) -> _Built:
+def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
     identity = spec.identity
     strategy = registry.get_strategy(identity.strategy)
     workload = _workload(spec)
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
-    place = team.meeting.place if team.meeting is not None else None
-    context = make_context(team.info, identity, team.device, place)
+    context = make_context(team.info, identity, team.device, meeting=team.meeting, phases=phases)
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}
@@ -224,6 +224,11 @@ def _evaluate(built: _Built, team: Team) -> Evaluated | None:
 def _ratio(total: float, weight: float) -> float | None:
     ratio = total / weight if weight else math.nan
     return ratio if math.isfinite(ratio) else None
+
+
+def _clock(trainer: Trainer, team: Team) -> Clock:
+    synchronous = team.device.type != "cuda" or getattr(trainer, "synchronous", False)
+    return CpuClock() if synchronous else CudaClock()
 
 
 class _StepWriter:

@@ -441,3 +441,36 @@ def test_the_accounts_suffix_is_added_once_and_to_an_account_only(given, sent):
 def test_fewer_than_three_repeats_are_warned_of(repeats):
     warned = any(warning.where == "repeats" for warning in plan(repeats=repeats).warnings)
     assert warned is (repeats < 3)
+
+
+# ---------------------------------------------------------------- variants
+
+
+def test_the_whole_grid_is_run_with_every_variant():
+    planned = plan(workload="mlp", workload_options={"lr": 0.1}, variants=[{"layers": 3}, {"layers": 4}], nodes=[1, 2])
+    shapes = [(one.repeat, one.workload_options["layers"], one.nodes) for one in identities(planned)]
+    assert shapes == [(r, layers, nodes) for r in (1, 2, 3) for layers in (3, 4) for nodes in (1, 2)]
+    assert {one.workload_options["lr"] for one in identities(planned)} == {0.1}
+
+
+def test_every_variant_that_is_wrong_is_told():
+    found = problems(workload="mlp", variants=[{"layers": 0}, {"layerz": 3}])
+    assert any("layers" in text for text in found)
+    assert any("layerz" in text for text in found)
+
+
+def test_variants_that_mean_the_same_would_share_their_folders():
+    layers = identities(plan(workload="mlp"))[0].workload_options["layers"]
+    (text,) = problems(workload="mlp", variants=[{}, {"layers": layers}])
+    assert f"variants: two of them mean the same: {{'layers': {layers}}}" in text
+
+
+@pytest.mark.parametrize(("option", "value"), [("activation_checkpointing", "full"), ("precision", "bf16")])
+def test_what_is_chosen_about_units_is_refused_for_trees(option, value):
+    (text,) = problems(
+        workload="xgboost",
+        strategies=[{"name": "single", "options": {option: value}}],
+        nodes=[1],
+        ranks_per_node=1,
+    )
+    assert f"{option}: a workload of the kind 'boosting' is no model made of units" in text
