@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from hpcpar.analysis.baseline import Reference
+from hpcpar.analysis.comparability import versions
 from hpcpar.analysis.flags import DECLARED
 from hpcpar.analysis.intervals import Estimate, mean
 from hpcpar.analysis.numbers import estimate, plural
@@ -133,10 +134,9 @@ def _evidence(rows: Sequence[Row]) -> list[str]:
 
 
 def _software(rows: Sequence[Row]) -> list[str]:
-    found = sorted({row.versions for row in rows if row.usable and row.versions != "{}"})
+    found = versions([msgspec.json.decode(row.versions) for row in rows if row.usable])
     if not found:
         return []
-    texts = [", ".join(f"{k} {v}" for k, v in msgspec.json.decode(text).items()) for text in found]
-    if len(texts) == 1:
-        return [f"Software: {texts[0]}."]
-    return [f"Software differs between runs: {' / '.join(texts)}."]
+    words = "Software differs between runs" if any(len(numbers) > 1 for numbers in found.values()) else "Software"
+    listing = ", ".join(f"{name} {' / '.join(numbers)}" for name, numbers in found.items())
+    return [f"{words}: {listing}."]

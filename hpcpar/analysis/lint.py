@@ -144,9 +144,8 @@ def _few_sizes(table: Table) -> Iterator[tuple[str, str]]:
 def _mixed(table: Table) -> Iterator[tuple[str, str]]:
     usable = [row for row in table.rows if row.usable]
     for condition in CONDITIONS:
-        values = sorted({str(condition.value(row)) for row in usable}) if condition.name in FACTORS else []
-        if len(values) > 1:
-            yield condition.words, f"differs between runs of one table: {' and '.join(values)}"
+        if condition.name in FACTORS and (words := condition.mixture(usable)):
+            yield condition.words, f"differs between runs of one table: {words}"
 
 
 def _cpus(table: Table) -> Iterator[tuple[str, str]]:

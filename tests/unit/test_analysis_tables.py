@@ -164,7 +164,7 @@ def test_software_that_differs_between_runs_is_said(tmp_path):
     runs = ORACLE.write(tmp_path)
     change_record(runs[0], versions={"hpcpar": "0.2.0"})
 
-    assert "Software differs between runs: hpcpar 0.1.0 / hpcpar 0.2.0." in collect([tmp_path]).to_markdown()
+    assert "Software differs between runs: hpcpar 0.1.0 / 0.2.0." in collect([tmp_path]).to_markdown()
 
 
 def test_the_manual_defines_every_column_that_is_printed():
