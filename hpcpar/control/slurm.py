@@ -118,6 +118,35 @@ def scancel(words: Sequence[str]) -> None:
         _call(["scancel", "--quiet", *chunk])
 
 
+def scontrol_show(what: str) -> str:
+    """Return what scontrol says of the configuration, the partitions or the nodes, a line for each.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    return _call(["scontrol", "--oneliner", "show", what])
+
+
+def sacctmgr_show(what: str, *words: str) -> str:
+    """Return a table of the accounting, with its header; errors as above, also when accounting is off."""
+    return _call(["sacctmgr", "--parsable2", "--readonly", "show", what, *words])
+
+
+def sinfo_nodes(fields: str) -> str:
+    """Return a line for each node and partition; errors as above."""
+    return _call(["sinfo", "--Node", "--noheader", f"--format={fields}"])
+
+
+def test_only(script: str) -> None:
+    """Let sbatch check a script's text without submitting it (it uses up a job id).
+
+    Raises:
+        NoSchedulerError: there is no sbatch here.
+        SchedulerError: Slurm would refuse it; in its own words.
+    """
+    _call(["sbatch", "--test-only"], script)
+
+
 _SACCT = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={_SACCT_FIELDS}"]
 
 
@@ -183,12 +212,12 @@ class _BrokenOffError(SchedulerError):
     """A command was ended before it could say what it had done."""
 
 
-def _call(command: list[str]) -> str:
+def _call(command: list[str], text_in: str = "") -> str:
     try:
         done = subprocess.run(
             command,
             capture_output=True,
-            stdin=subprocess.DEVNULL,
+            input=text_in,
             timeout=TIMEOUT_S,
             env=clean_environment(),
             text=True,

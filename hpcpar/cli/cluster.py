@@ -1,0 +1,60 @@
+"""hpcpar cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hpcpar.cli.output import print_json, warn
+from hpcpar.errors import InputError, Problem
+
+_EPILOG = """
+\b
+Examples:
+  hpcpar cluster detect                        a first profile of this cluster, printed
+  hpcpar cluster detect --out mine.toml        the same into a file
+  hpcpar cluster verify perlmutter             a profile beside the live machine
+"""
+
+
+@click.group(epilog=_EPILOG)
+def command() -> None:
+    """Write a profile of this cluster, or compare one with it."""
+
+
+@command.command()
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it here; never over another file.")
+@click.option("--name", help="What the profile is called (default: the file's name, else the cluster's).")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def detect(out: Path | None, name: str | None, as_json: bool) -> int:
+    """Ask Slurm what it schedules, and write a first profile of it.
+
+    Partitions, kinds of nodes, limits and QOS come from scontrol, sinfo and sacctmgr. What Slurm does not know is said
+    in comments.
+    """
+    from datetime import date
+
+    from hpcpar.control import detect as detection
+    from hpcpar.control import machine
+    from hpcpar.decode import decode, parse_toml
+    from hpcpar.profile import ClusterProfile
+    from hpcpar.storage import is_file, write_file
+
+    if out is not None and is_file(out):
+        raise InputError(Problem(str(out), "is there already", "choose another name, or remove it"))
+    found = machine.ask()
+    called = name or (out.stem if out else detection.profile_name(found))
+    detected = detection.detect(found, called, date.today().isoformat())
+    profile = decode(ClusterProfile, parse_toml(detected.text, called), called)
+    for note in detected.notes:
+        warn(note)
+    if out is not None:
+        write_file(out, detected.text.encode(), mode=0o644)
+        click.echo(f"{out}: {len(profile.node_types)} kinds of nodes, {len(profile.partitions)} partitions", err=True)
+        click.echo(f"next: read it, then hpcpar submit --cluster ./{out.name} --dry-run", err=True)
+    elif as_json:
+        print_json({"profile": profile, "text": detected.text, "notes": list(detected.notes)})
+    else:
+        click.echo(detected.text, nl=False)
+    return 0
