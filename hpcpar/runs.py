@@ -158,6 +158,8 @@ class BatchLine(Struct, kw_only=True, omit_defaults=True):
     scheduler: str = ""
     job_id: str = ""
     script_sha256: str = ""
+    gate: str = ""
+    """"passed", or "skipped" by --no-gate."""
     error: str = ""
     host: str = ""
     pid: int = 0

@@ -216,6 +216,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     job_id: str
     """Slurm: JOBID or JOBID_TASK. Local: a word of our own."""
     script_sha256: str = ""
+    gate: str = ""
+    """"passed": checked before it was sent. "skipped": sent with --no-gate. "": by a version that did not say."""
     state: str = ""
     reason: str = ""
     exit_code: str = ""

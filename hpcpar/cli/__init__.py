@@ -20,6 +20,7 @@ from hpcpar.errors import HpcparError, InputError
 
 VERBS = {
     "submit": "Plan a study and submit it.",
+    "doctor": "Say everything that is wrong with a submission before it is sent.",
     "status": "Say what became of the runs, and why.",
     "logs": "Print what a run's ranks and its job script printed.",
     "cancel": "Cancel runs that wait or run.",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from hpcpar import assets
+from hpcpar.cli import printable
 from hpcpar.cli.output import print_json, warn
 from hpcpar.errors import InputError, Problem
 
@@ -51,10 +53,49 @@ def detect(out: Path | None, name: str | None, as_json: bool) -> int:
         warn(note)
     if out is not None:
         write_file(out, detected.text.encode(), mode=0o644)
-        click.echo(f"{out}: {len(profile.node_types)} kinds of nodes, {len(profile.partitions)} partitions", err=True)
-        click.echo(f"next: read it, then hpcpar submit --cluster ./{out.name} --dry-run", err=True)
+        click.echo(
+            f"{out}: nodes {', '.join(profile.node_types)}; partitions {', '.join(profile.partitions)}", err=True
+        )
+        path = out if len(out.parts) > 1 else f"./{out}"
+        click.echo(f"next: read it, then hpcpar submit --cluster {path} --dry-run", err=True)
     elif as_json:
         print_json({"profile": profile, "text": detected.text, "notes": list(detected.notes)})
     else:
         click.echo(detected.text, nl=False)
     return 0
+
+
+@command.command()
+@click.argument(
+    "name", shell_complete=lambda _, __, begun: [n for n in assets.available("clusters") if n.startswith(begun)]
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def verify(name: str, as_json: bool) -> int:
+    """Compare the profile NAME with the machine that Slurm describes here.
+
+    Exit code 0: nothing differs. 1: something does. 2: there is no such profile, or no Slurm here.
+    """
+    from hpcpar.control import machine
+    from hpcpar.control import verify as comparison
+    from hpcpar.decode import decode, read_toml
+    from hpcpar.profile import ClusterProfile
+
+    path = assets.find("clusters", name)
+    profile = decode(ClusterProfile, read_toml(path), str(path))
+    if profile.scheduler != "slurm":
+        fix = "only what Slurm schedules can be compared"
+        raise InputError(Problem(f"cluster {profile.name}", f"its scheduler is '{profile.scheduler}'", fix))
+    verdict = comparison.verify(profile, machine.ask())
+    if as_json:
+        print_json({"profile": str(path), "agrees": not verdict.differences, **verdict._asdict()})
+        return 1 if verdict.differences else 0
+    for text in verdict.unchecked:
+        warn(f"not compared: {text}")
+    for source in verdict.unconfirmed:
+        warn(f"unconfirmed in the profile: {', '.join(source.keys)}" + (f" ({source.note})" if source.note else ""))
+    for one in verdict.differences:
+        said = f"{one.key}: profile: {one.profile or 'nothing'}; machine: {one.machine}"
+        click.echo(printable(f"{said}\n    {one.fix}"))
+    number = len(verdict.differences)
+    click.echo(f"{path}: {number or 'no'} difference{'s' * (number != 1)}", err=True)
+    return 1 if number else 0

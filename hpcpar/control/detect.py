@@ -88,7 +88,7 @@ def detect(machine: Machine, name: str, today: str) -> Detected:
 def _kinds(machine: Machine, notes: list[str]) -> list[Kind]:
     groups: dict[tuple[Any, ...], list[Node]] = {}
     for node in machine.nodes:
-        if node.in_use and node.cpus:
+        if node.exists and node.cpus:
             groups.setdefault((node.gpus, node.gpu_type, node.cpus, node.threads_per_core), []).append(node)
     kinds: list[Kind] = []
     for nodes in sorted(groups.values(), key=lambda group: (-len(group), group[0].name)):
@@ -127,7 +127,7 @@ def _constraint(machine: Machine, nodes: tuple[Node, ...], partition: Partition,
         node
         for node in machine.nodes
         # Who asks for GPUs gets no node with fewer.
-        if node.in_use and partition.name in node.partitions and node.name not in names and node.gpus >= nodes[0].gpus
+        if node.exists and partition.name in node.partitions and node.name not in names and node.gpus >= nodes[0].gpus
     ]
     if not others:
         return ""
@@ -197,12 +197,10 @@ def _top(machine: Machine, name: str, kinds: list[Kind]) -> Iterator[str]:
     yield _pair("description", f"{machine.config.get('ClusterName', name)}, as Slurm describes it")
     yield _pair("scheduler", "slurm")
     yield _pair("default_node_type", kinds[0].name)
-    needed = "associations" in machine.enforces and not machine.default_account
-    why = (
-        f"your default account is {machine.default_account}"
-        if machine.default_account
-        else "you have no default account"
-    )
+    needed = "associations" in machine.enforces and bool(machine.associations) and not machine.default_account
+    why = "you have no default account" if machine.associations else "unknown: the accounting says nothing of you"
+    if machine.default_account:
+        why = f"your default account is {machine.default_account}"
     yield _pair("account_required", needed) + f" # {_comment(why)}"
     yield _pair("default_time", default)
     if machine.max_array_size:

@@ -24,7 +24,6 @@ _IN_PARENTHESES = re.compile(r"\([^()]*\)")
 _STATE_FLAGS = re.compile(r"[+*~#!%$@^-]")
 _NOTHING = ("", "(null)", "N/A", "NONE", "none")
 _SINFO_FIELDS = "%N|%P|%c|%X|%Z|%m|%f|%G|%T"
-_OUT_OF_USE = {"DOWN", "FUTURE", "FAIL", "UNKNOWN"}
 
 
 class Node(NamedTuple):
@@ -43,9 +42,9 @@ class Node(NamedTuple):
     state: str
 
     @property
-    def in_use(self) -> bool:
-        """False where the node is down or only planned; drained ones come back."""
-        return not _OUT_OF_USE & set(_STATE_FLAGS.split(self.state.upper()))
+    def exists(self) -> bool:
+        """False where the node is only planned; those that are down or drained come back."""
+        return "FUTURE" not in _STATE_FLAGS.split(self.state.upper())
 
 
 class Partition(NamedTuple):
@@ -194,7 +193,8 @@ def _answers(questions: dict[str, Callable[[], str]]) -> tuple[dict[str, str], t
             try:
                 answers[name] = answer.result()
             except HpcparError as error:
-                silent.append(f"{name}: {str(error).splitlines()[0]}")
+                words = error.stderr if isinstance(error, SchedulerError) else str(error)
+                silent.append(f"{name}: {words.splitlines()[0] if words else 'no reason given'}")
     return answers, tuple(silent)
 
 

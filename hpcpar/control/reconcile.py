@@ -120,6 +120,7 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
             scheduler=accepted.scheduler,
             job_id=job_id,
             script_sha256=accepted.script_sha256,
+            gate=accepted.gate,
         )
         records.append(run.submission_path, line)
 
@@ -139,6 +140,7 @@ def _adopt(folder: BatchFolder, job_id: str) -> None:
             scheduler=intent.scheduler,
             job_id=job_id,
             script_sha256=intent.script_sha256,
+            gate=intent.gate,
         )
     )
     note_submission(folder, folder.read())

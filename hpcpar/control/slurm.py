@@ -72,7 +72,7 @@ def sbatch(script: str) -> str:
     except _BrokenOffError as error:
         raise UnansweredError("sbatch", error.stderr) from error
     except SchedulerError as error:
-        if _LOST_ANSWER.search(error.stderr):
+        if lost_answer(error):
             raise UnansweredError("sbatch", error.stderr) from error
         raise
     # Sites wrap sbatch and print a line before or after it.
@@ -80,6 +80,11 @@ def sbatch(script: str) -> str:
         if match := _JOB_ID.fullmatch(line.strip()):
             return match[1]
     raise UnansweredError("sbatch", f"no job id in its answer: {answer.strip()[:200]!r}")
+
+
+def lost_answer(error: SchedulerError) -> bool:
+    """Say whether the request may have reached Slurm and only its answer got lost."""
+    return isinstance(error, _BrokenOffError) or bool(_LOST_ANSWER.search(error.stderr))
 
 
 def squeue() -> list[QueueRow]:

@@ -12,11 +12,12 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hpcpar.control import gate, local_queue
+from hpcpar.control.checks import Case, Shot
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
@@ -41,6 +42,8 @@ class Request(NamedTuple):
     root: Path
     version: str
     again: bool = False
+    no_gate: bool = False
+    """Send it unchecked; every submission says so."""
 
     @property
     def python(self) -> str:
@@ -88,8 +91,26 @@ def prepare(request: Request) -> Prepared:
     return Prepared(request, plan, study, batches, skipped, tuple(knowledge.trouble))
 
 
-def submit(prepared: Prepared) -> list[str]:
+def case(prepared: Prepared) -> Case:
+    """Return what the gate and the doctor look at."""
+    request = prepared.request
+    shots = tuple(
+        Shot(
+            text=batch.script.text,
+            template=batch.script.template,
+            num_runs=len(batch.runs),
+            resources=batch.runs[0].resources,
+            node_type=request.profile.node_types[batch.runs[0].spec.identity.node_type],
+        )
+        for batch in prepared.batches
+    )
+    return Case(prepared.plan, request.profile, request.python, shots, request.root)
+
+
+def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None) -> list[str]:
     """Write the run folders and batches and hand them to the scheduler; return the job ids.
+
+    `warn` is told what the gate found and lets pass.
 
     Everything is on disk before the scheduler is asked for the first time; if it cannot be written, what was begun is
     taken back and nothing is submitted.
@@ -99,7 +120,9 @@ def submit(prepared: Prepared) -> list[str]:
         SchedulerError: the scheduler refused a batch; batches before it stand, its own runs stay planned.
     """
     request = prepared.request
-    gate.check(prepared.plan, request.profile, request.python)
+    if not request.no_gate:
+        for problem in gate.check(case(prepared)):
+            warn(problem)
     if not prepared.batches:
         if request.profile.scheduler == "local" and prepared.skipped.keys() & set(_UNDER_WAY):
             local_queue.start()  # it may have died; one that is at work stays the only one
@@ -239,7 +262,9 @@ def _hand_over(prepared: Prepared) -> list[str]:
     job_ids = []
     try:
         for batch in prepared.batches:
-            executor = EXECUTORS[prepared.request.profile.scheduler](batch.folder, batch.sha256, begun)  # type: ignore[call-arg]
+            gate_passed = "skipped" if prepared.request.no_gate else "passed"
+            make: Any = EXECUTORS[prepared.request.profile.scheduler]
+            executor = make(batch.folder, batch.sha256, begun, gate_passed)
             job_ids.append(executor.submit_runs([prepared.study.path / run.spec.run_name for run in batch.runs]))
             note_submission(batch.folder, batch.folder.read())
     finally:

@@ -85,9 +85,7 @@ def test_20_11_says_in_cores_what_the_system_keeps():
 def test_kinds_of_nodes_in_one_partition_are_told_apart_by_what_they_have():
     profile, _ = profile_of(built(recorded("23.11")))
     kinds = {kind.accelerator: kind for kind in profile.node_types.values()}
-    assert set(kinds) == {"a100", "v100"}, (
-        "a partition for other accounts is not ours, and a node that is down counts not"
-    )
+    assert set(kinds) == {"a100", "v100"}, "neither a partition of other accounts nor a planned node is ours"
     assert (kinds["a100"].constraint, kinds["v100"].constraint) == ("a100", "v100")
     assert (kinds["a100"].num_nodes, kinds["a100"].memory) == (2, "240000M")
     # The limit that sinfo shows is two days; the partition's QOS has one.
@@ -114,7 +112,7 @@ def test_25_05_limits_nodes_without_a_time():
 
 def test_sinfo_says_the_same_where_scontrol_keeps_its_nodes_to_itself():
     def essence(nodes):
-        return [(n.name, n.cpus, n.memory_mib, n.gpus, n.partitions, n.in_use) for n in nodes]
+        return [(n.name, n.cpus, n.memory_mib, n.gpus, n.partitions, n.exists) for n in nodes]
 
     by_line = machine.parse_sinfo((RECORDED / "22.05.8" / "sinfo").read_text())
     assert essence(by_line) == essence(parse_nodes(recorded("22.05.8")["node"]))
@@ -232,7 +230,7 @@ def test_what_does_not_answer_is_named_and_the_rest_is_written(commands, capsys)
     assert main(["cluster", "detect"]) == 0
     out, err = capsys.readouterr()
     assert "[qos." not in out
-    assert "# - not answered: sacctmgr show qos: sacctmgr: accounting storage is disabled" in out
+    assert "# - not answered: sacctmgr show qos: accounting storage is disabled" in out
     assert "warning: not answered: sacctmgr show assoc" in err
 
 
