@@ -75,7 +75,7 @@ def verify(name: str, as_json: bool) -> int:
 
     Exit code 0: nothing differs. 1: something does. 2: there is no such profile, or no Slurm here.
     """
-    from hpcpar.control import machine
+    from hpcpar.control import machine, probe
     from hpcpar.control import verify as comparison
     from hpcpar.decode import decode, read_toml
     from hpcpar.profile import ClusterProfile
@@ -86,8 +86,11 @@ def verify(name: str, as_json: bool) -> int:
         fix = "only what Slurm schedules can be compared"
         raise InputError(Problem(f"cluster {profile.name}", f"its scheduler is '{profile.scheduler}'", fix))
     verdict = comparison.verify(profile, machine.ask())
+    if not verdict.differences:  # what the file says of partitions and sizes is right: may a job be sent so?
+        verdict = verdict._replace(differences=tuple(probe.forbidden(profile)))
     if as_json:
-        print_json({"profile": str(path), "agrees": not verdict.differences, **verdict._asdict()})
+        said = [one._asdict() for one in verdict.differences]
+        print_json({"profile": str(path), "agrees": not said, **verdict._asdict(), "differences": said})
         return 1 if verdict.differences else 0
     for text in verdict.unchecked:
         warn(f"not compared: {text}")

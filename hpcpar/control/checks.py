@@ -243,7 +243,7 @@ def storage(case: Case) -> Iterator[Finding]:
         what = f"has {human_memory(free)} left"
         yield Finding("warning", Problem(f"runs folder {case.root}", what, "another --runs, or make room"))
     if not os.access(there, os.W_OK):
-        yield Finding("error", Problem(f"runs folder {case.root}", "cannot be written", "another --runs"))
+        yield Finding("error", Problem(str(case.root), "cannot write: no permission", "another --runs"))
     if case.profile.scheduler != "slurm" or next(case.root.glob("*/*/events.*.jsonl"), None):
         return  # a run wrote its events there already: the nodes see the folder
     mounts = _mounts()

@@ -49,13 +49,13 @@ class Result(NamedTuple):
 def examine(case: Case) -> Iterator[Result]:
     """Run every check; those that ask Slurm only where its commands are there."""
     online_too = case.profile.scheduler == "slurm"
-    why_not = "" if case.shots else "there is nothing to submit"
+    why_not = unasked = "" if case.shots else "there is nothing to submit"
     for check in OFFLINE:
         yield (result := _look(check, case, why_not if check.needs_plan else ""))
         if check.name == "scheduler" and result.findings:
-            why_not = why_not or "its commands are not here"
+            unasked = unasked or "its commands are not here"
     for check in ONLINE if online_too else ():
-        yield _look(check, case, why_not)
+        yield _look(check, case, unasked)
 
 
 def _look(check: Check, case: Case, why_not: str) -> Result:

@@ -56,7 +56,7 @@ def _libfabric(
         return
     if "GH200" in kind.accelerator.upper() and not _without_ll128(several.get("NCCL_PROTO", "")):
         # NVIDIA/nccl#2001 and #2053, HewlettPackard/shs-ccl-docs#21: seen on GH200 with Slingshot.
-        what = "NCCL's LL128 protocol corrupts data silently on GH200 with Slingshot, and nothing turns it off"
+        what = "nothing turns NCCL's LL128 protocol off, which was seen to corrupt data on GH200 with Slingshot"
         yield Problem(where, what, 'NCCL_PROTO = "^LL128" in [environment.multi_node]')
     brings = [*profile.environment.modules, profile.environment.activate, profile.python]
     if several.get("NCCL_NET") in _PLUGINS and not any(brings):

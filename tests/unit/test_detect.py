@@ -1,46 +1,21 @@
 """A first profile of a machine: from what several versions of Slurm print, and from whatever text there is."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded_machines import PARTS, RECORDED, built, profile_of, recorded, stubs
 
 from hpcpar.cli import main
 from hpcpar.control import machine
 from hpcpar.control.detect import detect
-from hpcpar.control.machine import Machine, parse_gres, parse_nodes, parse_partitions, parse_qos, seconds
+from hpcpar.control.machine import parse_gres, parse_nodes, parse_partitions, parse_qos, seconds
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, parse_toml
 from hpcpar.errors import InputError
 from hpcpar.profile import ClusterProfile
 from hpcpar.spec import Study
 
-RECORDED = Path(__file__).with_name("slurm_outputs")
 VERSIONS = sorted(folder.name for folder in RECORDED.iterdir() if folder.is_dir())
-PARTS = ("config", "partition", "node", "qos", "assoc", "user")
-
-
-def built(answers):
-    config = machine.parse_config(answers["config"])
-    return Machine(
-        config=config,
-        partitions=machine.parse_partitions(answers["partition"]),
-        nodes=machine.parse_nodes(answers["node"]),
-        qos=machine.parse_qos(answers["qos"]),
-        associations=machine.parse_associations(answers["assoc"], config.get("ClusterName", "")),
-        default_account=machine.parse_default_account(answers["user"]),
-        silent=(),
-    )
-
-
-def recorded(version):
-    return {part: (RECORDED / version / part).read_text() for part in PARTS}
-
-
-def profile_of(found, name="here"):
-    detected = detect(found, name, "2026-11-21")
-    return decode(ClusterProfile, parse_toml(detected.text, name), name), detected.notes
 
 
 # ---------------------------------------------------------------- recorded outputs
@@ -201,18 +176,8 @@ def test_sinfos_answer_is_never_an_exception(text):
 # ---------------------------------------------------------------- the command
 
 
-def _slurm_of(commands, version):
-    commands.borrow("cat")
-    folder = RECORDED / version
-    cases = f"""case "$*" in
-*config*) cat {folder}/config;; *partition*) cat {folder}/partition;; *node*) cat {folder}/node;;
-*qos*) cat {folder}/qos;; *assoc*) cat {folder}/assoc;; *user*) cat {folder}/user;; esac"""
-    commands.write("scontrol", cases)
-    commands.write("sacctmgr", cases)
-
-
 def test_the_profile_goes_into_a_file_that_submit_takes(commands, tmp_path, capsys, monkeypatch):
-    _slurm_of(commands, "20.11")
+    stubs(commands, "20.11")
     monkeypatch.chdir(tmp_path)
     assert main(["cluster", "detect", "--out", "mine.toml"]) == 0
     capsys.readouterr()
@@ -225,7 +190,7 @@ def test_the_profile_goes_into_a_file_that_submit_takes(commands, tmp_path, caps
 
 
 def test_what_does_not_answer_is_named_and_the_rest_is_written(commands, capsys):
-    _slurm_of(commands, "22.05.8")
+    stubs(commands, "22.05.8")
     commands.write("sacctmgr", "echo 'accounting storage is disabled' >&2; exit 1")
     assert main(["cluster", "detect"]) == 0
     out, err = capsys.readouterr()
