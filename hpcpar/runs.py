@@ -160,6 +160,8 @@ class BatchLine(Struct, kw_only=True, omit_defaults=True):
     script_sha256: str = ""
     gate: str = ""
     """"passed", or "skipped" by --no-gate."""
+    code_sha256: str = ""
+    """Of the snapshot of the user's code; "" where there is none."""
     error: str = ""
     host: str = ""
     pid: int = 0

@@ -97,8 +97,8 @@ def verify(name: str, as_json: bool) -> int:
     for source in verdict.unconfirmed:
         warn(f"unconfirmed in the profile: {', '.join(source.keys)}" + (f" ({source.note})" if source.note else ""))
     for one in verdict.differences:
-        said = f"{one.key}: profile: {one.profile or 'nothing'}; machine: {one.machine}"
-        click.echo(printable(f"{said}\n    {one.fix}"))
+        line = f"{one.key}: profile: {one.profile or 'nothing'}; machine: {one.machine}"
+        click.echo(printable(f"{line}\n    {one.fix}"))
     number = len(verdict.differences)
     click.echo(f"{path}: {number or 'no'} difference{'s' * (number != 1)}", err=True)
     return 1 if number else 0

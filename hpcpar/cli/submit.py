@@ -107,6 +107,7 @@ def is_strategy(word: str) -> bool:
 )
 @click.option("--again", is_flag=True, help="Run what is complete once more.")
 @click.option("--no-gate", is_flag=True, help="Send it unchecked (see `hpcpar doctor`); the submission says so.")
+@click.option("--no-snapshot", is_flag=True, help="Run your own files as they are when the job starts, not as now.")
 @click.option("--dry-run", is_flag=True, help="Print the exact scripts; submit nothing.")
 @click.option("--wait", is_flag=True, help="Stay until every run has ended, and show the progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -156,6 +157,7 @@ def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str
         version=__version__,
         again=flags["again"],
         no_gate=flags["no_gate"],
+        no_snapshot=flags["no_snapshot"],
     )
     return request, profile_path
 

@@ -121,6 +121,7 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
             job_id=job_id,
             script_sha256=accepted.script_sha256,
             gate=accepted.gate,
+            code_sha256=accepted.code_sha256,
         )
         records.append(run.submission_path, line)
 
@@ -141,6 +142,7 @@ def _adopt(folder: BatchFolder, job_id: str) -> None:
             job_id=job_id,
             script_sha256=intent.script_sha256,
             gate=intent.gate,
+            code_sha256=intent.code_sha256,
         )
     )
     note_submission(folder, folder.read())

@@ -27,6 +27,7 @@ from hpcpar.control.safe import (
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.runs import batch_tag
+from hpcpar.snapshot import FOLDER_VARIABLE, ROOT_VARIABLE
 from hpcpar.spec import Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
 
@@ -72,6 +73,8 @@ class Shape(NamedTuple):
     resources: Resources
     profile: ClusterProfile
     node_type: NodeType
+    code: tuple[Path, Path] | None = None
+    """A snapshot of the user's code, and the folder of which it is a copy."""
 
 
 def job_text(shape: Shape) -> JobText:
@@ -79,7 +82,7 @@ def job_text(shape: Shape) -> JobText:
     return JobText(
         batch=shape.key,
         directives=_directives(shape),
-        environment=_environment(shape.resources, shape.profile),
+        environment=(*_environment(shape.resources, shape.profile), *_code(shape.code)),
         run_names=shape.run_names,
         study_folder=str(shape.folder.parent.parent),
         payload=str(shape.payload),
@@ -146,6 +149,10 @@ def _environment(resources: Resources, profile: ClusterProfile) -> tuple[tuple[s
     if resources.nodes > 1:
         variables.update(profile.environment.multi_node)
     return tuple(variables.items())
+
+
+def _code(code: tuple[Path, Path] | None) -> tuple[tuple[str, str], ...]:
+    return ((FOLDER_VARIABLE, str(code[0])), (ROOT_VARIABLE, str(code[1]))) if code else ()
 
 
 def _checkpointing(resources: Resources) -> dict[str, str]:

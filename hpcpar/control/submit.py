@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hpcpar import snapshot
 from hpcpar.control import gate, local_queue
 from hpcpar.control.checks import Case, Shot
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
@@ -25,7 +26,8 @@ from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
 from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BATCHES, BatchFolder, RunFolder, StudyFolder, remember_study
-from hpcpar.spec import Resources, Study
+from hpcpar.snapshot import Snapshot
+from hpcpar.spec import Resources, RunSpec, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 _LOCK = ".lock"
@@ -44,6 +46,8 @@ class Request(NamedTuple):
     again: bool = False
     no_gate: bool = False
     """Send it unchecked; every submission says so."""
+    no_snapshot: bool = False
+    """Let the job run the user's files as they are when it starts."""
 
     @property
     def python(self) -> str:
@@ -74,6 +78,8 @@ class Prepared(NamedTuple):
     skipped: dict[str, int]
     """Runs left out, by state: done, queued, running."""
     trouble: tuple[str, ...]
+    snapshot: Snapshot | None = None
+    """The user's own code, where there is any."""
 
 
 def prepare(request: Request) -> Prepared:
@@ -87,8 +93,21 @@ def prepare(request: Request) -> Prepared:
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, again=request.again)
     ordinal = len(study.batches())
-    batches = tuple(_prepare_batch(request, study, group, ordinal) for group in _arrays(todo, request.profile))
-    return Prepared(request, plan, study, batches, skipped, tuple(knowledge.trouble))
+    code = None if request.no_snapshot or not todo else _snapshot(todo[0].spec, request.root)
+    batches = tuple(_prepare_batch(request, study, group, ordinal, code) for group in _arrays(todo, request.profile))
+    trouble = [*knowledge.trouble, *(f"left out of the snapshot: {name}" for name in (code.left_out if code else ()))]
+    return Prepared(request, plan, study, batches, skipped, tuple(trouble), code)
+
+
+def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:
+    """Read the code of the user's own workload or program; None where there is no file of it."""
+    if spec.workload_file:
+        return snapshot.take(Path(spec.workload_file.rpartition(":")[0]), root)
+    command = spec.identity.workload_options.get("command", ()) if spec.folder else ()
+    place = snapshot.entry(command)
+    if place is None or not is_file(Path(spec.folder, command[place])):
+        return None
+    return snapshot.take(Path(spec.folder, command[place]), root)
 
 
 def case(prepared: Prepared) -> Case:
@@ -162,7 +181,9 @@ def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[P
             yield tuple(runs[start : start + size])
 
 
-def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int) -> PreparedBatch:
+def _prepare_batch(
+    request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int, code: Snapshot | None
+) -> PreparedBatch:
     # The key follows from what is submitted and from what was submitted before: a dry run shows the bytes that are
     # sent.
     names = tuple(run.spec.run_name for run in runs)
@@ -179,6 +200,7 @@ def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun,
         resources=runs[0].resources,
         profile=request.profile,
         node_type=request.profile.node_types[identity.node_type],
+        code=(code.folder(study.path), code.root) if code else None,
     )
     job = job_text(shape)
     problems = refuse_unsafe(job, request.profile, runs[0].resources)
@@ -240,6 +262,10 @@ def _taken_back_on_failure(study: StudyFolder) -> Iterator[list[Path]]:
 def _write_all(prepared: Prepared, made: list[Path]) -> None:
     if not prepared.study.batches():
         made.append(prepared.study.path / BATCHES / _LOCK)
+    if prepared.snapshot is not None:
+        place = prepared.snapshot.folder(prepared.study.path)
+        made += [path for path in (place, place.parent) if not path.exists()]
+        snapshot.store(prepared.snapshot, prepared.study.path)
     for batch in prepared.batches:
         for run in batch.runs:
             folder = RunFolder(prepared.study.path / run.spec.run_name)
@@ -264,7 +290,8 @@ def _hand_over(prepared: Prepared) -> list[str]:
         for batch in prepared.batches:
             gate_passed = "skipped" if prepared.request.no_gate else "passed"
             make: Any = EXECUTORS[prepared.request.profile.scheduler]
-            executor = make(batch.folder, batch.sha256, begun, gate_passed)
+            code = prepared.snapshot.digest if prepared.snapshot else ""
+            executor = make(batch.folder, batch.sha256, begun, gate_passed, code)
             job_ids.append(executor.submit_runs([prepared.study.path / run.spec.run_name for run in batch.runs]))
             note_submission(batch.folder, batch.folder.read())
     finally:
