@@ -2,6 +2,7 @@
 
     RUNS/STUDY/KEY-rREPEAT/     a run:   spec.json submission.jsonl events.A.jsonl steps.A.jsonl record.json logs/
     RUNS/STUDY/batches/KEY/     a batch: job.sh payload.pkl manifest.jsonl
+    RUNS/STUDY/code/DIGEST/     the user's own code at a submission (snapshot.py)
 
 A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth; folder names are opaque. Everything is private
 to the user, and everything but the batches can be copied elsewhere and collected there.
