@@ -109,6 +109,12 @@ def _workload_extras(spec: RunSpec) -> tuple[str, ...]:
 
 def _package_findings(extras: list[str], case: Case) -> Iterator[Finding]:
     wanted = case.profile.environment
+    inside = "the container" if wanted.container.image else f"conda environment {wanted.conda}" if wanted.conda else ""
+    if inside:
+        yield Finding(
+            "unchecked", Problem(f"python '{case.python}'", f"what it has inside of {inside} is not known here")
+        )
+        return
     if case.python == sys.executable and not (wanted.modules or wanted.activate):
         for extra in extras:
             for package in EXTRA_PACKAGES.get(extra, (extra,)):
@@ -156,6 +162,12 @@ def script(case: Case) -> Iterator[Finding]:
     """Yield what is wrong with a script of one's own template: Slurm says nothing of either."""
     for shot in {shot.template: shot for shot in case.shots}.values():
         yield from _script_findings(shot, case.profile.scheduler == "slurm")
+        image = case.profile.environment.container.image
+        if image and image not in shot.text:
+            what = "the container of the profile is not in the script"
+            yield Finding(
+                "error", Problem(f"template {shot.template}", what, "print `job.wrap` before the interpreter")
+            )
 
 
 def _script_findings(shot: Shot, slurm_reads_it: bool) -> Iterator[Finding]:

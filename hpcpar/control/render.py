@@ -16,6 +16,7 @@ from markupsafe import Markup
 from msgspec import Struct
 
 from hpcpar.assets import builtin_folder, search_path
+from hpcpar.control import container
 from hpcpar.control.safe import (
     control_character,
     option_problems,
@@ -45,6 +46,8 @@ class JobText(Struct, frozen=True, kw_only=True):
     payload: str
     python: str
     srun_options: tuple[str, ...]
+    wrap: tuple[str, ...]
+    """Words before the interpreter: the container in which a rank runs."""
     nodes: int
     ranks_per_node: int
     time_s: float
@@ -87,7 +90,11 @@ def job_text(shape: Shape) -> JobText:
         study_folder=str(shape.folder.parent.parent),
         payload=str(shape.payload),
         python=shape.python,
-        srun_options=_srun_options(shape.resources, shape.profile, shape.node_type),
+        srun_options=(
+            *_srun_options(shape.resources, shape.profile, shape.node_type),
+            *container.srun_options(shape.profile.environment.container, shape.folder.parent.parent),
+        ),
+        wrap=container.words(shape.profile.environment.container, shape.node_type, shape.folder.parent.parent),
         nodes=shape.resources.nodes,
         ranks_per_node=shape.resources.ranks_per_node,
         time_s=shape.resources.time_s,
@@ -192,6 +199,7 @@ def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -
         *variable_problems(profile.environment.multi_node, f"{cluster}: environment.multi_node"),
         *path_problems({"runs folder": job.study_folder, "python": job.python, **activate}),
     ]
+    named += container.problems(profile, job.study_folder)
     # What the job is made of has been named by its source; the job itself is looked at for what has no source here.
     return named or list(value_problems(job, "job"))
 

@@ -52,7 +52,10 @@ class Request(NamedTuple):
     @property
     def python(self) -> str:
         """The interpreter on the nodes."""
-        return self.study.python or self.profile.python or sys.executable
+        wanted = self.profile.environment
+        # Of an environment that the job enters first, the interpreter is the first on its PATH.
+        otherwise = "python" if wanted.conda or wanted.container.image else sys.executable
+        return self.study.python or self.profile.python or otherwise
 
 
 class PreparedBatch(NamedTuple):
