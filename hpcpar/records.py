@@ -149,6 +149,8 @@ class RunRecord(Struct, kw_only=True):
     whole_program: bool = False
     """Its one step is a whole program that said nothing of its steps."""
     versions: dict[str, str] = field(default_factory=dict)
+    code_sha256: str = ""
+    """Of the snapshot of the user's own code that ran, read again in the job; "" where there was none."""
     notes: list[str] = field(default_factory=list)
     lineage: list[Span] = field(default_factory=list)
     """Which attempts did which updates, where the run went on from a checkpoint; empty: `attempt` did all."""

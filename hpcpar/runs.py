@@ -2,6 +2,7 @@
 
     RUNS/STUDY/KEY-rREPEAT/     a run:   spec.json submission.jsonl events.A.jsonl steps.A.jsonl record.json logs/
     RUNS/STUDY/batches/KEY/     a batch: job.sh payload.pkl manifest.jsonl
+    RUNS/STUDY/code/DIGEST/     the user's own code at a submission (snapshot.py)
 
 A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth; folder names are opaque. Everything is private
 to the user, and everything but the batches can be copied elsewhere and collected there.
@@ -158,6 +159,10 @@ class BatchLine(Struct, kw_only=True, omit_defaults=True):
     scheduler: str = ""
     job_id: str = ""
     script_sha256: str = ""
+    gate: str = ""
+    """"passed", or "skipped" by --no-gate."""
+    code_sha256: str = ""
+    """Of the snapshot of the user's code; "" where there is none."""
     error: str = ""
     host: str = ""
     pid: int = 0

@@ -227,6 +227,10 @@ class Submission(Struct, frozen=True, kw_only=True):
     job_id: str
     """Slurm: JOBID or JOBID_TASK. Local: a word of our own."""
     script_sha256: str = ""
+    gate: str = ""
+    """"passed": checked before it was sent. "skipped": sent with --no-gate. "": by a version that did not say."""
+    code_sha256: str = ""
+    """Of the snapshot of the user's code that was sent; "" where there is none."""
     state: str = ""
     reason: str = ""
     exit_code: str = ""

@@ -20,10 +20,12 @@ from hpcpar.errors import HpcparError, InputError
 
 VERBS = {
     "submit": "Plan a study and submit it.",
+    "doctor": "Say everything that is wrong with a submission before it is sent.",
     "status": "Say what became of the runs, and why.",
     "logs": "Print what a run's ranks and its job script printed.",
     "cancel": "Cancel runs that wait or run.",
     "collect": "Turn the runs' records into scaling tables.",
+    "cluster": "Write a profile of this cluster, or compare one with it.",
     "data": "List and fetch real data sets, and say where they lie.",
     "list": "List clusters, strategies, workloads, jobs or templates.",
     "show": "Show a cluster profile, strategy, workload, study or template.",

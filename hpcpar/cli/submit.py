@@ -43,14 +43,14 @@ def _complete(kind: str) -> Any:
     return complete
 
 
-def _is_strategy(word: str) -> bool:
+def is_strategy(word: str) -> bool:
     """Tell a further strategy from a study's file: any plain word may be a strategy, of others only those known."""
     from hpcpar.registry import STRATEGIES
 
     return word.isidentifier() or word in STRATEGIES
 
 
-@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": _is_strategy}, epilog=_EPILOG)
+@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": is_strategy}, epilog=_EPILOG)
 @click.argument("study_file", metavar="[STUDY]", required=False, shell_complete=_complete("jobs"))
 @click.argument("program", metavar="[-- PROGRAM...]", nargs=-1, type=click.UNPROCESSED, callback=after_dashes)
 @click.option(
@@ -106,6 +106,8 @@ def _is_strategy(word: str) -> bool:
     "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
 )
 @click.option("--again", is_flag=True, help="Run what is complete once more.")
+@click.option("--no-gate", is_flag=True, help="Send it unchecked (see `hpcpar doctor`); the submission says so.")
+@click.option("--no-snapshot", is_flag=True, help="Run your own files as they are when the job starts, not as now.")
 @click.option("--dry-run", is_flag=True, help="Print the exact scripts; submit nothing.")
 @click.option("--wait", is_flag=True, help="Stay until every run has ended, and show the progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -116,6 +118,26 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
 
     Flags override the file. What is complete or under way is not submitted again, so a study can be extended: more
     nodes, more repeats.
+    """
+    from hpcpar.control import submit
+
+    request, profile_path = request_of(study_file, program, flags)
+    prepared = submit.prepare(request)
+    for problem in prepared.plan.warnings:
+        warn(str(problem))
+    for text in prepared.trouble:
+        warn(text)
+    if flags["dry_run"]:
+        return _show(prepared, profile_path, as_json=flags["as_json"])
+    job_ids = submit.submit(prepared, lambda problem: warn(str(problem)))
+    return _answer(prepared, job_ids, flags)
+
+
+def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str, Any]) -> tuple[Any, Path]:
+    """Read the files and merge the flags; return the control wing's Request and the profile's file.
+
+    Raises:
+        InputError: with every problem of names and keys.
     """
     from hpcpar.control import submit
     from hpcpar.control.plan import study_problems
@@ -134,16 +156,10 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
         root=runs_root(flags["runs_dir"], profile.runs_root),
         version=__version__,
         again=flags["again"],
+        no_gate=flags["no_gate"],
+        no_snapshot=flags["no_snapshot"],
     )
-    prepared = submit.prepare(request)
-    for problem in prepared.plan.warnings:
-        warn(str(problem))
-    for text in prepared.trouble:
-        warn(text)
-    if flags["dry_run"]:
-        return _show(prepared, profile_path, as_json=flags["as_json"])
-    job_ids = submit.submit(prepared)
-    return _answer(prepared, job_ids, flags)
+    return request, profile_path
 
 
 def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:

@@ -120,6 +120,8 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
             scheduler=accepted.scheduler,
             job_id=job_id,
             script_sha256=accepted.script_sha256,
+            gate=accepted.gate,
+            code_sha256=accepted.code_sha256,
         )
         records.append(run.submission_path, line)
 
@@ -139,6 +141,8 @@ def _adopt(folder: BatchFolder, job_id: str) -> None:
             scheduler=intent.scheduler,
             job_id=job_id,
             script_sha256=intent.script_sha256,
+            gate=intent.gate,
+            code_sha256=intent.code_sha256,
         )
     )
     note_submission(folder, folder.read())

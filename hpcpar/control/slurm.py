@@ -72,7 +72,7 @@ def sbatch(script: str) -> str:
     except _BrokenOffError as error:
         raise UnansweredError("sbatch", error.stderr) from error
     except SchedulerError as error:
-        if _LOST_ANSWER.search(error.stderr):
+        if lost_answer(error):
             raise UnansweredError("sbatch", error.stderr) from error
         raise
     # Sites wrap sbatch and print a line before or after it.
@@ -80,6 +80,11 @@ def sbatch(script: str) -> str:
         if match := _JOB_ID.fullmatch(line.strip()):
             return match[1]
     raise UnansweredError("sbatch", f"no job id in its answer: {answer.strip()[:200]!r}")
+
+
+def lost_answer(error: SchedulerError) -> bool:
+    """Say whether the request may have reached Slurm and only its answer got lost."""
+    return isinstance(error, _BrokenOffError) or bool(_LOST_ANSWER.search(error.stderr))
 
 
 def squeue() -> list[QueueRow]:
@@ -116,6 +121,35 @@ def scancel(words: Sequence[str]) -> None:
     """
     for chunk in _chunks(words, IDS_A_CALL):
         _call(["scancel", "--quiet", *chunk])
+
+
+def scontrol_show(what: str) -> str:
+    """Return what scontrol says of the configuration, the partitions or the nodes, a line for each.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    return _call(["scontrol", "--oneliner", "show", what])
+
+
+def sacctmgr_show(what: str, *words: str) -> str:
+    """Return a table of the accounting, with its header; errors as above, also when accounting is off."""
+    return _call(["sacctmgr", "--parsable2", "--readonly", "show", what, *words])
+
+
+def sinfo_nodes(fields: str) -> str:
+    """Return a line for each node and partition; errors as above."""
+    return _call(["sinfo", "--Node", "--noheader", f"--format={fields}"])
+
+
+def test_only(script: str) -> None:
+    """Let sbatch check a script's text without submitting it (it uses up a job id).
+
+    Raises:
+        NoSchedulerError: there is no sbatch here.
+        SchedulerError: Slurm would refuse it; in its own words.
+    """
+    _call(["sbatch", "--test-only"], script)
 
 
 _SACCT = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={_SACCT_FIELDS}"]
@@ -183,12 +217,12 @@ class _BrokenOffError(SchedulerError):
     """A command was ended before it could say what it had done."""
 
 
-def _call(command: list[str]) -> str:
+def _call(command: list[str], text_in: str = "") -> str:
     try:
         done = subprocess.run(
             command,
             capture_output=True,
-            stdin=subprocess.DEVNULL,
+            input=text_in,
             timeout=TIMEOUT_S,
             env=clean_environment(),
             text=True,

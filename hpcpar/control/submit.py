@@ -12,11 +12,13 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from hpcpar import snapshot
 from hpcpar.control import gate, local_queue
+from hpcpar.control.checks import Case, Shot
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
@@ -24,7 +26,8 @@ from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
 from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BATCHES, BatchFolder, RunFolder, StudyFolder, remember_study
-from hpcpar.spec import Resources, Study
+from hpcpar.snapshot import Snapshot
+from hpcpar.spec import Resources, RunSpec, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 _LOCK = ".lock"
@@ -41,11 +44,18 @@ class Request(NamedTuple):
     root: Path
     version: str
     again: bool = False
+    no_gate: bool = False
+    """Send it unchecked; every submission says so."""
+    no_snapshot: bool = False
+    """Let the job run the user's files as they are when it starts."""
 
     @property
     def python(self) -> str:
         """The interpreter on the nodes."""
-        return self.study.python or self.profile.python or sys.executable
+        wanted = self.profile.environment
+        # Of an environment that the job enters first, the interpreter is the first on its PATH.
+        otherwise = "python" if wanted.conda or wanted.container.image else sys.executable
+        return self.study.python or self.profile.python or otherwise
 
 
 class PreparedBatch(NamedTuple):
@@ -71,6 +81,8 @@ class Prepared(NamedTuple):
     skipped: dict[str, int]
     """Runs left out, by state: done, queued, running."""
     trouble: tuple[str, ...]
+    snapshot: Snapshot | None = None
+    """The user's own code, where there is any."""
 
 
 def prepare(request: Request) -> Prepared:
@@ -84,12 +96,43 @@ def prepare(request: Request) -> Prepared:
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, again=request.again)
     ordinal = len(study.batches())
-    batches = tuple(_prepare_batch(request, study, group, ordinal) for group in _arrays(todo, request.profile))
-    return Prepared(request, plan, study, batches, skipped, tuple(knowledge.trouble))
+    code = None if request.no_snapshot or not todo else _snapshot(todo[0].spec, request.root)
+    batches = tuple(_prepare_batch(request, study, group, ordinal, code) for group in _arrays(todo, request.profile))
+    trouble = [*knowledge.trouble, *(f"left out of the snapshot: {name}" for name in (code.left_out if code else ()))]
+    return Prepared(request, plan, study, batches, skipped, tuple(trouble), code)
 
 
-def submit(prepared: Prepared) -> list[str]:
+def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:
+    """Read the code of the user's own workload or program; None where there is no file of it."""
+    if spec.workload_file:
+        return snapshot.take(Path(spec.workload_file.rpartition(":")[0]), root)
+    command = spec.identity.workload_options.get("command", ()) if spec.folder else ()
+    place = snapshot.entry(command)
+    if place is None or not is_file(Path(spec.folder, command[place])):
+        return None
+    return snapshot.take(Path(spec.folder, command[place]), root)
+
+
+def case(prepared: Prepared) -> Case:
+    """Return what the gate and the doctor look at."""
+    request = prepared.request
+    shots = tuple(
+        Shot(
+            text=batch.script.text,
+            template=batch.script.template,
+            num_runs=len(batch.runs),
+            resources=batch.runs[0].resources,
+            node_type=request.profile.node_types[batch.runs[0].spec.identity.node_type],
+        )
+        for batch in prepared.batches
+    )
+    return Case(prepared.plan, request.profile, request.python, shots, request.root)
+
+
+def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None) -> list[str]:
     """Write the run folders and batches and hand them to the scheduler; return the job ids.
+
+    `warn` is told what the gate found and lets pass.
 
     Everything is on disk before the scheduler is asked for the first time; if it cannot be written, what was begun is
     taken back and nothing is submitted.
@@ -99,7 +142,9 @@ def submit(prepared: Prepared) -> list[str]:
         SchedulerError: the scheduler refused a batch; batches before it stand, its own runs stay planned.
     """
     request = prepared.request
-    gate.check(prepared.plan, request.profile, request.python)
+    if not request.no_gate:
+        for problem in gate.check(case(prepared)):
+            warn(problem)
     if not prepared.batches:
         if request.profile.scheduler == "local" and prepared.skipped.keys() & set(_UNDER_WAY):
             local_queue.start()  # it may have died; one that is at work stays the only one
@@ -139,7 +184,9 @@ def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[P
             yield tuple(runs[start : start + size])
 
 
-def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int) -> PreparedBatch:
+def _prepare_batch(
+    request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int, code: Snapshot | None
+) -> PreparedBatch:
     # The key follows from what is submitted and from what was submitted before: a dry run shows the bytes that are
     # sent.
     names = tuple(run.spec.run_name for run in runs)
@@ -156,6 +203,7 @@ def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun,
         resources=runs[0].resources,
         profile=request.profile,
         node_type=request.profile.node_types[identity.node_type],
+        code=(code.folder(study.path), code.root) if code else None,
     )
     job = job_text(shape)
     problems = refuse_unsafe(job, request.profile, runs[0].resources)
@@ -217,6 +265,10 @@ def _taken_back_on_failure(study: StudyFolder) -> Iterator[list[Path]]:
 def _write_all(prepared: Prepared, made: list[Path]) -> None:
     if not prepared.study.batches():
         made.append(prepared.study.path / BATCHES / _LOCK)
+    if prepared.snapshot is not None:
+        place = prepared.snapshot.folder(prepared.study.path)
+        made += [path for path in (place, place.parent) if not path.exists()]
+        snapshot.store(prepared.snapshot, prepared.study.path)
     for batch in prepared.batches:
         for run in batch.runs:
             folder = RunFolder(prepared.study.path / run.spec.run_name)
@@ -239,7 +291,10 @@ def _hand_over(prepared: Prepared) -> list[str]:
     job_ids = []
     try:
         for batch in prepared.batches:
-            executor = EXECUTORS[prepared.request.profile.scheduler](batch.folder, batch.sha256, begun)  # type: ignore[call-arg]
+            gate_passed = "skipped" if prepared.request.no_gate else "passed"
+            make: Any = EXECUTORS[prepared.request.profile.scheduler]
+            code = prepared.snapshot.digest if prepared.snapshot else ""
+            executor = make(batch.folder, batch.sha256, begun, gate_passed, code)
             job_ids.append(executor.submit_runs([prepared.study.path / run.spec.run_name for run in batch.runs]))
             note_submission(batch.folder, batch.folder.read())
     finally:

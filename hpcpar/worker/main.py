@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from hpcpar import registry, storage
+from hpcpar import registry, snapshot, storage
 from hpcpar.errors import HpcparError
 from hpcpar.records import Cause, Evaluated, RunRecord, Step
 from hpcpar.registry import Trainer
@@ -127,6 +127,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             data=built.data,
             facts=getattr(built.trainer, "facts", dict)(),
             evaluation=evaluated,
+            code_sha256=snapshot.digest_of(code) if (code := snapshot.here()) else "",
             versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
             lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
@@ -192,7 +193,7 @@ def _changed(spec: RunSpec) -> list[str]:
     """Say whether the file of the user's own workload is another one than was planned."""
     if not spec.workload_file:
         return []
-    now = digest(Path(spec.workload_file.rpartition(":")[0]))
+    now = digest(snapshot.found(Path(spec.workload_file.rpartition(":")[0])))
     if now == spec.workload_sha256:
         return []
     return [f"the workload's file has changed since the plan: sha256 {now[:16]}, it was {spec.workload_sha256[:16]}"]
@@ -204,7 +205,7 @@ def _workload(spec: RunSpec) -> Any:
     from hpcpar.worker import workload_file
 
     path, _, name = spec.workload_file.rpartition(":")
-    return workload_file.load(path, name)
+    return workload_file.load(str(snapshot.found(Path(path))), name)
 
 
 def _evaluate(built: _Built, team: Team) -> Evaluated | None:
