@@ -33,6 +33,10 @@ class Cause(enum.StrEnum):
     KILLED = "killed"
     """A signal from outside ended a rank: kill -9, or the system's out-of-memory killer without a trace of it."""
     CANCELLED = "cancelled"
+    HUNG = "hung"
+    """A rank began no step for too long; the stacks of the ranks are in their events."""
+    STORAGE = "storage"
+    """The run folder could not be written: the disk or the quota is full, or the file system is read-only."""
     LAUNCH = "launch"
     """The job ended before any rank began."""
     VANISHED = "vanished"
@@ -44,8 +48,8 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
     kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat
     (data.step), checkpoint (data.step; data.outcome: written, failed or rejected, with data.reason), resume (data.step,
-    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback; data.echo: only
-    another rank's end was noticed), exit (data.cause; the worker's own last word), script_exit (data.code; the job
+    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback, of a rank that hangs the stacks of
+    its threads; data.echo: only another rank's end was noticed, or it waits for another one), exit (data.cause; the worker's own last word), script_exit (data.code; the job
     script's last word, written even when every rank was killed).
     """
 
