@@ -57,6 +57,8 @@ class Outcome(NamedTuple):
     ended: float | None
     rejected: int
     """Lines of the run's own files that could not be read."""
+    nodes: tuple[str, ...] = ()
+    """Of a failure: the node that told its cause, else all nodes of the attempt."""
 
 
 class Live(NamedTuple):
@@ -129,7 +131,7 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unr
     own = _first_error(errors)
     by_scheduler = SCHEDULER_CAUSES.get(ended.state) if ended else None
     when = exits[-1].time if exits else (ended.time if ended else None)
-    base = base._replace(state="failed", ended=when)
+    base = base._replace(state="failed", ended=when, nodes=_nodes(own, events))
     code = next((event.data.get("code") for event in reversed(exits) if event.kind == "script_exit"), None)
     if code is None and ended is not None and any(event.kind == "start" for event in events):
         code = _scheduler_code(ended)
@@ -146,6 +148,13 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unr
     if unreadable:
         cause, message = Cause.DATA, "record.json is damaged, or of a newer hpcpar"
     return base._replace(cause=cause, message=message)
+
+
+def _nodes(own: Event | None, events: list[Event]) -> tuple[str, ...]:
+    if own is not None and own.host and not _is_echo(own):
+        return (own.host,)
+    hosts = next((event.data.get("hosts") for event in events if event.kind == "start"), None)
+    return tuple(host for host in hosts if isinstance(host, str)) if isinstance(hosts, list) else ()
 
 
 def _from_code(code: object, events: list[Event], ended: Submission | None) -> tuple[Cause, str]:

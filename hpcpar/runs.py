@@ -2,6 +2,7 @@
 
     RUNS/STUDY/KEY-rREPEAT/     a run:   spec.json submission.jsonl events.A.jsonl steps.A.jsonl record.json logs/
     RUNS/STUDY/batches/KEY/     a batch: job.sh payload.pkl manifest.jsonl
+    RUNS/STUDY/                 requests.jsonl
 
 A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth; folder names are opaque. Everything is private
 to the user, and everything but the batches can be copied elsewhere and collected there.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import glob
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -145,13 +146,20 @@ def batch_tag(study: str, batch_key: str) -> str:
 class BatchLine(Struct, kw_only=True, omit_defaults=True):
     """One line of a batch's manifest.jsonl.
 
-    run: the run of an array index. intent: the scheduler is about to be asked. accepted: it gave a job id.
-    refused: it said no. Reading "intent" without an answer means: look the tag up at the scheduler.
+    asked: which of the study's requests this batch comes from. run: the run of an array index. intent: the scheduler is
+    about to be asked. accepted: it gave a job id. refused: it said no. Reading "intent" without an answer means: look
+    the tag up at the scheduler.
     """
 
-    kind: Literal["run", "intent", "accepted", "refused"]
+    kind: Literal["asked", "run", "intent", "accepted", "refused"]
+    asked: str = ""
+    """The request's name (control/requests.py)."""
+    excluded: tuple[str, ...] = ()
+    """Nodes that the batch is kept away from."""
     index: int | None = None
     run: str = ""
+    why: str = ""
+    """Why the run is sent, where nobody asked for it by `submit`."""
     time: float = 0.0
     begun: float = 0.0
     """When the submit began that this batch is part of: runs of one submit keep the study's order on this machine."""
@@ -170,6 +178,9 @@ class Batch(NamedTuple):
     intent: BatchLine | None
     accepted: BatchLine | None
     refused: BatchLine | None
+    asked: str = ""
+    excluded: tuple[str, ...] = ()
+    why: dict[int, str] = {}
 
 
 class BatchFolder:
@@ -208,8 +219,16 @@ class BatchFolder:
         """What the job scripts printed before and after the ranks."""
         return self.path / "logs"
 
-    def create(self, script: str, run_names: Iterable[str]) -> None:
+    def create(
+        self,
+        script: str,
+        run_names: Iterable[str],
+        asked: BatchLine | None = None,
+        why: Mapping[str, str] | None = None,
+    ) -> None:
         """Make the folder with script and manifest; fails if the batch is there already (somebody else submits it).
+
+        `asked` is its line of that kind; `why` says of runs, by name, why they are sent.
 
         Raises:
             InputError: another process made this batch.
@@ -222,7 +241,9 @@ class BatchFolder:
                 Problem(str(self.path), "these runs are being submitted by another process", "look at `hpcpar status`")
             ) from error
         make_folder(self.logs)
-        lines = [BatchLine(kind="run", index=i, run=name) for i, name in enumerate(run_names)]
+        why = why or {}
+        lines = [asked] if asked is not None else []
+        lines += [BatchLine(kind="run", index=i, run=name, why=why.get(name, "")) for i, name in enumerate(run_names)]
         write_file(self.manifest_path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         write_file(self.script_path, script.encode(), mode=0o700)
 
@@ -233,13 +254,18 @@ class BatchFolder:
     def read(self) -> Batch:
         """Read the manifest."""
         runs: dict[int, str] = {}
+        why: dict[int, str] = {}
         last: dict[str, BatchLine] = {}
         for line in records.read_lines(self.manifest_path, BatchLine).records:
             if line.kind == "run" and line.index is not None:
                 runs[line.index] = line.run
+                if line.why:
+                    why[line.index] = line.why
             else:
                 last[line.kind] = line
-        return Batch(runs, last.get("intent"), last.get("accepted"), last.get("refused"))
+        asked = last.get("asked", BatchLine(kind="asked"))
+        answers = (last.get("intent"), last.get("accepted"), last.get("refused"))
+        return Batch(runs, *answers, asked.asked, asked.excluded, why)
 
 
 class StudyFolder:
@@ -252,6 +278,11 @@ class StudyFolder:
     def name(self) -> str:
         """The study's name."""
         return self.path.name
+
+    @property
+    def requests_path(self) -> Path:
+        """requests.jsonl: what `submit` was asked for, a line each time that it was something else."""
+        return self.path / "requests.jsonl"
 
     def run(self, name: str) -> RunFolder:
         """Return the folder of a run, whether it exists or not."""

@@ -22,6 +22,7 @@ VERBS = {
     "submit": "Plan a study and submit it.",
     "status": "Say what became of the runs, and why.",
     "logs": "Print what a run's ranks and its job script printed.",
+    "resubmit": "Send failed runs again.",
     "cancel": "Cancel runs that wait or run.",
     "collect": "Turn the runs' records into scaling tables.",
     "data": "List and fetch real data sets, and say where they lie.",

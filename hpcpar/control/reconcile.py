@@ -39,6 +39,8 @@ class Knowledge(NamedTuple):
 
     live: dict[Path, Live]
     trouble: list[str]
+    unasked: str = ""
+    """Why the scheduler's queue is unknown; "" where it was asked, or needed not be."""
 
 
 class _Open(NamedTuple):
@@ -64,6 +66,7 @@ def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
     open_runs = [found for study in studies for run in study.runs() if (found := _open(run)) is not None]
     live: dict[Path, Live] = {}
     trouble: list[str] = []
+    unasked = ""
     _local(open_runs, lost, live)
     on_slurm = [one for one in open_runs if one.submission.scheduler == "slurm"]
     lost_slurm = [batch for batch in lost if _intent(batch).scheduler == "slurm"]
@@ -72,7 +75,8 @@ def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
             _slurm(on_slurm, lost_slurm, live, trouble)
         except (SchedulerError, NoSchedulerError) as error:
             trouble.append(f"the scheduler could not be asked: {error}")
-    return Knowledge(live, trouble)
+            unasked = str(error)
+    return Knowledge(live, trouble, unasked)
 
 
 def _open(run: RunFolder) -> _Open | None:
@@ -120,6 +124,8 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
             scheduler=accepted.scheduler,
             job_id=job_id,
             script_sha256=accepted.script_sha256,
+            reason=batch.why.get(index, ""),
+            excluded=batch.excluded,
         )
         records.append(run.submission_path, line)
 

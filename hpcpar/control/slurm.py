@@ -23,6 +23,7 @@ _JOB_ID = re.compile(r"(\d{1,18})(?:;\S+)?", re.ASCII)
 _LOST_ANSWER = re.compile(r"timed? ?out|zero bytes|receive failed|unexpected message|connection reset", re.IGNORECASE)
 """slurm_errno.c: the request went out and the answer did not come. A controller that is not there is a plain no."""
 _TASKS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
+_UNUSABLE = re.compile(r"down|drain|fail|error|unknown|not_responding", re.IGNORECASE)
 _MAX_INDEX = 4_000_000
 """slurm.conf(5): MaxArraySize is at most 4000001."""
 _SQUEUE_FIELDS = "%F|%K|%T|%M|%R|%j|%N"
@@ -89,6 +90,16 @@ def squeue() -> list[QueueRow]:
         NoSchedulerError, SchedulerError: as above.
     """
     return parse_squeue(_call(["squeue", "--noheader", f"--user={os.getuid()}", f"--format={_SQUEUE_FIELDS}"]))
+
+
+def unusable_nodes() -> set[str]:
+    """Return the names of the nodes that are down, drained or failing.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    rows = (line.partition("|") for line in _call(["sinfo", "--noheader", "--Node", "--format=%N|%T"]).splitlines())
+    return {name.strip() for name, _, state in rows if _UNUSABLE.match(state.strip())}
 
 
 def sacct(job_ids: Sequence[str]) -> list[AccountingRow]:

@@ -12,23 +12,33 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcpar.control import gate, local_queue
+import msgspec
+
+from hpcpar.control import gate, local_queue, requests
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
 from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
 from hpcpar.profile import ClusterProfile
-from hpcpar.runs import BATCHES, BatchFolder, RunFolder, StudyFolder, remember_study
+from hpcpar.runs import BATCHES, BatchFolder, BatchLine, RunFolder, StudyFolder, remember_study
 from hpcpar.spec import Resources, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 _LOCK = ".lock"
 _UNDER_WAY = ("submitted", "queued", "running")
+
+
+class Wish(NamedTuple):
+    """How a run is to be sent that nobody names to `submit`."""
+
+    why: str
+    exclude: tuple[str, ...] = ()
+    """Nodes that it is to be kept away from."""
 
 
 class Request(NamedTuple):
@@ -41,11 +51,22 @@ class Request(NamedTuple):
     root: Path
     version: str
     again: bool = False
+    cwd: str = ""
+    """Where programs of the user's own are started; not given: here."""
+    interpreter: str = ""
+    """The interpreter on the nodes, where neither study nor profile name one; not given: this one."""
+    only: Mapping[str, Wish] | None = None
+    """The runs that are meant, by name, where not all are."""
 
     @property
     def python(self) -> str:
         """The interpreter on the nodes."""
-        return self.study.python or self.profile.python or sys.executable
+        return self.study.python or self.profile.python or self.interpreter or sys.executable
+
+    @property
+    def folder(self) -> str:
+        """Where programs of the user's own are started."""
+        return self.cwd or str(Path.cwd())
 
 
 class PreparedBatch(NamedTuple):
@@ -71,6 +92,8 @@ class Prepared(NamedTuple):
     skipped: dict[str, int]
     """Runs left out, by state: done, queued, running."""
     trouble: tuple[str, ...]
+    ordinal: int
+    """How many batches the study had: when there are more, somebody else has sent some meanwhile."""
 
 
 def prepare(request: Request) -> Prepared:
@@ -79,13 +102,13 @@ def prepare(request: Request) -> Prepared:
     Raises:
         InputError: with every problem of the input at once.
     """
-    plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=str(Path.cwd()))
+    plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=request.folder)
     study = StudyFolder(request.root / request.study.name)
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
-    todo, skipped = _select(plan, study, knowledge, again=request.again)
+    todo, skipped = _select(plan, study, knowledge, request)
     ordinal = len(study.batches())
     batches = tuple(_prepare_batch(request, study, group, ordinal) for group in _arrays(todo, request.profile))
-    return Prepared(request, plan, study, batches, skipped, tuple(knowledge.trouble))
+    return Prepared(request, plan, study, batches, skipped, tuple(knowledge.trouble), ordinal)
 
 
 def submit(prepared: Prepared) -> list[str]:
@@ -103,10 +126,13 @@ def submit(prepared: Prepared) -> list[str]:
     if not prepared.batches:
         if request.profile.scheduler == "local" and prepared.skipped.keys() & set(_UNDER_WAY):
             local_queue.start()  # it may have died; one that is at work stays the only one
+        if request.only is None and is_folder(prepared.study.path):
+            requests.note(prepared.study, request)  # the policy may be new
         return []
     with contextlib.ExitStack() as lock:
         with _taken_back_on_failure(prepared.study) as made:
             lock.enter_context(_only_submit_of(prepared.study))
+            _refuse_overtaken(prepared)
             _refuse_in_flight(prepared)
             _write_all(prepared, made)
             remember_study(prepared.study)
@@ -114,17 +140,24 @@ def submit(prepared: Prepared) -> list[str]:
 
 
 def _select(
-    plan: Plan, study: StudyFolder, knowledge: Knowledge, *, again: bool
+    plan: Plan, study: StudyFolder, knowledge: Knowledge, request: Request
 ) -> tuple[list[PlannedRun], dict[str, int]]:
     todo, skipped = [], Counter[str]()
     for run in plan.runs:
-        folder = study.run(run.spec.run_name)
+        name = run.spec.run_name
+        if request.only is not None and name not in request.only:
+            continue
+        folder = study.run(name)
         state = decide(folder, knowledge.live.get(folder.path)).state if is_file(folder.spec_path) else "planned"
-        if state in _UNDER_WAY or (state == "done" and not again):
+        if state in _UNDER_WAY or (state == "done" and not request.again):
             skipped[state] += 1
         else:
-            todo.append(run)
+            todo.append(_as_wished(run, request.only[name]) if request.only is not None else run)
     return todo, dict(skipped)
+
+
+def _as_wished(run: PlannedRun, wish: Wish) -> PlannedRun:
+    return run._replace(resources=msgspec.structs.replace(run.resources, exclude=wish.exclude))
 
 
 def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[PlannedRun, ...]]:
@@ -184,6 +217,13 @@ def _only_submit_of(study: StudyFolder) -> Iterator[None]:
         yield
 
 
+def _refuse_overtaken(prepared: Prepared) -> None:
+    """Two that prepared at the same time would both send what neither saw under way."""
+    if len(prepared.study.batches()) != prepared.ordinal:
+        what = "other runs of this study were submitted in this moment"
+        raise InputError(Problem(str(prepared.study.path), what, "look at `hpcpar status`, then try again"))
+
+
 def _refuse_in_flight(prepared: Prepared) -> None:
     wanted = {run.spec.run_name for batch in prepared.batches for run in batch.runs}
     for folder in prepared.study.batches():
@@ -216,7 +256,9 @@ def _taken_back_on_failure(study: StudyFolder) -> Iterator[list[Path]]:
 
 def _write_all(prepared: Prepared, made: list[Path]) -> None:
     if not prepared.study.batches():
-        made.append(prepared.study.path / BATCHES / _LOCK)
+        made += [prepared.study.path / BATCHES / _LOCK, prepared.study.requests_path]
+    asked = requests.note(prepared.study, prepared.request)
+    why = {name: wish.why for name, wish in (prepared.request.only or {}).items()}
     for batch in prepared.batches:
         for run in batch.runs:
             folder = RunFolder(prepared.study.path / run.spec.run_name)
@@ -225,7 +267,8 @@ def _write_all(prepared: Prepared, made: list[Path]) -> None:
                     made.append(folder.path)
                 folder.write_spec(run.spec)
         try:
-            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs])
+            line = BatchLine(kind="asked", asked=asked, excluded=batch.runs[0].resources.exclude)
+            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs], line, why)
         except StorageError:
             made.append(batch.folder.path)
             raise

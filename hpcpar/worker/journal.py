@@ -53,8 +53,9 @@ class Journal:
     def last_words(self, cause: Cause, message: str, trace: str = "", *, echo: bool = False) -> None:
         """Append the events "error" and "exit" of this rank, whichever it is. Never raises."""
         print(f"hpcpar: rank {self._info.rank}: {cause}: {message}", file=sys.stderr, flush=True)
-        error = {"cause": str(cause), "message": message, "traceback": trace}
-        error |= {"echo": True} if echo else {}
+        error: dict[str, Any] = {"cause": str(cause), "message": message, "traceback": trace}
+        if echo:
+            error["echo"] = True
         try:
             try:
                 self._append("error", error)

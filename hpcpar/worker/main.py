@@ -29,13 +29,13 @@ from hpcpar.worker import facts
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
-from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
+from hpcpar.worker.measure.clock import CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
 from hpcpar.worker.team import Team, assemble
-from hpcpar.worker.watchdog import Progress, patience_s, watch
+from hpcpar.worker.watchdog import watched
 from hpcpar.workload_files import digest
 
 HEARTBEAT_S = 5.0
@@ -46,8 +46,8 @@ def run(run_folder: str) -> None:
     """Run this rank of the run in `run_folder` to its end.
 
     Raises:
-        SystemExit: with 1, after a failure that was recorded; with 74, where the run folder could not be written; with 0 or 128 + the signal, after a checkpoint that a
-            signal asked for.
+        SystemExit: with 1, after a failure that was recorded; with 74, where the run folder could not be written; with
+            0 or 128 + the signal, after a checkpoint that a signal asked for.
     """
     folder = RunFolder(Path(run_folder))
     spec = folder.spec()
@@ -100,7 +100,9 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             if is_program:
                 done = _run_program(built.trainer, spec, team, sink)
             else:
-                done = _train(built.trainer, spec, team, clock, sink, keeper, journal)
+                progress, steps = watched(spec, info, journal), spec.identity.steps
+                losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=progress)
+                done = _Done(losses, steps)
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
         evaluated = None
@@ -144,22 +146,6 @@ class _Done(NamedTuple):
     steps: int
     whole_program: bool = False
     notes: tuple[str, ...] = ()
-
-
-def _train(
-    trainer: Trainer,
-    spec: RunSpec,
-    team: Team,
-    clock: Clock,
-    sink: _StepWriter,
-    keeper: Keeper | None,
-    journal: Journal,
-) -> _Done:
-    """Do all steps under the watchdog."""
-    progress, steps = Progress(), spec.identity.steps
-    watch(progress, patience_s(spec, team.info), journal, team.info)
-    losses = train(trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=progress)
-    return _Done(losses, steps)
 
 
 def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> _Done:

@@ -75,11 +75,13 @@ def patience_s(spec: RunSpec, info: RankInfo) -> float:
     return _SHARE * collective_timeout(spec).total_seconds()
 
 
-def watch(progress: Progress, patience: float, journal: Journal, info: RankInfo) -> None:
-    """Watch the training of this rank from a thread of its own."""
+def watched(spec: RunSpec, info: RankInfo, journal: Journal) -> Progress:
+    """Return the progress of a training that begins, watched from a thread of its own."""
+    progress, patience = Progress(), patience_s(spec, info)
     if patience > 0:
         arguments = (progress, patience, journal, info)
         threading.Thread(target=_watch, args=arguments, daemon=True, name="watchdog").start()
+    return progress
 
 
 def _watch(progress: Progress, patience: float, journal: Journal, info: RankInfo) -> None:
