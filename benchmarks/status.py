@@ -2,15 +2,14 @@
 
     python benchmarks/status.py          (what `make bench-status` calls)
 
-The runs lie in folders as submit and the workers leave them; squeue and sacct are stand-ins that answer at once with the
-lines of these jobs and count their calls. Each round times `hpcpar status --json` beside an empty interpreter. Exit code
-1: more than two seconds beyond it, more than one squeue, or more than one sacct for 200 array ids.
+The runs lie in folders as submit and the workers leave them; squeue and sacct are stand-ins that answer at once with
+the lines of these jobs and count their calls. Each round times `hpcpar status --json` beside an empty interpreter.
+Exit code 1: more than two seconds, more than one squeue, or more than one sacct for 200 array ids.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -62,7 +61,9 @@ def _measure(place: Path, studies: int, runs: int, rounds: int) -> int:
         calls = {name: words.count(name) for name in ("squeue", "sacct")}
     median = statistics.median(differences)
     allowed = {"squeue": 1, "sacct": -(-studies // 200)}
-    print(f"{studies * runs} runs in {studies} studies: {median:.2f} s beyond an empty interpreter (median of {rounds})")
+    print(
+        f"{studies * runs} runs in {studies} studies: {median:.2f} s beyond an empty interpreter (median of {rounds})"
+    )
     print(f"calls: {calls}, allowed: {allowed}")
     return int(median > BOUND_S or any(calls[name] > allowed[name] for name in calls))
 
@@ -166,7 +167,8 @@ def _spec(study: str, index: int) -> RunSpec:
 
 def _record(spec: RunSpec, attempt: str) -> RunRecord:
     ranks = [
-        RankFacts(rank=r, host="n1", boot_id="b", usable_cpus=2, cpus_asked=1, threads=1, device="cpu") for r in range(2)
+        RankFacts(rank=r, host="n1", boot_id="b", usable_cpus=2, cpus_asked=1, threads=1, device="cpu")
+        for r in range(2)
     ]
     return RunRecord(
         key=spec.key,

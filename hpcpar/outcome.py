@@ -12,7 +12,6 @@ from typing import NamedTuple
 from hpcpar.records import Cause, Event, RunRecord
 from hpcpar.runs import RunFolder
 from hpcpar.spec import Submission
-from hpcpar.storage import is_file
 
 SCHEDULER_CAUSES = {
     "TIMEOUT": Cause.TIMEOUT,
@@ -69,6 +68,8 @@ class Live(NamedTuple):
     reason: str = ""
     elapsed_s: float | None = None
     nodes: str = ""
+    starts: float | None = None
+    """When the scheduler expects what waits to start, in seconds since the epoch."""
 
 
 def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
@@ -86,7 +87,7 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
     rejected = reading.rejected if reading else 0
     submitted = _last(submissions, "submitted")
     record = folder.record()
-    unreadable = record is None and is_file(folder.record_path)
+    unreadable = record is None and folder.has_record()
     if record is not None and is_outdated(record, submitted) and live is not None and live.state != "gone":
         record = None
     started = events[0].time if events else None

@@ -6,6 +6,7 @@ Records accept fields that they do not know (a newer version wrote them); config
 from __future__ import annotations
 
 import enum
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -186,9 +187,14 @@ def read_lines(path: Path, kind: type[R]) -> Reading:
     return parse_lines(content, kind)
 
 
+@functools.cache
+def _decoder(kind: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(kind)
+
+
 def parse_lines(content: bytes, kind: type[R]) -> Reading:
     """Parse the bytes of a JSON Lines file; see `read_lines`."""
-    decoder = msgspec.json.Decoder(kind)
+    decoder = _decoder(kind)
     records: list[Any] = []
     rejected = 0
     for raw in content.split(b"\n"):
@@ -206,7 +212,8 @@ def read_one(path: Path, kind: type[R]) -> R | None:
     """Read a file that holds one record; None where it is missing or damaged."""
     try:
         with open_file(path) as file:
-            return msgspec.json.decode(file.read(), type=kind)
+            found: R = _decoder(kind).decode(file.read())
+            return found
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -10,12 +10,11 @@ to the user, and everything but the batches can be copied elsewhere and collecte
 
 from __future__ import annotations
 
-import glob
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +25,9 @@ from hpcpar.records import Event, RunRecord, Step
 from hpcpar.spec import RunSpec, Submission
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
+R = TypeVar("R")
+_Signature = tuple[int, int, int]
+"""Inode, size and time of change: files of a run folder grow, or are replaced by another."""
 BATCHES = "batches"
 """The folder of a study's batches; no run and no study has this name."""
 
@@ -35,6 +37,27 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._read: dict[str, tuple[_Signature, Any]] = {}
+
+    def _unchanged(self, name: str, read: Callable[[], R]) -> R:
+        """Return what was read from a file of this folder, or read it again where it is another one by now."""
+        try:
+            found = os.stat(f"{self.path}/{name}")  # noqa: PTH116 - ten thousand paths cost more than their files
+        except OSError:
+            return read()
+        signature = (found.st_ino, found.st_size, found.st_mtime_ns)
+        before = self._read.get(name)
+        if before is not None and before[0] == signature:
+            return cast("R", before[1])
+        value = read()
+        self._read[name] = (signature, value)
+        return value
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.path)
+        except OSError:
+            return []
 
     @property
     def spec_path(self) -> Path:
@@ -88,41 +111,48 @@ class RunFolder:
 
     def spec(self) -> RunSpec | None:
         """Read spec.json; None where it is missing or damaged."""
-        return records.read_one(self.spec_path, RunSpec)
+        return self._unchanged("spec.json", lambda: records.read_one(self.spec_path, RunSpec))
 
     def record(self) -> RunRecord | None:
         """Read record.json; None where there is no result yet."""
-        return records.read_one(self.record_path, RunRecord)
+        return self._unchanged("record.json", lambda: records.read_one(self.record_path, RunRecord))
+
+    def has_record(self) -> bool:
+        """Say whether there is a result, readable or not."""
+        return os.path.isfile(f"{self.path}/record.json")  # noqa: PTH113
 
     def submissions(self) -> list[Submission]:
         """Read what the scheduler said, oldest first."""
-        return records.read_lines(self.submission_path, Submission).records
+
+        def read() -> list[Submission]:
+            return records.read_lines(self.submission_path, Submission).records
+
+        return list(self._unchanged("submission.jsonl", read))
 
     def attempts(self) -> list[str]:
         """List the attempts that wrote events, oldest first."""
-        found = []
-        for path in self.path.glob("events.*.jsonl"):
-            try:
-                found.append((path.stat().st_mtime, path.name.removeprefix("events.").removesuffix(".jsonl")))
-            except OSError:
-                continue
-        first_seen = {name: self._first_time(name, mtime) for mtime, name in found}
+        found = [name for name in self._names() if name.startswith("events.") and name.endswith(".jsonl")]
+        names = [name.removeprefix("events.").removesuffix(".jsonl") for name in found]
+        if len(names) < 2:  # mostly; then nothing need be read
+            return names
+        first_seen = {name: self._first_time(name) for name in names}
         return sorted(first_seen, key=lambda name: (first_seen[name], name))
 
-    def _first_time(self, attempt: str, otherwise: float) -> float:
+    def _first_time(self, attempt: str) -> float:
         try:
             with open_file(self.events_path(attempt)) as file:
                 head = records.parse_lines(file.readline(65536), Event).records
+                return head[0].time if head else os.fstat(file.fileno()).st_mtime
         except OSError:
-            return otherwise
-        return head[0].time if head else otherwise
+            return 0.0
 
     def events(self, attempt: str) -> records.Reading:
         """Read the events of an attempt, those of its failed ranks included, in order of time."""
         rank0 = records.read_lines(self.events_path(attempt), Event)
         gathered, rejected = list(rank0.records), rank0.rejected
-        # Escaped: the attempt is read off a file's name, and in a copied folder that may be a pattern.
-        for path in sorted(self.path.glob(f"failed-rank.{glob.escape(attempt)}.*.jsonl")):
+        mark = f"failed-rank.{attempt}."
+        for name in sorted(name for name in self._names() if name.startswith(mark) and name.endswith(".jsonl")):
+            path = self.path / name
             more = records.read_lines(path, Event)
             gathered += more.records
             rejected += more.rejected
@@ -132,10 +162,14 @@ class RunFolder:
         """Read the steps of an attempt."""
         return records.read_lines(self.steps_path(attempt), Step)
 
+    def last_steps(self, attempt: str) -> list[Step]:
+        """Return some of the steps that were recorded last."""
+        path = self.steps_path(attempt)
+        return records.tail_lines(path, Step, 2048) or records.tail_lines(path, Step, 65536)
+
     def last_step(self, attempt: str) -> int:
         """Return the number of the last recorded step, 0 where there is none."""
-        tail = records.tail_lines(self.steps_path(attempt), Step)
-        return max((step.step for step in tail), default=0)
+        return max((step.step for step in self.last_steps(attempt)), default=0)
 
 
 def batch_tag(study: str, batch_key: str) -> str:
@@ -273,6 +307,7 @@ class StudyFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._runs: dict[str, RunFolder] = {}
 
     @property
     def name(self) -> str:
@@ -286,7 +321,10 @@ class StudyFolder:
 
     def run(self, name: str) -> RunFolder:
         """Return the folder of a run, whether it exists or not."""
-        return RunFolder(self.path / name)
+        found = self._runs.get(name)
+        if found is None:
+            found = self._runs[name] = RunFolder(self.path / name)
+        return found
 
     def batch(self, key: str) -> BatchFolder:
         """Return the folder of a batch, whether it exists or not."""
@@ -294,7 +332,8 @@ class StudyFolder:
 
     def runs(self) -> list[RunFolder]:
         """List the runs: every folder that holds a spec.json."""
-        return [RunFolder(p) for p in _subfolders(self.path) if p.name != BATCHES and is_file(p / "spec.json")]
+        names = [path.name for path in _subfolders(self.path) if path.name != BATCHES]
+        return [self.run(name) for name in names if os.path.isfile(f"{self.path}/{name}/spec.json")]  # noqa: PTH113
 
     def batches(self) -> list[BatchFolder]:
         """List the batches, oldest first."""

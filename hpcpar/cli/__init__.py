@@ -23,6 +23,8 @@ VERBS = {
     "status": "Say what became of the runs, and why.",
     "logs": "Print what a run's ranks and its job script printed.",
     "resubmit": "Send failed runs again.",
+    "rerun": "Run a run once more with the same bytes, or say what differs.",
+    "clean": "Remove what is half-written or over.",
     "cancel": "Cancel runs that wait or run.",
     "collect": "Turn the runs' records into scaling tables.",
     "data": "List and fetch real data sets, and say where they lie.",

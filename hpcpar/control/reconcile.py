@@ -82,7 +82,7 @@ def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
 def _open(run: RunFolder) -> _Open | None:
     submissions = run.submissions()
     submitted = next((line for line in reversed(submissions) if line.kind == "submitted"), None)
-    if run.record_path.is_file():
+    if run.has_record():
         record = run.record() if len(submissions) > 1 else None  # only a second submission can outdate a result
         if record is None or not is_outdated(record, submitted):
             return None
@@ -112,7 +112,7 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
     assert accepted is not None
     for index, name in batch.runs.items():
         run = folder.study.run(name)
-        if not run.path.is_dir() or any(line.batch == folder.key for line in run.submissions()):
+        if any(line.batch == folder.key for line in run.submissions()) or not run.path.is_dir():
             continue
         if accepted.scheduler == "local":
             job_id = local_queue.job_id_of(folder.key, index, len(batch.runs))
@@ -238,7 +238,7 @@ def _from_queue(row: slurm.QueueRow) -> Live:
     if row.state in _ENDING:
         return Live("ending", nodes=row.nodes)
     if row.state in _WAITING:
-        return Live("queued", reason=in_words(row.reason))
+        return Live("queued", reason=in_words(row.reason), starts=slurm.moment(row.start))
     return Live("running", elapsed_s=slurm.elapsed_s(row.elapsed), nodes=row.nodes)
 
 

@@ -7,6 +7,7 @@ how that run is sent again, and what the study's policy is.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,6 +69,12 @@ def note(study: StudyFolder, request: Request) -> str:
 def read(study: StudyFolder) -> list[Asked]:
     """Return what was asked for, oldest first."""
     return records.read_lines(study.requests_path, Asked).records
+
+
+def has_policy(study: StudyFolder) -> bool:
+    """Say whether the study's failed runs may be sent again by policy, and by this user."""
+    asked = read(study)
+    return bool(asked) and asked[-1].study.policy is not None and os.access(study.path, os.W_OK)
 
 
 def changed(asked: Asked, changes: Mapping[str, str]) -> Asked:

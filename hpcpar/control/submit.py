@@ -178,11 +178,20 @@ def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun,
     names = tuple(run.spec.run_name for run in runs)
     key = hashlib.sha256("\n".join([str(study.path), str(ordinal), *names]).encode("utf-8", "replace")).hexdigest()[:10]
     folder = study.batch(key)
+    return PreparedBatch(folder, runs, script_of(request, folder, runs))
+
+
+def script_of(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...]) -> Script:
+    """Render the script of a batch in this folder.
+
+    Raises:
+        InputError: a value must not stand in a script, or the template is wrong.
+    """
     identity = runs[0].spec.identity
     shape = Shape(
-        key=key,
+        key=folder.key,
         study=request.study.name,
-        run_names=names,
+        run_names=tuple(run.spec.run_name for run in runs),
         folder=folder.path,
         payload=folder.payload_path,
         python=request.python,
@@ -194,7 +203,7 @@ def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun,
     problems = refuse_unsafe(job, request.profile, runs[0].resources)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
-    return PreparedBatch(folder, runs, render(job, request.profile))
+    return render(job, request.profile)
 
 
 @contextlib.contextmanager
