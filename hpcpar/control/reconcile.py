@@ -18,7 +18,7 @@ from typing import NamedTuple
 from hpcpar import records
 from hpcpar.control import local_queue, slurm
 from hpcpar.control.pending import in_words
-from hpcpar.errors import NoSchedulerError, SchedulerError
+from hpcpar.errors import NoSchedulerError, SchedulerError, StorageError
 from hpcpar.outcome import Live, is_outdated
 from hpcpar.runs import Batch, BatchFolder, BatchLine, RunFolder, StudyFolder, batch_tag
 from hpcpar.spec import Submission
@@ -255,10 +255,10 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
     for one in left:
         word = by_task.get((one.job, one.task))
         if word is not None and word.state not in _UNFINISHED:
-            _settle(one, word.state, word.exit_code, word.reason)
+            _settle(one, word.state, word.exit_code, word.reason, trouble)
         elif not accounting or _last_sign(one) + ACCOUNTING_LAG_S < time.time():
             if word is None:
-                _settle(one, "", "", "" if accounting else "accounting is off")
+                _settle(one, "", "", "" if accounting else "accounting is off", trouble)
             live[one.run.path] = Live("gone")
         else:
             live[one.run.path] = Live("ending")
@@ -276,7 +276,7 @@ def _last_sign(one: _Open) -> float:
     return newest
 
 
-def _settle(one: _Open, state: str, exit_code: str, reason: str) -> None:
+def _settle(one: _Open, state: str, exit_code: str, reason: str, trouble: list[str]) -> None:
     line = Submission(
         kind="ended",
         time=time.time(),
@@ -287,4 +287,9 @@ def _settle(one: _Open, state: str, exit_code: str, reason: str) -> None:
         exit_code=exit_code,
         reason=reason,
     )
-    records.append(one.run.submission_path, line)
+    try:
+        records.append(one.run.submission_path, line)
+    except StorageError as error:  # on a full disk the answer is as good; the next look writes it down
+        trouble.append(
+            f"{one.run.path.name} ended ({state or 'unknown'}), which cannot be noted: {error.problems[0].what}"
+        )
