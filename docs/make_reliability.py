@@ -94,7 +94,7 @@ def _table(verdicts: list[Verdict]) -> str:
 
 
 def _facts(count: int) -> str:
-    version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    version = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True).stdout.strip()
     where = f"{version}, four nodes on one machine, {faults.STEPS} steps of llama-tiny on two ranks a run"
     day = time.strftime("%Y-%m-%d")
     return f"Made by `make faults` on {day}: {where}. {count} of {len(faults.FAULTS)} faults were injected."

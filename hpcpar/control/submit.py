@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from hpcpar.spec import Resources, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 _LOCK = ".lock"
+_FEW, _WRITERS = 32, 16
 _UNDER_WAY = ("submitted", "queued", "running")
 
 
@@ -269,12 +271,7 @@ def _write_all(prepared: Prepared, made: list[Path]) -> None:
     asked = requests.note(prepared.study, prepared.request)
     why = {name: wish.why for name, wish in (prepared.request.only or {}).items()}
     for batch in prepared.batches:
-        for run in batch.runs:
-            folder = RunFolder(prepared.study.path / run.spec.run_name)
-            if not is_file(folder.spec_path):
-                if not folder.path.exists():
-                    made.append(folder.path)
-                folder.write_spec(run.spec)
+        _write_specs(prepared.study, batch, made)
         try:
             line = BatchLine(kind="asked", asked=asked, excluded=batch.runs[0].resources.exclude)
             batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs], line, why)
@@ -282,6 +279,20 @@ def _write_all(prepared: Prepared, made: list[Path]) -> None:
             made.append(batch.folder.path)
             raise
         made.append(batch.folder.path)  # only now: where another submit made it first, it is not ours to remove
+
+
+def _write_specs(study: StudyFolder, batch: PreparedBatch, made: list[Path]) -> None:
+    folders = [(RunFolder(study.path / run.spec.run_name), run.spec) for run in batch.runs]
+    missing = [(folder, spec) for folder, spec in folders if not is_file(folder.spec_path)]
+    made += [folder.path for folder, _ in missing if not folder.path.exists()]
+    if len(missing) < _FEW:
+        for folder, spec in missing:
+            folder.write_spec(spec)
+        return
+    # Each waits until its file is on the disk; together the disk makes one wait of many.
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        for _ in writers.map(lambda pair: pair[0].write_spec(pair[1]), missing):
+            pass
 
 
 def _hand_over(prepared: Prepared) -> list[str]:

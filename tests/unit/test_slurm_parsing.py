@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 
 import pytest
 from hypothesis import example, given
@@ -220,3 +221,47 @@ def test_bytes_that_are_not_utf8_in_an_answer_are_read_over(commands):
     commands.write("squeue", "printf '1|N/A|RUNNING|0:01|N/A|n1|\\xff|n1\\n'")
     (row,) = slurm.squeue()
     assert row.job == "1"
+
+
+# ---------------------------------------------------------------- moments and nodes
+
+
+def test_a_moment_is_of_this_machines_zone():
+    assert slurm.moment("2026-11-21T17:30:00") == time.mktime((2026, 11, 21, 17, 30, 0, 0, 0, -1))
+
+
+@given(noise | st.text(max_size=25) | st.from_regex(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}", fullmatch=True))
+@example("N/A")
+@example("Unknown")
+@example("0000-00-00T00:00:00")
+@example("2026-02-30T00:00:00")
+@example("٢٠٢٦-11-21T17:30:00")
+def test_a_moment_is_never_an_exception(text):
+    found = slurm.moment(text)
+    assert found is None or isinstance(found, float)
+
+
+@pytest.mark.parametrize(
+    ("state", "usable"),
+    [
+        ("idle", True),
+        ("mixed", True),
+        ("allocated", True),
+        ("down*", False),
+        ("drained", False),
+        ("draining@", False),
+        ("failing", False),
+        ("unknown", False),
+    ],
+)
+def test_nodes_that_cannot_be_used(commands, state, usable):
+    commands.write("sinfo", f"echo 'n7|{state}'")
+    assert slurm.unusable_nodes() == (set() if usable else {"n7"})
+
+
+@given(state=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="|"), max_size=16))
+@example("SOMETHING_NEW")
+@example("COMPLETED")
+def test_a_job_that_the_queue_holds_is_never_over(state):
+    for row in parse_squeue(f"1|N/A|{state}|0:01|N/A|n1|name|n1\n"):
+        assert reconcile._from_queue(row).state in ("queued", "running", "ending")
