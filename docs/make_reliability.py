@@ -9,7 +9,6 @@ Exit code 1: a run was lost or counted twice, had other losses than an undisturb
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -59,15 +58,14 @@ def _run(chosen: list[Fault]) -> Iterator[Verdict]:
     place = Path(tempfile.mkdtemp(prefix="hpcpar-faults-"))
     small = place / "small"
     faults.mount_small_disk(small)
-    cluster = Path(tempfile.mkdtemp(prefix="hpf-", dir="/tmp"))
-    slurm = _conftest().Slurm(cluster)
+    slurm = faults.new_cluster()
     try:
         slurm.script("up", "--nodes", "4", "--cpus", "4", "--slurmd-timeout", "10", timeout=120)
         yield from _each(slurm, place, small, chosen)
     finally:
         slurm.script("down", timeout=120)
         faults.unmount(small)
-        shutil.rmtree(cluster, ignore_errors=True)
+        shutil.rmtree(slurm.folder, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -98,15 +96,6 @@ def _facts(count: int) -> str:
     where = f"{version}, four nodes on one machine, {faults.STEPS} steps of llama-tiny on two ranks a run"
     day = time.strftime("%Y-%m-%d")
     return f"Made by `make faults` on {day}: {where}. {count} of {len(faults.FAULTS)} faults were injected."
-
-
-def _conftest() -> Any:
-    spec = importlib.util.spec_from_file_location("slurm_conftest", ROOT / "tests" / "slurm" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

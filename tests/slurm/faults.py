@@ -8,10 +8,12 @@ the last bit.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -391,6 +393,17 @@ def kept(folder: RunFolder) -> list[Step]:
     assert record is not None
     spans = [(span.attempt, span.first, span.last) for span in record.lineage] or [(record.attempt, 1, record.steps)]
     return [step for name, first, last in spans for step in folder.steps(name).records if first <= step.step <= last]
+
+
+def new_cluster() -> Any:
+    """Return a cluster that is not up yet, in a folder of its own; for programs that are no tests."""
+    spec = importlib.util.spec_from_file_location("slurm_conftest", Path(__file__).with_name("conftest.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # Unix sockets allow 107 bytes.
+    return module.Slurm(Path(tempfile.mkdtemp(prefix="hpf-", dir="/tmp")))
 
 
 def mount_small_disk(place: Path, megabytes: int = 96) -> None:
