@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -48,35 +49,38 @@ def main() -> int:
 
 def _measure(place: Path, studies: int, runs: int, rounds: int) -> int:
     build(place / "pristine", studies, runs)
-    differences, calls = [], {}
+    differences, processor, calls = [], [], {}
     for _ in range(rounds):
         # The first look settles what has left the queue: every round begins with the folders as they were.
         shutil.rmtree(place / "runs", ignore_errors=True)
         shutil.copytree(place / "pristine", place / "runs")
         (place / "calls").unlink(missing_ok=True)
-        empty_s = _timed([sys.executable, "-c", "pass"], place)
-        status_s = _timed([sys.executable, "-m", "hpcpar", "status", str(place / "runs"), "--json"], place)
+        empty_s, empty_cpu_s = _timed([sys.executable, "-c", "pass"], place)
+        status_s, status_cpu_s = _timed(
+            [sys.executable, "-m", "hpcpar", "status", str(place / "runs"), "--json"], place
+        )
         differences.append(status_s - empty_s)
+        processor.append(status_cpu_s - empty_cpu_s)
         words = (place / "calls").read_text().split()
         calls = {name: words.count(name) for name in ("squeue", "sacct")}
     median = statistics.median(differences)
     allowed = {"squeue": 1, "sacct": -(-studies // 200)}
-    print(
-        f"{studies * runs} runs in {studies} studies: {median:.2f} s beyond an empty interpreter (median of {rounds})"
-    )
+    print(f"{studies * runs} runs in {studies} studies, beyond an empty interpreter, medians of {rounds}:")
+    print(f"  {median:.2f} s on the clock, {statistics.median(processor):.2f} s of a processor")
     print(f"calls: {calls}, allowed: {allowed}")
     return int(median > BOUND_S or any(calls[name] > allowed[name] for name in calls))
 
 
-def _timed(command: list[str], place: Path) -> float:
+def _timed(command: list[str], place: Path) -> tuple[float, float]:
+    """Return the seconds on the clock and of a processor."""
     environment = {**os.environ, "PATH": f"{place / 'pristine-bin'}{os.pathsep}{os.environ['PATH']}"}
     environment["HPCPAR_STATE"] = str(place / "state")
-    begun = time.perf_counter()
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
-    lasted = time.perf_counter() - begun
+    lasted, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in (0, 1):
         raise SystemExit(done.stderr.decode())
-    return lasted
+    return lasted, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 # ---------------------------------------------------------------- the folders

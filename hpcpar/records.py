@@ -174,7 +174,7 @@ def append(path: Path, record: Struct, *, durable: bool = False) -> None:
     append_line(path, msgspec.json.encode(record), durable=durable)
 
 
-def read_lines(path: Path, kind: type[R]) -> Reading:
+def read_lines(path: Path | str, kind: type[R]) -> Reading:
     """Read a JSON Lines file of one kind of record; a missing file is an empty one.
 
     Torn lines, NUL tails, stray text and records of the wrong shape are counted, never an exception.
@@ -208,7 +208,7 @@ def parse_lines(content: bytes, kind: type[R]) -> Reading:
     return Reading(records, rejected)
 
 
-def read_one(path: Path, kind: type[R]) -> R | None:
+def read_one(path: Path | str, kind: type[R]) -> R | None:
     """Read a file that holds one record; None where it is missing or damaged."""
     try:
         with open_file(path) as file:
@@ -218,7 +218,7 @@ def read_one(path: Path, kind: type[R]) -> R | None:
         return None
 
 
-def tail_lines(path: Path, kind: type[R], num_bytes: int = 8192) -> list[Any]:
+def tail_lines(path: Path | str, kind: type[R], num_bytes: int = 8192) -> list[Any]:
     """Read the records in the last bytes of a file: enough for a look at its end, whatever its size."""
     try:
         with open_file(path) as file:

@@ -37,12 +37,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._at = str(path)  # ten thousand joins of paths cost more than their files
         self._read: dict[str, tuple[_Signature, Any]] = {}
 
     def _unchanged(self, name: str, read: Callable[[], R]) -> R:
         """Return what was read from a file of this folder, or read it again where it is another one by now."""
         try:
-            found = os.stat(f"{self.path}/{name}")  # noqa: PTH116 - ten thousand paths cost more than their files
+            found = os.stat(f"{self._at}/{name}")  # noqa: PTH116
         except OSError:
             return read()
         signature = (found.st_ino, found.st_size, found.st_mtime_ns)
@@ -55,7 +56,7 @@ class RunFolder:
 
     def _names(self) -> list[str]:
         try:
-            return os.listdir(self.path)
+            return os.listdir(self._at)
         except OSError:
             return []
 
@@ -111,21 +112,21 @@ class RunFolder:
 
     def spec(self) -> RunSpec | None:
         """Read spec.json; None where it is missing or damaged."""
-        return self._unchanged("spec.json", lambda: records.read_one(self.spec_path, RunSpec))
+        return self._unchanged("spec.json", lambda: records.read_one(f"{self._at}/spec.json", RunSpec))
 
     def record(self) -> RunRecord | None:
         """Read record.json; None where there is no result yet."""
-        return self._unchanged("record.json", lambda: records.read_one(self.record_path, RunRecord))
+        return self._unchanged("record.json", lambda: records.read_one(f"{self._at}/record.json", RunRecord))
 
     def has_record(self) -> bool:
         """Say whether there is a result, readable or not."""
-        return os.path.isfile(f"{self.path}/record.json")  # noqa: PTH113
+        return os.path.isfile(f"{self._at}/record.json")  # noqa: PTH113
 
     def submissions(self) -> list[Submission]:
         """Read what the scheduler said, oldest first."""
 
         def read() -> list[Submission]:
-            return records.read_lines(self.submission_path, Submission).records
+            return records.read_lines(f"{self._at}/submission.jsonl", Submission).records
 
         return list(self._unchanged("submission.jsonl", read))
 
@@ -148,12 +149,11 @@ class RunFolder:
 
     def events(self, attempt: str) -> records.Reading:
         """Read the events of an attempt, those of its failed ranks included, in order of time."""
-        rank0 = records.read_lines(self.events_path(attempt), Event)
+        rank0 = records.read_lines(f"{self._at}/events.{attempt}.jsonl", Event)
         gathered, rejected = list(rank0.records), rank0.rejected
         mark = f"failed-rank.{attempt}."
         for name in sorted(name for name in self._names() if name.startswith(mark) and name.endswith(".jsonl")):
-            path = self.path / name
-            more = records.read_lines(path, Event)
+            more = records.read_lines(f"{self._at}/{name}", Event)
             gathered += more.records
             rejected += more.rejected
         return records.Reading(sorted(gathered, key=lambda event: event.time), rejected)
@@ -164,7 +164,7 @@ class RunFolder:
 
     def last_steps(self, attempt: str) -> list[Step]:
         """Return some of the steps that were recorded last."""
-        path = self.steps_path(attempt)
+        path = f"{self._at}/steps.{attempt}.jsonl"
         return records.tail_lines(path, Step, 2048) or records.tail_lines(path, Step, 65536)
 
     def last_step(self, attempt: str) -> int:
@@ -332,8 +332,9 @@ class StudyFolder:
 
     def runs(self) -> list[RunFolder]:
         """List the runs: every folder that holds a spec.json."""
-        names = [path.name for path in _subfolders(self.path) if path.name != BATCHES]
-        return [self.run(name) for name in names if os.path.isfile(f"{self.path}/{name}/spec.json")]  # noqa: PTH113
+        at = str(self.path)
+        names = [name for name in _subfolder_names(self.path) if name != BATCHES]
+        return [self.run(name) for name in names if os.path.isfile(f"{at}/{name}/spec.json")]  # noqa: PTH113
 
     def batches(self) -> list[BatchFolder]:
         """List the batches, oldest first."""
@@ -349,12 +350,14 @@ def _mtime(path: Path) -> float:
 
 
 def _subfolders(path: Path) -> list[Path]:
+    return [path / name for name in _subfolder_names(path)]
+
+
+def _subfolder_names(path: Path) -> list[str]:
     try:
         with os.scandir(path) as entries:
             # Links are not followed: a link could lead out of the tree.
-            return sorted(
-                Path(e.path) for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")
-            )
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return []
 

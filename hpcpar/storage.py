@@ -107,7 +107,7 @@ def expand_home(text: str) -> Path:
         return Path(text)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path | str) -> BinaryIO:
     """Open a file to read; a pipe in its place (a copied folder may hold anything) reads as empty and never waits.
 
     Raises:
