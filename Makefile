@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo readme test test-ci test-full check bench overhead gpu-check parity ledgers pipelines proof clean
+.PHONY: help env slurm demo readme test test-ci test-full check bench overhead gpu-check parity ledgers pipelines proof faults soak bench-submit bench-status clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -66,6 +66,18 @@ test-full: env slurm  ## Everything, the long ones too
 
 bench: env  ## Measure start-up side by side (ratios of one run, not a test)
 	$(BIN)/python benchmarks/startup.py
+
+bench-submit: env slurm  ## Measure submit beside raw sbatch and submitit, on a Slurm of its own
+	$(BIN)/python benchmarks/submit.py
+
+bench-status: env  ## Measure status of 10,000 runs, and count its calls
+	$(BIN)/python benchmarks/status.py
+
+faults: env slurm  ## Inject every fault into runs on a real Slurm (docs/reliability.md; root); ONLY=slurmctld some of them
+	$(BIN)/python docs/make_reliability.py $(if $(ONLY),--only '$(ONLY)')
+
+soak: env slurm  ## 1,000 runs on a real Slurm while things break at random; RUNS=50 fewer, SEED=7 others
+	$(BIN)/python tests/slurm/soak.py $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 overhead: env  ## Measure the training loop beside loops written by hand (on a quiet machine, half an hour)
 	$(BIN)/python benchmarks/overhead.py

@@ -6,6 +6,7 @@ Records accept fields that they do not know (a newer version wrote them); config
 from __future__ import annotations
 
 import enum
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +34,10 @@ class Cause(enum.StrEnum):
     KILLED = "killed"
     """A signal from outside ended a rank: kill -9, or the system's out-of-memory killer without a trace of it."""
     CANCELLED = "cancelled"
+    HUNG = "hung"
+    """A rank began no step for too long; the stacks of the ranks are in their events."""
+    STORAGE = "storage"
+    """The run folder could not be written: the disk or the quota is full, or the file system is read-only."""
     LAUNCH = "launch"
     """The job ended before any rank began."""
     VANISHED = "vanished"
@@ -44,9 +49,10 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
     kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat
     (data.step), checkpoint (data.step; data.outcome: written, failed or rejected, with data.reason), resume (data.step,
-    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback; data.echo: only
-    another rank's end was noticed), exit (data.cause; the worker's own last word), script_exit (data.code; the job
-    script's last word, written even when every rank was killed).
+    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback: of a rank that hangs
+    the stacks of its threads; data.echo: it only noticed another rank's end, or waits for another rank), exit
+    (data.cause; the worker's own last word), script_exit (data.code; the job script's last word, written even when
+    every rank was killed).
     """
 
     schema: int = SCHEMA
@@ -172,7 +178,7 @@ def append(path: Path, record: Struct, *, durable: bool = False) -> None:
     append_line(path, msgspec.json.encode(record), durable=durable)
 
 
-def read_lines(path: Path, kind: type[R]) -> Reading:
+def read_lines(path: Path | str, kind: type[R]) -> Reading:
     """Read a JSON Lines file of one kind of record; a missing file is an empty one.
 
     Torn lines, NUL tails, stray text and records of the wrong shape are counted, never an exception.
@@ -185,9 +191,14 @@ def read_lines(path: Path, kind: type[R]) -> Reading:
     return parse_lines(content, kind)
 
 
+@functools.cache
+def _decoder(kind: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(kind)
+
+
 def parse_lines(content: bytes, kind: type[R]) -> Reading:
     """Parse the bytes of a JSON Lines file; see `read_lines`."""
-    decoder = msgspec.json.Decoder(kind)
+    decoder = _decoder(kind)
     records: list[Any] = []
     rejected = 0
     for raw in content.split(b"\n"):
@@ -201,16 +212,17 @@ def parse_lines(content: bytes, kind: type[R]) -> Reading:
     return Reading(records, rejected)
 
 
-def read_one(path: Path, kind: type[R]) -> R | None:
+def read_one(path: Path | str, kind: type[R]) -> R | None:
     """Read a file that holds one record; None where it is missing or damaged."""
     try:
         with open_file(path) as file:
-            return msgspec.json.decode(file.read(), type=kind)
+            found: R = _decoder(kind).decode(file.read())
+            return found
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def tail_lines(path: Path, kind: type[R], num_bytes: int = 8192) -> list[Any]:
+def tail_lines(path: Path | str, kind: type[R], num_bytes: int = 8192) -> list[Any]:
     """Read the records in the last bytes of a file: enough for a look at its end, whatever its size."""
     try:
         with open_file(path) as file:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from hpcpar.mesh import Mesh, Positive
+from hpcpar.policy import Policy
 from hpcpar.profile import Name
 from hpcpar.units import parse_duration, parse_memory
 
@@ -86,6 +87,8 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     python: str = ""
     checkpoint: Checkpointing | None = None
     """Checkpoints of every run. Not given: none, except before the time limit where jobs are requeued."""
+    policy: Policy | None = None
+    """What follows a failure, by cause. Not given: nothing."""
 
     def __post_init__(self) -> None:
         if self.time:
@@ -210,6 +213,13 @@ class Resources(Struct, frozen=True, kw_only=True):
     signal_s: int = 0
     """How long before the time limit the ranks are sent SIGUSR1; 0: never."""
     requeue: bool = False
+    """A run that left before its time limit goes back into the queue."""
+    requeue_on_fault: bool = False
+    """The scheduler may put the job back into the queue after a preemption or a node's failure."""
+    hang_after_s: float = 0.0
+    """A rank that begins no step for so long hangs; 0: the study does not say."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that are not wanted."""
 
 
 class Submission(Struct, frozen=True, kw_only=True):
@@ -231,6 +241,9 @@ class Submission(Struct, frozen=True, kw_only=True):
     """"passed": checked before it was sent. "skipped": sent with --no-gate. "": by a version that did not say."""
     code_sha256: str = ""
     """Of the snapshot of the user's code that was sent; "" where there is none."""
+    excluded: tuple[str, ...] = ()
+    """Nodes that this job was kept away from."""
     state: str = ""
     reason: str = ""
+    """Of what is submitted: why, where nobody asked for it by `submit`. Of what has ended: the scheduler's word."""
     exit_code: str = ""

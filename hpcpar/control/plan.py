@@ -16,6 +16,7 @@ from hpcpar.decode import find_problems
 from hpcpar.errors import HpcparError, InputError, Problem, nearest
 from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.policy import Policy
 from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
@@ -292,6 +293,7 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
     account = study.account or place.profile.account
     if account and node_type.account_suffix and not account.endswith(node_type.account_suffix):
         account += node_type.account_suffix
+    policy = study.policy or Policy()
     gpus = node_type.gpus_per_node if node_type.whole_nodes else min(ranks_per_node, node_type.gpus_per_node)
     return Resources(
         nodes=nodes,
@@ -304,6 +306,8 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
         qos=study.qos or node_type.qos,
         partition=study.partition or node_type.partition,
         constraint=study.constraint or node_type.constraint,
+        requeue_on_fault=place.profile.scheduler == "slurm" and policy.requeue,
+        hang_after_s=parse_duration(policy.hang_after) if policy.hang_after else 0.0,
     )
 
 

@@ -118,6 +118,7 @@ def _directives(shape: Shape) -> tuple[str, ...]:
         "--qos": resources.qos,
         "--partition": resources.partition,
         "--constraint": resources.constraint,
+        "--exclude": ",".join(resources.exclude),
         **_gpu_request(resources, shape.node_type),
         "--mem": _memory(resources.memory),
         "--signal": f"USR1@{resources.signal_s}" if resources.signal_s else "",
@@ -125,7 +126,7 @@ def _directives(shape: Shape) -> tuple[str, ...]:
         "--output": log,
     }
     given = tuple(f"{option}={value}" for option, value in options.items() if value != "")
-    requeue = "--requeue" if resources.requeue else "--no-requeue"
+    requeue = "--requeue" if resources.requeue or resources.requeue_on_fault else "--no-requeue"
     return (*given, requeue, *shape.profile.directives)
 
 
@@ -151,6 +152,7 @@ def _environment(resources: Resources, profile: ClusterProfile) -> tuple[tuple[s
         # A rank that is killed must not take what it printed with it.
         "PYTHONUNBUFFERED": "1",
         **_checkpointing(resources),
+        **({"HPCPAR_HANG_AFTER_S": f"{resources.hang_after_s:g}"} if resources.hang_after_s else {}),
         **profile.environment.set,
     }
     if resources.nodes > 1:
@@ -187,6 +189,7 @@ def _srun_options(resources: Resources, profile: ClusterProfile, node_type: Node
 def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -> list[Problem]:
     """List, by name, every value that must not reach a script."""
     words = {name: getattr(resources, name) for name in ("account", "qos", "partition", "constraint")}
+    words["exclude"] = ",".join(resources.exclude)
     cluster = f"cluster {profile.name}"
     activate = {f"{cluster}: environment.activate": profile.environment.activate}
     named = [

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,9 +24,11 @@ _JOB_ID = re.compile(r"(\d{1,18})(?:;\S+)?", re.ASCII)
 _LOST_ANSWER = re.compile(r"timed? ?out|zero bytes|receive failed|unexpected message|connection reset", re.IGNORECASE)
 """slurm_errno.c: the request went out and the answer did not come. A controller that is not there is a plain no."""
 _TASKS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}", re.ASCII)
+_UNUSABLE = re.compile(r"down|drain|fail|error|unknown|not_responding", re.IGNORECASE)
 _MAX_INDEX = 4_000_000
 """slurm.conf(5): MaxArraySize is at most 4000001."""
-_SQUEUE_FIELDS = "%F|%K|%T|%M|%R|%j|%N"
+_SQUEUE_FIELDS = "%F|%K|%T|%M|%S|%R|%j|%N"
 _SACCT_FIELDS = "JobID,State,ExitCode,ElapsedRaw,NodeList,JobName,Reason"
 
 
@@ -36,6 +39,8 @@ class QueueRow(NamedTuple):
     tasks: frozenset[int] | None
     state: str
     elapsed: str
+    start: str
+    """When it began; of what waits, when the scheduler expects it to ("N/A": it does not know)."""
     reason: str
     name: str
     nodes: str
@@ -94,6 +99,16 @@ def squeue() -> list[QueueRow]:
         NoSchedulerError, SchedulerError: as above.
     """
     return parse_squeue(_call(["squeue", "--noheader", f"--user={os.getuid()}", f"--format={_SQUEUE_FIELDS}"]))
+
+
+def unusable_nodes() -> set[str]:
+    """Return the names of the nodes that are down, drained or failing.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    rows = (line.partition("|") for line in _call(["sinfo", "--noheader", "--Node", "--format=%N|%T"]).splitlines())
+    return {name.strip() for name, _, state in rows if _UNUSABLE.match(state.strip())}
 
 
 def sacct(job_ids: Sequence[str]) -> list[AccountingRow]:
@@ -161,11 +176,11 @@ def parse_squeue(text: str) -> list[QueueRow]:
     for line in text.splitlines():
         parts = line.split("|")
         # A job's name is ours, but the user's other jobs may have bars in theirs: count from both ends.
-        if len(parts) < 7 or not _NUMBER.fullmatch(parts[0].strip()):
+        if len(parts) < 8 or not _NUMBER.fullmatch(parts[0].strip()):
             continue
-        job, tasks, state, elapsed, reason = (part.strip() for part in parts[:5])
-        name, nodes = "|".join(parts[5:-1]).strip(), parts[-1].strip()
-        rows.append(QueueRow(job, parse_tasks(tasks), state, elapsed, reason, name, nodes))
+        job, tasks, state, elapsed, start, reason = (part.strip() for part in parts[:6])
+        name, nodes = "|".join(parts[6:-1]).strip(), parts[-1].strip()
+        rows.append(QueueRow(job, parse_tasks(tasks), state, elapsed, start, reason, name, nodes))
     return rows
 
 
@@ -247,6 +262,14 @@ def _chunks(items: Iterable[str], size: int) -> Iterable[list[str]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def moment(text: str) -> float | None:
+    """Parse Slurm's time of day (2026-11-21T17:30:00, of this machine's zone) into seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if _MOMENT.fullmatch(text) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def elapsed_s(text: str) -> float | None:

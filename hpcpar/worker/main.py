@@ -20,6 +20,7 @@ import msgspec
 
 from hpcpar import registry, snapshot, storage
 from hpcpar.errors import HpcparError
+from hpcpar.outcome import UNWRITABLE_CODE
 from hpcpar.records import Cause, Evaluated, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
@@ -34,6 +35,7 @@ from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
 from hpcpar.worker.team import Team, assemble
+from hpcpar.worker.watchdog import watched
 from hpcpar.workload_files import digest
 
 HEARTBEAT_S = 5.0
@@ -44,8 +46,8 @@ def run(run_folder: str) -> None:
     """Run this rank of the run in `run_folder` to its end.
 
     Raises:
-        SystemExit: with 1, after a failure that was recorded; with 0 or 128 + the signal, after a checkpoint that a
-            signal asked for.
+        SystemExit: with 1, after a failure that was recorded; with 74, where the run folder could not be written; with
+            0 or 128 + the signal, after a checkpoint that a signal asked for.
     """
     folder = RunFolder(Path(run_folder))
     spec = folder.spec()
@@ -60,8 +62,8 @@ def run(run_folder: str) -> None:
     try:
         _work(folder, spec, info, journal, stop)
     except Exception as error:
-        journal.fail(error)
-        raise SystemExit(1) from error
+        cause = journal.fail(error)
+        raise SystemExit(UNWRITABLE_CODE if cause == Cause.STORAGE else 1) from error
 
 
 def _give_up(message: str) -> NoReturn:
@@ -98,8 +100,9 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             if is_program:
                 done = _run_program(built.trainer, spec, team, sink)
             else:
-                steps = spec.identity.steps
-                done = _Done(train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper), steps)
+                progress, steps = watched(spec, info, journal), spec.identity.steps
+                losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=progress)
+                done = _Done(losses, steps)
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
         evaluated = None

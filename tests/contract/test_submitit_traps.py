@@ -328,7 +328,7 @@ def test_a_job_whose_id_nobody_heard_is_adopted_and_not_sent_again(scheduler, co
         submit.submit(prepared(place / "ours"))
 
     name = batch_tag("study", batch.key)
-    commands.write("squeue", f"echo '7|[0-2]|PENDING|0:00|Priority|{name}|'")
+    commands.write("squeue", f"echo '7|[0-2]|PENDING|0:00|N/A|Priority|{name}|'")
     again = prepared(place / "ours")
     assert (again.batches, again.skipped) == ((), {"submitted": 3})
     assert batch.read().accepted.job_id == JOB

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from worker_runs import ATTEMPT, finish, logs, make_run, start, worker_command
 
-from hpcpar.outcome import decide
+from hpcpar.outcome import UNWRITABLE_CODE, decide
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder
 from hpcpar.worker.measure.window import MAX_STEPS
@@ -104,6 +104,21 @@ def test_a_rank_stuck_in_a_collective_still_says_that_it_was_ended(tmp_path: Pat
     assert "SIGTERM" in errors[0].data["message"]
 
 
+@pytest.mark.full  # ranks that hang stay ten seconds for each other
+def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_every_rank(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "chaos", {"deed": "hang", "rank": 1, "step": 4}, ranks_per_node=3, steps=1000)
+    assert finish(folder, start(folder, HPCPAR_HANG_AFTER_S="3")) == 1
+    outcome = decide(folder)
+    assert outcome.cause == Cause.HUNG
+    assert outcome.message.startswith("rank 1 on "), "the one that waits for nobody"
+    assert outcome.message.endswith("step 4 did not end within 3 s")
+    errors = {event.rank: event.data for event in folder.events(ATTEMPT).records if event.kind == "error"}
+    assert sorted(errors) == [0, 1, 2]
+    assert {rank: "echo" in data for rank, data in errors.items()} == {0: True, 1: False, 2: True}
+    assert "in hang\n    time.sleep(600)" in errors[1]["traceback"]
+    assert "loss_sum" in errors[0]["traceback"] or "backward" in errors[0]["traceback"]
+
+
 def test_missing_data_is_a_cause_of_its_own(tmp_path: Path) -> None:
     options = {"data": {"path": str(tmp_path / "nowhere")}}
     folder = make_run(tmp_path / "run", "single", None, "llama-tiny", options, ranks_per_node=1)
@@ -126,7 +141,8 @@ def test_a_rank_that_never_arrives_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_with_a_sentence_and_harms_nothing(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "single", ranks_per_node=1)
     folder.steps_path(ATTEMPT).symlink_to("/dev/full")
-    assert finish(folder, start(folder)) == 1
+    assert finish(folder, start(folder)) == UNWRITABLE_CODE
+    assert decide(folder).cause == Cause.STORAGE
     assert "No space left on device" in logs(folder, 0)
     assert folder.record() is None
     assert folder.events(ATTEMPT).rejected == 0
