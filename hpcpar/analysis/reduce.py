@@ -118,9 +118,10 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: str = "{}"
     """What was trained on: name, size, digest, synthetic or not."""
     replayed_steps: int = 0
-    goodput: float | None = None
     claim: str = ""
     """What the documentation of an estimator promises of parallel work; "" for other workloads."""
+    effective_time_ratio: float | None = None
+    goodput_updates_per_s: float | None = None
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -133,6 +134,11 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def wall_s(self) -> float | None:
         """Seconds from the first rank's start to the end."""
         return None if self.started is None or self.ended is None else self.ended - self.started
+
+    @property
+    def total_s(self) -> float | None:
+        """Seconds from the scheduler's acceptance to the result: all phases together."""
+        return sum(self.phases.values()) if self.phases else None
 
 
 def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: float | None = None) -> Row:
@@ -174,6 +180,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         **_ended(outcome, record, record_note, window),
         **_timed(spec, window, whole=_is_whole(record)),
         **_places(record),
+        phases=history.phases,
         attempt=attempt,
         rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
         loss_last=record.loss_last if record is not None else window.loss_last,
@@ -182,7 +189,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
         replayed_steps=history.replayed_steps,
-        goodput=history.goodput,
+        **(history.goodput._asdict() if history.goodput else {}),
     )
 
 
@@ -320,7 +327,6 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
     ranks = record.ranks
     return {
         "oversubscribed": record.oversubscribed,
-        "phases": record.phases,
         "hosts": compress_nodes(fact.host for fact in ranks),
         "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),

@@ -119,7 +119,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             ended=time.time(),
             steps=done.steps,
             whole_program=done.whole_program,
-            phases={**phases.seconds, **getattr(built.trainer, "phases", dict)()},
+            phases=phases.less(getattr(built.trainer, "phases", dict)()),
             loss_first=done.losses.first,
             loss_last=done.losses.last,
             ranks=ranks,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from worker_runs import ATTEMPT, finish, logs, make_run, start, worker_command
 
+from hpcpar.analysis.reduce import reduce_run
 from hpcpar.outcome import decide
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder
@@ -36,6 +37,12 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     assert record.loss_last is not None
     assert record.loss_last < record.loss_first / 2, "it learns"
     assert set(record.phases) == {"start", "build", "train", "evaluate", "finish"}
+    wall_s = record.ended - record.started
+    assert sum(record.phases.values()) == pytest.approx(wall_s, rel=0.01), "phases add up to the wall time"
+    row = reduce_run(folder)
+    assert row.phases["idle"] < 0.01 * wall_s
+    assert row.total_s == pytest.approx(wall_s, rel=1e-9), "nobody knows when the scheduler took it"
+    assert row.goodput_updates_per_s == pytest.approx(40 / wall_s)
     assert record.evaluation is not None
     assert (record.evaluation.num_samples, record.evaluation.metric) == (359, "accuracy")
     assert record.evaluation.value is not None
