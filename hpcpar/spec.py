@@ -73,8 +73,11 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Samples an update at the smallest size; weak scaling grows it with the number of ranks."""
     micro_batch: Positive | None = None
     steps: Positive | None = None
-    warmup_steps: Annotated[int, Meta(ge=0)] = 10
-    """Steps that the collector leaves out; they are recorded all the same, so the cut can be changed later."""
+    warmup_steps: Annotated[int, Meta(ge=0)] | None = None
+    """Steps that the collector leaves out; they are recorded all the same, so the cut can be changed later. Not given:
+    until the step time is steady, at least 10."""
+    quick: bool = False
+    """A look: at most 30 steps, one repeat. Tables say so."""
     repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     time: str = ""
@@ -158,6 +161,10 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     identity: Identity
     scaling: str
     warmup_steps: int
+    until_steady: bool = False
+    """`warmup_steps` is the least: the collector cuts until the step time is steady."""
+    quick: bool = False
+    """Fewer steps than the study asks for, to have a look."""
     gpus_per_node: int = 0
     device_order: tuple[int, ...] = ()
     host_suffix: str = ""

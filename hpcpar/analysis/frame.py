@@ -42,6 +42,7 @@ _COUNTS = (
     "sum_memory_bytes",
     "sum_device_bytes",
     "usable_cpus",
+    "warmup_cut",
 )
 
 

@@ -59,6 +59,13 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sample_unit: str = "samples"
     steps_planned: int = 0
     warmup_steps: int = 0
+    """Declared, or the least."""
+    warmup_cut: int | None = None
+    """Steps that were cut after all."""
+    not_steady: bool = False
+    """The step time was not steady after any warm-up that was looked for."""
+    quick: bool = False
+    """Shortened on purpose (`--quick`): to look, not to publish."""
     uses_cpu: bool = True
     code: str = ""
     """Version of hpcpar that planned it."""
@@ -172,6 +179,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         rejected_lines=history.rejected_lines,
         target_loss=target_loss,
         begins=history.begins,
+        until_steady=spec.until_steady and warmup_steps is None and not _is_whole(record),
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = records.read_lines(folder.submission_path, Submission).rejected
@@ -254,6 +262,7 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "sample_unit": spec.sample_unit,
         "steps_planned": identity.steps,
         "warmup_steps": warmup,
+        "quick": spec.quick,
         "uses_cpu": spec.uses_cpu,
         "code": spec.code,
         "order": spec.order,
@@ -298,6 +307,8 @@ def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
     return {
         "steps_measured": window.steps_measured,
         "steps_used": window.steps_used,
+        "warmup_cut": window.warmup_cut if window.steps_measured else None,
+        "not_steady": window.not_steady,
         "step_time_s": window.mean_s,
         "step_time_p50_s": window.p50_s,
         "step_time_trend": window.trend,
