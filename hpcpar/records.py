@@ -29,6 +29,8 @@ class Cause(enum.StrEnum):
     NODE_FAIL = "node_fail"
     NETWORK = "network"
     DATA = "data"
+    DIVERGED = "diverged"
+    """A loss or gradient was not finite, and the study asked to stop then."""
     PYTHON_ERROR = "python_error"
     KILLED = "killed"
     """A signal from outside ended a rank: kill -9, or the system's out-of-memory killer without a trace of it."""

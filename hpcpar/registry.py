@@ -194,6 +194,8 @@ class Strategy(Protocol):
     """How work is spread.
 
     A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    A strategy that looks at gradients before it uses them has `looks_at_gradients`: workloads may ask to skip those
+    that are not finite (neural.NeuralWorkload.nonfinite).
     A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
     which is "" then, and else the reason why it cannot.
     """

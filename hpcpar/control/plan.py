@@ -154,6 +154,7 @@ def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None
     declared = workload.declare(options)
     problems += workload.check(options)
     problems += _kind_problems(strategies, study.workload, declared)
+    problems += _nonfinite_problems(strategies, getattr(options, "nonfinite", "record"))
     return _Study(study, where, workload, options, declared, strategies)
 
 
@@ -204,6 +205,15 @@ def _kind_problems(strategies: list[_Chosen], workload: str, declared: Declarati
             what = f"cannot run workload {workload} (it is of the kind '{declared.kind}')"
             able = ", ".join(_strategies_for(declared.kind))
             yield Problem(f"strategy {choice.name}", what, f"strategies that can: {able}")
+
+
+def _nonfinite_problems(strategies: list[_Chosen], policy: str) -> Iterator[Problem]:
+    for choice, strategy, _ in strategies:
+        if policy != "record" and not getattr(strategy, "looks_at_gradients", False):
+            what = f"cannot look at gradients before they are used, as nonfinite={policy} asks"
+            yield Problem(
+                f"strategy {choice.name}", what, "leave nonfinite out, or use a point of the mesh (ddp, fsdp, ...)"
+            )
 
 
 def _strategies_for(kind: str) -> list[str]:

@@ -38,6 +38,7 @@ on every token by itself. "column": a linear layer split by its outputs. "row": 
 outputs of columns; its results are added up. "logits": a last layer split by its classes. What is not named is the
 same on every rank, and gets whole inputs.
 """
+Nonfinite = Literal["record", "skip", "stop"]
 SequenceStyle = Literal["attention", "positions", "counts"]
 """What a module of a unit is to a rank that has a slice of the sequence.
 
@@ -123,5 +124,7 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     seed: int
     max_grad_norm: float = 0.0
     """The longest that a gradient may be; 0: as long as it is."""
+    nonfinite: Nonfinite = "record"
+    """What becomes of an update whose loss or gradient is not finite."""
     evaluation: Evaluation | None = None
     """None: it is not evaluated after the training."""

@@ -148,6 +148,13 @@ def test_what_experts_cannot_do_is_said_before_anything_is_submitted(values, wor
         plan(**values)
 
 
+@pytest.mark.parametrize("strategy", ["localsgd", "async", "deepspeed-zero", "horovod"])
+def test_who_cannot_look_at_gradients_refuses_to_skip_those_that_are_not_finite(strategy):
+    words = f"strategy {strategy}: cannot look at gradients before they are used, as nonfinite=skip asks"
+    with pytest.raises(InputError, match=re.escape(words)):
+        plan(strategies=["ddp", strategy], workload_options={"nonfinite": "skip"})
+
+
 def test_repeats_are_outermost_so_that_a_drifting_machine_spoils_all_cells_alike():
     planned = plan(strategies=["ddp", "pp"], nodes=[1, 2], repeats=2)
     assert [run.spec.order for run in planned.runs] == list(range(8))

@@ -22,6 +22,7 @@ class Dp:
     kinds = frozenset({"neural"})
     extras = ("torch",)
     no_checkpoints = ""
+    looks_at_gradients = True
     Options = DpOptions
 
     def layout(self, world: World, options: DpOptions) -> Mesh:

@@ -31,6 +31,7 @@ class Layerwise:
     kinds = frozenset({"neural", "mixture-of-experts"})
     extras = ("torch",)
     no_checkpoints = ""
+    looks_at_gradients = True
     Options = LayerwiseOptions
 
     def layout(self, world: World, options: LayerwiseOptions) -> Mesh:

@@ -14,6 +14,7 @@ class MeshStrategy:
     kinds = frozenset({"neural", "mixture-of-experts"})
     extras = ("torch",)
     no_checkpoints = ""
+    looks_at_gradients = True
 
     def engine(self, options: Any) -> EngineOptions:
         """Say what the engine shall do, for the composition rules and for `build`."""

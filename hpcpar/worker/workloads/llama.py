@@ -158,6 +158,7 @@ def workload(declared: Declaration, units: Any, options: LlamaOptions, seed: int
         optimizer=partial(make_optimizer, options),
         seed=seed,
         max_grad_norm=options.max_grad_norm,
+        nonfinite=options.nonfinite,
     )
 
 
