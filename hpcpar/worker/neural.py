@@ -30,12 +30,13 @@ class Samples(Protocol):
         """Describe the data for the record: name, num_samples, sha256, synthetic."""
 
 
-TensorStyle = Literal["vocabulary", "gather", "norm", "column", "row", "logits"]
+TensorStyle = Literal["vocabulary", "gather", "norm", "column", "row", "replica", "logits"]
 """What a module of a unit is to tensor parallelism.
 
 "vocabulary": an embedding, split by rows. "gather": a part that needs the whole sequence on its way in. "norm": works
 on every token by itself. "column": a linear layer split by its outputs. "row": one split by its inputs, which are the
-outputs of columns; its results are added up. "logits": a last layer split by its classes. What is not named is the
+outputs of columns; its results are added up. "replica": whole on every rank, between a "gather" and a column.
+"logits": a last layer split by its classes. What is not named is the
 same on every rank, and gets whole inputs.
 """
 Nonfinite = Literal["record", "skip", "stop"]

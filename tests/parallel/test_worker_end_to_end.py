@@ -69,7 +69,12 @@ def test_llama_tiny_learns_from_text_of_ones_own_on_one_process(tmp_path: Path) 
     assert record.loss_first == pytest.approx(5.55, abs=0.2), "ln(256): it knows nothing yet"
     assert record.loss_last is not None
     assert record.loss_last < 3
-    assert record.data["num_samples"] == (45 * 400 - 1) // 32
+    windows = (45 * 400 - 1) // 32
+    assert record.data["num_samples"] == windows - windows // 5
+    assert record.evaluation is not None
+    assert record.evaluation.num_samples == windows // 5
+    assert record.evaluation.loss is not None
+    assert record.evaluation.loss < 3, "the held out text is the same sentence"
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.full), 1])

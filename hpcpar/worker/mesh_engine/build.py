@@ -54,6 +54,6 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
 def _optimizer(workload: NeuralWorkload, model: Any) -> Any:
     # torch's foreach kernels take no mixture of plain and distributed tensors: one parameter group for each mesh.
     groups: dict[Any, list[Any]] = {}
-    for parameter in model.parameters():
+    for parameter in weights.trained(model):
         groups.setdefault(shard.mesh_of(parameter), []).append(parameter)
     return workload.optimizer([{"params": parameters} for parameters in groups.values()])

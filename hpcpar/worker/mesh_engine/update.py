@@ -26,7 +26,11 @@ class Update:
         self, context: JobContext, bare: nn.Module, optimizer: Any, *, clip: Clipper, watch: Watch, balance: Balance
     ) -> None:
         self.optimizer, self.balance = optimizer, balance
-        self._named, self._clip, self._watch = dict(bare.named_parameters()), clip, watch
+        self._named, self._clip, self._watch = (
+            {n: p for n, p in bare.named_parameters() if p.requires_grad},
+            clip,
+            watch,
+        )
         self._sums = replicate.sums(context, self._named.values())
         self.learned = Learned(full_names(bare), optimizer, full_buffers(bare))
 

@@ -27,7 +27,7 @@ class DataParallelTrainer(ReplicaTrainer):
         clipper, balance = Clipper(context, workload, bare), Balance(context, workload, [bare])
         watch = Watch(context, workload)
         update = Update(
-            context, bare, workload.optimizer(bare.parameters()), clip=clipper, watch=watch, balance=balance
+            context, bare, workload.optimizer(weights.trained(bare)), clip=clipper, watch=watch, balance=balance
         )
         devices = visible(context.device)
         model = nn.DataParallel(bare, device_ids=devices) if len(devices) > 1 else bare

@@ -50,7 +50,7 @@ class LayerwiseTrainer(ReplicaTrainer):
         balance = Balance(context, workload, model.parts)
         clipper = Clipper(context, workload, model)
         watch = Watch(context, workload)
-        optimizer = workload.optimizer(model.parameters())
+        optimizer = workload.optimizer(weights.trained(model))
         update = Update(context, model, optimizer, clip=clipper, watch=watch, balance=balance)
         super().__init__(context, workload, model, update, EngineOptions())
         self._notes = tuple(notes)

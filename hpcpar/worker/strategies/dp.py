@@ -19,7 +19,7 @@ class Dp:
 
     name = "dp"
     summary = "torch's DataParallel: replicas on several devices of one process, a control"
-    kinds = frozenset({"neural"})
+    kinds = frozenset({"neural", "adapters"})
     extras = ("torch",)
     no_checkpoints = ""
     looks_at_gradients = True

@@ -11,7 +11,7 @@ from hpcpar.registry import Trainer
 class MeshStrategy:
     """A point of the mesh; subclasses add name, summary, Options and layout."""
 
-    kinds = frozenset({"neural", "mixture-of-experts"})
+    kinds = frozenset({"neural", "mixture-of-experts", "adapters"})
     extras = ("torch",)
     no_checkpoints = ""
     looks_at_gradients = True
