@@ -103,6 +103,24 @@ class RankFacts(Struct, kw_only=True):
     peak_memory_bytes: int = 0
     """The process's largest resident set."""
     peak_device_bytes: int = 0
+    """The most that tensors held."""
+    peak_reserved_bytes: int = 0
+    """The most that torch's allocator took from the device."""
+    held_bytes: dict[str, int] = field(default_factory=dict)
+    """After the last step: parameters, gradients, optimizer, buffers; on a device also activations."""
+    train_wall_s: float | None = None
+    train_cpu_s: float | None = None
+    """Processor time of the training, all threads of the rank's process."""
+    device_energy_j: float | None = None
+    """Of its device during the training; None where no counter can be read."""
+    machine_energy_j: float | None = None
+    """Of all processor packages of its machine during the training."""
+    processor: str = ""
+    """The machine's processor as it calls itself."""
+    device_name: str = ""
+    """The device as its driver calls it."""
+    driver: str = ""
+    """Version of the device's driver."""
 
 
 class Evaluated(Struct, kw_only=True):
@@ -150,9 +168,14 @@ class RunRecord(Struct, kw_only=True):
     evaluation: Evaluated | None = None
     whole_program: bool = False
     """Its one step is a whole program that said nothing of its steps."""
+    model_flops: dict[str, float] = field(default_factory=dict)
+    """Floating-point operations that the model needs for a sample, forward and backward, by convention of counting."""
     versions: dict[str, str] = field(default_factory=dict)
     code_sha256: str = ""
     """Of the snapshot of the user's own code that ran, read again in the job; "" where there was none."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What else the result depends on: the code's digest, its commit and changes, and the environment variables that
+    libraries read. Never a secret (worker/provenance.py)."""
     notes: list[str] = field(default_factory=list)
     lineage: list[Span] = field(default_factory=list)
     """Which attempts did which updates, where the run went on from a checkpoint; empty: `attempt` did all."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.usage import CONVENTIONS, HELD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,11 @@ _SIZES = (
     "warmup_steps",
 )
 _RESULTS = (
+    *CONVENTIONS,
+    "model_flops_per_s",
+    "load_balance",
+    "cpu_utilisation",
+    *(f"{whose}_{what}" for whose in ("device", "machine") for what in ("energy_j", "power_w")),
     "effective_time_ratio",
     "goodput_updates_per_s",
     "loss_last",
@@ -41,6 +47,8 @@ _COUNTS = (
     "peak_device_bytes",
     "sum_memory_bytes",
     "sum_device_bytes",
+    "peak_reserved_bytes",
+    *(f"memory_{what}_bytes" for what in HELD),
     "usable_cpus",
     "warmup_cut",
 )

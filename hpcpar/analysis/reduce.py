@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar import records
+from hpcpar.analysis import usage
 from hpcpar.analysis.attempts import read_history
 from hpcpar.analysis.window import Window, measure
 from hpcpar.outcome import Outcome, decide
@@ -105,6 +106,27 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sum_memory_bytes: int | None = None
     """Peaks of all ranks, added up."""
     sum_device_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    memory_parameters_bytes: int | None = None
+    """What a rank holds after its last step, of the rank that holds the most of it; so are the next four."""
+    memory_gradients_bytes: int | None = None
+    memory_optimizer_bytes: int | None = None
+    memory_buffers_bytes: int | None = None
+    memory_activations_bytes: int | None = None
+    load_balance: float | None = None
+    slowest_host: str = ""
+    cpu_utilisation: float | None = None
+    device_energy_j: float | None = None
+    device_power_w: float | None = None
+    machine_energy_j: float | None = None
+    machine_power_w: float | None = None
+    model_flops_per_s: float | None = None
+    mfu: float | None = None
+    """By PaLM's convention; the next two count otherwise."""
+    mfu_with_embedding: float | None = None
+    mfu_causal: float | None = None
+    processors: str = ""
+    device_names: str = ""
     oversubscribed: bool = False
     shared_with: int = 0
     """Other runs that used one of its physical machines at the same time."""
@@ -165,11 +187,11 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
     attempt = _attempt(record, outcome)
     names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
     history = read_history(folder, attempt, record, names)
-    identity = spec.identity
+    identity, whole = spec.identity, _is_whole(record)
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
-    planned = identity.steps if spec.declares_steps and not _is_whole(record) else max(1, reached)
+    planned = identity.steps if spec.declares_steps and not whole else max(1, reached)
     warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
-    if _is_whole(record) or not spec.declares_steps:  # nobody could know how many there would be
+    if whole or not spec.declares_steps:  # nobody could know how many there would be
         warmup = min(warmup, planned // 2)
     window = measure(
         history.steps,
@@ -179,21 +201,23 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         rejected_lines=history.rejected_lines,
         target_loss=target_loss,
         begins=history.begins,
-        until_steady=spec.until_steady and warmup_steps is None and not _is_whole(record),
+        until_steady=spec.until_steady and warmup_steps is None and not whole,
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = records.read_lines(folder.submission_path, Submission).rejected
+    timed = _timed(spec, window, whole=whole)
     return Row(
         **_planned(spec, warmup),
         **_ended(outcome, record, record_note, window),
-        **_timed(spec, window, whole=_is_whole(record)),
+        **timed,
         **_places(record),
+        **_usage(record, spec, window, timed["samples_per_s"]),
         phases=history.phases,
         attempt=attempt,
         rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
         loss_last=record.loss_last if record is not None else window.loss_last,
         **_evaluated(record),
-        whole_program=_is_whole(record),
+        whole_program=whole,
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
         replayed_steps=history.replayed_steps,
@@ -352,6 +376,19 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
     }
 
 
+def _usage(record: RunRecord | None, spec: RunSpec, window: Window, samples_per_s: float | None) -> dict[str, Any]:
+    """Return what it used there, and how evenly."""
+    if record is None:
+        return {}
+    slowest = next((rank.host for rank in record.ranks if rank.rank == window.slowest), "")
+    return {
+        "load_balance": window.load_balance,
+        "slowest_host": slowest if len(record.ranks) > 1 else "",
+        **usage.used(record),
+        **usage.shares_of_peak(record, spec, samples_per_s),
+    }
+
+
 def _largest(values: Iterable[int]) -> int | None:
     """Return the largest possible value; what no machine has is damage, and no number."""
     return max((value for value in values if 0 <= value <= _LARGEST * 1000), default=None)
@@ -367,6 +404,8 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
         notes.append("written by a newer hpcpar: fields unknown to this one were left out")
+    if record is not None and usage.without_peak(record, spec):
+        notes.append(usage.without_peak(record, spec))
     if record is not None and record.lineage:
         resumed = ", ".join(str(span.first) for span in record.lineage[1:])
         notes.append(f"went on from a checkpoint before step {resumed}")

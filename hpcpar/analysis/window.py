@@ -61,6 +61,10 @@ class Window(Struct, frozen=True, kw_only=True):
     """Lines with an impossible time or step number."""
     skipped_updates: int = 0
     """Steps of the window whose update was not applied."""
+    load_balance: float | None = None
+    """Time of the mean rank over time of the slowest rank, over the window."""
+    slowest: int = 0
+    """The rank that was slowest most often."""
     warmup_cut: int = 0
     """Steps that were cut after each begin."""
     not_steady: bool = False
@@ -126,9 +130,17 @@ def measure(
         mean_s=statistics.fmean(times),
         p50_s=statistics.median(times),
         trend=_trend(times),
+        load_balance=_balance(used, times),
+        slowest=statistics.mode(step.slowest for step in used),
         reached=None if target_loss is None else _first_reaching(picked.by_number, target_loss),
         data_wait_s=statistics.fmean(waits) if all(0 <= wait <= LONGEST_S for wait in waits) else None,
     )
+
+
+def _balance(used: Sequence[Step], times: Sequence[float]) -> float | None:
+    """Return the share that tells how evenly ranks are busy; None where a mean is no possible one."""
+    possible = all(0 <= step.time_mean_s <= step.time_s for step in used)
+    return math.fsum(step.time_mean_s for step in used) / math.fsum(times) if possible else None
 
 
 def _first_reaching(by_number: dict[int, Step], loss: float) -> Reached | None:

@@ -24,13 +24,15 @@ from hpcpar.records import Cause, Evaluated, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import UNDECLARED, RunSpec
-from hpcpar.worker import facts
+from hpcpar.worker import facts, provenance
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
 from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
+from hpcpar.worker.measure.memory import held_bytes
 from hpcpar.worker.measure.phases import Phases
+from hpcpar.worker.measure.usage import Meter
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
 from hpcpar.worker.team import Team, assemble
@@ -74,6 +76,8 @@ class _Built(NamedTuple):
     data: dict[str, Any]
     evaluation: Any
     """neural.Evaluation of the workload, or None."""
+    model_flops: dict[str, float]
+    """For a sample, by convention; empty where the workload does not say."""
 
 
 def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, stop: Stop) -> None:
@@ -92,6 +96,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
         if keeper is not None:
             keeper.restore()
         with phases("train"):
+            meter = Meter(team.device)
             clock = _clock(built.trainer, team)
             sink = _StepWriter(folder.steps_path(info.attempt), journal)
             is_program = hasattr(built.trainer, "run")
@@ -100,6 +105,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             else:
                 steps = spec.identity.steps
                 done = _Done(train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper), steps)
+            used = meter.used()
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
         evaluated = None
@@ -107,7 +113,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             with phases("evaluate"):
                 evaluated = _evaluate(built, team)
         with phases("finish"):
-            ranks = team.peaks(of_children=is_program)
+            ranks = team.facts(used, _held(built.trainer, team), of_children=is_program)
     if info.rank == 0:
         record = RunRecord(
             key=spec.key,
@@ -128,7 +134,9 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             facts=getattr(built.trainer, "facts", dict)(),
             evaluation=evaluated,
             code_sha256=snapshot.digest_of(code) if (code := snapshot.here()) else "",
+            model_flops=built.model_flops,
             versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
+            provenance=provenance.describe(),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
             lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
         )
@@ -186,7 +194,12 @@ def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}
     evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
-    return _Built(trainer, data, evaluation)
+    return _Built(trainer, data, evaluation, dict(getattr(loaded, "model_flops", {})))
+
+
+def _held(trainer: Any, team: Team) -> dict[str, int]:
+    learned = getattr(trainer, "learned", None)
+    return held_bytes(learned, team.device) if learned is not None else {}
 
 
 def _changed(spec: RunSpec) -> list[str]:

@@ -129,3 +129,5 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     """What becomes of an update whose loss or gradient is not finite."""
     evaluation: Evaluation | None = None
     """None: it is not evaluated after the training."""
+    model_flops: Mapping[str, float] = MappingProxyType({})
+    """Operations that the model needs for a sample, forward and backward, by convention (workloads/flops.py)."""

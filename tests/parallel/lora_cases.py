@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import cases
+import msgspec
 import torch
 from torch import nn
 
+from hpcpar import registry
+from hpcpar.worker.workloads.lora import LoraOptions
 from hpcpar.worker.workloads.lora_model import Adapted, Adapters
 
 
@@ -41,3 +44,16 @@ def losses(options: dict[str, Any], alpha: float) -> list[float]:
     """Return the first three losses with adapters that count so much."""
     trainer = _trainer("llama-lora", {**options, "alpha": alpha})
     return [float(trainer.step(trainer.batch(step)).loss_sum) for step in (1, 2, 3)]
+
+
+def operations(options: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the operations of a sample by convention: of the workload, and written down for its shape."""
+    loaded = registry.get_workload("llama-lora").load(msgspec.convert(options, LoraOptions), 0)
+    dim, layers, length, rank, hidden = (options[n] for n in ("dim", "layers", "sequence", "rank", "hidden"))
+    keys = dim // options["heads"] * options["kv_heads"]
+    frozen = layers * (2 * dim * dim + 2 * dim * keys + 3 * dim * hidden + 2 * dim) + 256 * dim + dim
+    trained = layers * rank * (2 * (dim + dim) + 2 * (dim + keys))
+    attention = 12 * layers * dim * length
+    palm = 4 * frozen + 6 * trained + attention
+    a_token = {"palm": palm, "with-embedding": palm + 4 * 256 * dim, "causal": palm - attention / 2}
+    return dict(loaded.model_flops), {name: flops * length for name, flops in a_token.items()}

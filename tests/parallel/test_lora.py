@@ -9,9 +9,11 @@ from typing import Any
 
 import lora_cases
 import pytest
-from test_parity import SGD, TOLERANCE, Cell, _losses, _oracle
+from test_parity import TOLERANCE, Cell, _losses, _oracle
 
 SHAPE = {"dim": 32, "heads": 8, "kv_heads": 4, "hidden": 48, "layers": 4, "sequence": 16, "rank": 4}
+SGD = {"optimizer": "sgd", "lr": 0.005, "momentum": 0.9}
+"""Small enough that rounding is not amplified."""
 WORK = {"workload": "llama-lora", "workload_options": {**SHAPE, **SGD}, "global_batch": 16}
 CELLS = [
     Cell("ddp", {}, 2, 2),
@@ -52,3 +54,8 @@ def test_at_the_start_an_adapter_adds_nothing_whatever_it_counts() -> None:
     little, much = (lora_cases.losses({**SHAPE, **SGD}, alpha) for alpha in (1.0, 64.0))
     assert little[0] == much[0]
     assert little[2] != much[2]
+
+
+def test_a_frozen_parameter_counts_four_operations_and_a_trained_one_six() -> None:
+    flops, formula = lora_cases.operations({**SHAPE, "adapt": "attention"})
+    assert flops == pytest.approx(formula)

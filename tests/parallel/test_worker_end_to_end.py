@@ -49,6 +49,15 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     assert 0.5 < record.evaluation.value <= 1
     assert [facts.rank for facts in record.ranks] == [0, 1]
     assert all(facts.peak_memory_bytes > 50e6 and facts.threads == 1 for facts in record.ranks)
+    held = record.ranks[0].held_bytes
+    assert held["parameters"] == held["gradients"] == sum(4 * size for size in (64 * 128 + 128, 6 * 128 * 129, 1290))
+    assert held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.001), "two moments and counts of steps"
+    assert row.cpu_utilisation is not None
+    assert 0 < row.cpu_utilisation < 1.5
+    assert row.load_balance is not None
+    assert 0 < row.load_balance <= 1
+    assert len(record.provenance["code_sha256"]) == 16
+    assert set(record.provenance) >= {"system", "environment"}
     assert record.data["name"] == "digits"
     assert {"python", "torch", "hpcpar", "numpy"} <= set(record.versions)
     assert not folder.rendezvous_path(ATTEMPT).exists()

@@ -147,7 +147,10 @@ def workload(declared: Declaration, units: Any, options: LlamaOptions, seed: int
     """Put a Llama's units together with its text, its loss and its optimizer (job)."""
     from hpcpar.worker.neural import Evaluation, NeuralWorkload
     from hpcpar.worker.workloads import llama_model, score
+    from hpcpar.worker.workloads.flops import Attended, of_sample
 
+    experts = declared.experts
+    chosen = experts.chosen / experts.number if experts is not None else 1.0
     training, held = text.read(options.data, options.sequence, options.vocabulary)
     evaluation = Evaluation(samples=held, metric="accuracy", score=score.correct_tokens) if len(held) else None
     return NeuralWorkload(
@@ -163,6 +166,7 @@ def workload(declared: Declaration, units: Any, options: LlamaOptions, seed: int
         max_grad_norm=options.max_grad_norm,
         nonfinite=options.nonfinite,
         evaluation=evaluation,
+        model_flops=of_sample(units, Attended(options.layers, options.dim, options.sequence), chosen),
     )
 
 

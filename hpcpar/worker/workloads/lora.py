@@ -19,6 +19,8 @@ _DEFAULTS = Preset("", {}, global_batch=32, steps=60)
 class LoraOptions(LlamaOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The shape of the frozen model and of its adapters, its text, and how they learn."""
 
+    lr: Annotated[float, Meta(gt=0)] = 5e-3
+    """Learning rate, constant over the run."""
     rank: Size = 8
     """Rank r of an adapter."""
     alpha: Annotated[float, Meta(gt=0)] = 16.0

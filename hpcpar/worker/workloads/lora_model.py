@@ -23,6 +23,10 @@ ATTENTION = ("attention.query", "attention.key", "attention.value", "attention.o
 FEED_FORWARD = ("feed_forward.gate", "feed_forward.up", "feed_forward.output")
 
 
+_WIDER = 10.0
+"""How much wider the frozen last matrix is drawn."""
+
+
 class Adapters(NamedTuple):
     """What every adapter must know."""
 
@@ -89,10 +93,15 @@ def _build(parts: Mapping[str, Any], adapters: Adapters) -> nn.Module:
 
 
 def initialise(name: str, values: Any, generator: torch.Generator, layers: int) -> None:
-    """Fill a parameter: adapters as LoRA's authors do, the frozen model as a Llama begins."""
+    """Fill a parameter: adapters as LoRA's authors do, the frozen model as a Llama begins, but for its last matrix.
+
+    With that one frozen as it begins, logits would stay near zero whatever adapters do.
+    """
     if name.endswith(".up.weight") and not name.endswith("feed_forward.up.weight"):
         values.zero_()
     elif name.endswith(".down.weight"):
         values.normal_(0.0, 1 / math.sqrt(values.shape[1]), generator=generator)
     else:
         llama_model.initialise(name.replace(".base.", "."), values, generator, layers)
+    if name.endswith("head.output.weight"):
+        values.mul_(_WIDER)
