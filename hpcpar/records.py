@@ -134,6 +134,18 @@ class Evaluated(Struct, kw_only=True):
     value: float | None
 
 
+class Fabric(Struct, frozen=True, kw_only=True):
+    """What connects the ranks: a short all-reduce before the training (worker/measure/fabric.py)."""
+
+    backend: str
+    num_bytes: int
+    time_s: float
+    bus_bytes_per_s: float
+    """num_bytes / time_s x 2 (n - 1) / n."""
+    transports: list[str]
+    """The interfaces that its bytes went over, by their counters; "memory" where none counted them."""
+
+
 class Span(Struct, frozen=True, kw_only=True):
     """Updates of a run that one of its attempts did, and that its result is made of."""
 
@@ -166,6 +178,8 @@ class RunRecord(Struct, kw_only=True):
     facts: dict[str, Any] = field(default_factory=dict)
     """What only the strategy knows of the result and of how it was computed: digests of trees, workers of a fit."""
     evaluation: Evaluated | None = None
+    fabric: Fabric | None = None
+    """None for one rank."""
     whole_program: bool = False
     """Its one step is a whole program that said nothing of its steps."""
     model_flops: dict[str, float] = field(default_factory=dict)

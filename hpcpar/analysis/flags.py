@@ -58,7 +58,9 @@ def of_times(usable: Sequence[Row]) -> list[str]:
         flags.append(f"waits for data up to {max(waits):.0%} of the step time, not counted in it")
     if any(row.whole_program for row in usable):
         flags.append("timed from outside: a step is a whole program")
-    flags += sorted({note for row in usable for note in row.notes if "were planned" in note})
+    flags += sorted(
+        {note for row in usable for note in row.notes if "were planned" in note or "wrong transport" in note}
+    )
     diverged = sum(row.loss_diverged for row in usable)
     return flags + ([f"the loss of {diverged} was not finite at the end"] if diverged else [])
 

@@ -31,6 +31,7 @@ _SIZES = (
 _RESULTS = (
     *CONVENTIONS,
     "model_flops_per_s",
+    "fabric_bus_bytes_per_s",
     "load_balance",
     "cpu_utilisation",
     *(f"{whose}_{what}" for whose in ("device", "machine") for what in ("energy_j", "power_w")),

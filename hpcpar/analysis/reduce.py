@@ -113,6 +113,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_optimizer_bytes: int | None = None
     memory_buffers_bytes: int | None = None
     memory_activations_bytes: int | None = None
+    fabric_bus_bytes_per_s: float | None = None
+    fabric_transports: str = ""
     load_balance: float | None = None
     slowest_host: str = ""
     cpu_utilisation: float | None = None

@@ -18,12 +18,15 @@ _LARGEST = 1e15
 
 
 def used(record: RunRecord) -> dict[str, Any]:
-    """Return the columns about memory, processors and energy; what is not known is not in it."""
+    """Return the columns about memory, the fabric, processors and energy; what is not known is not in it."""
     ranks = record.ranks
     found: dict[str, Any] = {"peak_reserved_bytes": _most(rank.peak_reserved_bytes for rank in ranks)}
     for what in HELD:
         held = [rank.held_bytes[what] for rank in ranks if what in rank.held_bytes]
         found[f"memory_{what}_bytes"] = _most(held)
+    if record.fabric is not None and 0 < record.fabric.bus_bytes_per_s < _LARGEST:
+        found["fabric_bus_bytes_per_s"] = record.fabric.bus_bytes_per_s
+        found["fabric_transports"] = " ".join(record.fabric.transports)
     found["cpu_utilisation"] = _cpu_utilisation(ranks)
     wall_s = max((rank.train_wall_s for rank in ranks if rank.train_wall_s), default=0.0)
     for whose, energy_j in (("device", _device_energy_j(ranks)), ("machine", _machine_energy_j(ranks))):

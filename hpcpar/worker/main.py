@@ -20,7 +20,7 @@ import msgspec
 
 from hpcpar import registry, snapshot, storage
 from hpcpar.errors import HpcparError
-from hpcpar.records import Cause, Evaluated, RunRecord, Step
+from hpcpar.records import Cause, Evaluated, Fabric, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import UNDECLARED, RunSpec
@@ -28,6 +28,7 @@ from hpcpar.worker import facts, provenance
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
+from hpcpar.worker.measure import fabric
 from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.memory import held_bytes
@@ -87,7 +88,9 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
     phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
     with phases("start"):
         team = assemble(spec, info, folder)
-    notes = [*facts.shortage_notes(team.reports), *_changed(spec)]
+    with phases("fabric"):
+        connected = team.prove_fabric()
+    notes = [*facts.shortage_notes(team.reports), *_changed(spec), *_wrong_transport(connected, spec, team)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
         built = _build(spec, team, phases)
@@ -134,6 +137,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             facts=getattr(built.trainer, "facts", dict)(),
             evaluation=evaluated,
             code_sha256=snapshot.digest_of(code) if (code := snapshot.here()) else "",
+            fabric=connected,
             model_flops=built.model_flops,
             versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
             provenance=provenance.describe(),
@@ -210,6 +214,18 @@ def _changed(spec: RunSpec) -> list[str]:
     if now == spec.workload_sha256:
         return []
     return [f"the workload's file has changed since the plan: sha256 {now[:16]}, it was {spec.workload_sha256[:16]}"]
+
+
+def _wrong_transport(connected: Fabric | None, spec: RunSpec, team: Team) -> list[str]:
+    if connected is None:
+        return []
+    found = fabric.wrong_transport(
+        connected,
+        wanted=spec.socket_interface,
+        num_machines=len({report.facts.boot_id for report in team.reports}),
+        has_infiniband=any(":" in name for name in fabric.sent_bytes()),
+    )
+    return [found] if found else []
 
 
 def _workload(spec: RunSpec) -> Any:

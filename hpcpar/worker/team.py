@@ -9,12 +9,13 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar.errors import MissingExtraError, RunError
-from hpcpar.records import Cause, RankFacts
+from hpcpar.records import Cause, Fabric, RankFacts
 from hpcpar.registry import Scores
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
 from hpcpar.worker import facts
 from hpcpar.worker.facts import RankReport
+from hpcpar.worker.measure import fabric
 from hpcpar.worker.measure.memory import peak_device_bytes, peak_memory_bytes, peak_reserved_bytes
 from hpcpar.worker.measure.usage import Used
 from hpcpar.worker.measure.window import Exchange, GroupExchange, exchange_alone
@@ -74,6 +75,16 @@ class Team(Struct, frozen=True, kw_only=True):
             msgspec.structs.replace(report.facts, **msgspec.structs.asdict(one))
             for report, one in zip(self.reports, everybody, strict=True)
         ]
+
+    def prove_fabric(self) -> Fabric | None:
+        """Do the all-reduce that shows what connects the ranks; the result of all on rank 0, None elsewhere."""
+        if self.meeting is None:
+            return None
+        self.meeting.tell("fabric", msgspec.json.encode(fabric.prove(self.device, self.info.world_size)))
+        if self.info.rank:
+            return None
+        everybody = [msgspec.json.decode(content, type=Fabric) for content in self.meeting.hear("fabric")]
+        return fabric.merged(everybody)
 
     def gather(self, topic: str, mine: bytes, patience_s: float) -> list[bytes]:
         """Wait for all ranks and return what each of them says; the same on all."""

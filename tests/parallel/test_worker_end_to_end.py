@@ -20,7 +20,7 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     folder = make_run(tmp_path / "run", "ddp", nodes=2, ranks_per_node=1)
     assert finish(folder, start(folder)) == 0, logs(folder, 0)
     kinds = [event.kind for event in folder.events(ATTEMPT).records if event.kind != "heartbeat"]
-    assert kinds == ["start", "phase", "ready", "phase", "phase", "phase", "phase", "exit", "script_exit"]
+    assert kinds == ["start", "phase", "phase", "ready", *["phase"] * 4, "exit", "script_exit"]
     first = folder.events(ATTEMPT).records[0]
     assert first.data["job_id"] == "job7_2"
     assert first.data["num_ranks"] == 2
@@ -36,7 +36,7 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     assert record.loss_last == reading.records[-1].loss
     assert record.loss_last is not None
     assert record.loss_last < record.loss_first / 2, "it learns"
-    assert set(record.phases) == {"start", "build", "train", "evaluate", "finish"}
+    assert set(record.phases) == {"start", "fabric", "build", "train", "evaluate", "finish"}
     wall_s = record.ended - record.started
     assert sum(record.phases.values()) == pytest.approx(wall_s, rel=0.01), "phases add up to the wall time"
     row = reduce_run(folder)
@@ -49,6 +49,9 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     assert 0.5 < record.evaluation.value <= 1
     assert [facts.rank for facts in record.ranks] == [0, 1]
     assert all(facts.peak_memory_bytes > 50e6 and facts.threads == 1 for facts in record.ranks)
+    assert record.fabric is not None
+    assert (record.fabric.backend, row.fabric_transports) == ("gloo", "lo"), "two processes of one machine"
+    assert record.fabric.bus_bytes_per_s == pytest.approx(record.fabric.num_bytes / record.fabric.time_s)
     held = record.ranks[0].held_bytes
     assert held["parameters"] == held["gradients"] == sum(4 * size for size in (64 * 128 + 128, 6 * 128 * 129, 1290))
     assert held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.001), "two moments and counts of steps"
