@@ -46,9 +46,10 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
     kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat
     (data.step), checkpoint (data.step; data.outcome: written, failed or rejected, with data.reason), resume (data.step,
-    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback; data.echo: only
-    another rank's end was noticed), exit (data.cause; the worker's own last word), script_exit (data.code; the job
-    script's last word, written even when every rank was killed).
+    data.lineage: what the attempt goes on from), warning (data.message: something beside the run failed), error
+    (data.cause, data.message, data.traceback; data.echo: only another rank's end was noticed), exit (data.cause; the
+    worker's own last word), script_exit (data.code; the job script's last word, written even when every rank was
+    killed).
     """
 
     schema: int = SCHEMA

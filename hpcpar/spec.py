@@ -19,6 +19,7 @@ from hpcpar.units import parse_duration, parse_memory
 SCHEMA = 1
 UNDECLARED = "undeclared"
 """The scaling of runs of which nothing says that they do what the plan's batch says."""
+SinkName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 # ---------------------------------------------------------------- the scientist's words
@@ -87,6 +88,8 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     partition: str = ""
     constraint: str = ""
     python: str = ""
+    sinks: tuple[SinkName, ...] = ()
+    """Tools that show a run while it goes on, beside its own records."""
     checkpoint: Checkpointing | None = None
     """Checkpoints of every run. Not given: none, except before the time limit where jobs are requeued."""
 
@@ -165,6 +168,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     """`warmup_steps` is the least: the collector cuts until the step time is steady."""
     quick: bool = False
     """Fewer steps than the study asks for, to have a look."""
+    sinks: tuple[SinkName, ...] = ()
     gpus_per_node: int = 0
     device_order: tuple[int, ...] = ()
     host_suffix: str = ""

@@ -340,6 +340,7 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder
                 warmup_steps=_warmup(study, declared, identity.steps),
                 until_steady=study.warmup_steps is None,
                 quick=study.quick and declared.declares_steps,
+                sinks=study.sinks,
                 declares_steps=declared.declares_steps,
                 **_file(resolved.workload),
                 folder=folder if declared.kind == "program" else "",

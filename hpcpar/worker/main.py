@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -34,11 +35,15 @@ from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.memory import held_bytes
 from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.measure.usage import Meter
+from hpcpar.worker.progress import Progress
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
+from hpcpar.worker.sinks import Sinks
 from hpcpar.worker.team import Team, assemble
 from hpcpar.workload_files import digest
 
+Listener = Callable[[Sequence[Step]], None]
+"""Hears of the steps of every window, on rank 0."""
 HEARTBEAT_S = 5.0
 """At most one heartbeat in this time."""
 
@@ -88,8 +93,10 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
     phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
     with phases("start"):
         team = assemble(spec, info, folder)
-    with phases("fabric"):
-        connected = team.prove_fabric()
+    connected = None
+    if team.meeting is not None:
+        with phases("fabric"):
+            connected = team.prove_fabric()
     notes = [*facts.shortage_notes(team.reports), *_changed(spec), *_wrong_transport(connected, spec, team)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
@@ -101,8 +108,11 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
         with phases("train"):
             meter = Meter(team.device)
             clock = _clock(built.trainer, team)
-            sink = _StepWriter(folder.steps_path(info.attempt), journal)
             is_program = hasattr(built.trainer, "run")
+            live = Sinks(spec if info.rank == 0 else None, folder.path, partial(_warn, journal))
+            progress = Progress(sys.stdout, spec.identity.steps, spec.sample_unit, spec.identity.global_batch)
+            listeners: list[Listener] = [live] if is_program else [progress, live]  # a program speaks for itself
+            sink = _StepWriter(folder.steps_path(info.attempt), journal, listeners)
             if is_program:
                 done = _run_program(built.trainer, spec, team, sink)
             else:
@@ -116,6 +126,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             with phases("evaluate"):
                 evaluated = _evaluate(built, team)
         with phases("finish"):
+            live.close()
             ranks = team.facts(used, _held(built.trainer, team), of_children=is_program)
     if info.rank == 0:
         record = RunRecord(
@@ -228,6 +239,11 @@ def _wrong_transport(connected: Fabric | None, spec: RunSpec, team: Team) -> lis
     return [found] if found else []
 
 
+def _warn(journal: Journal, text: str) -> None:
+    with contextlib.suppress(HpcparError):  # a sink's thread has nobody to tell that the folder is full
+        journal.write("warning", message=text)
+
+
 def _workload(spec: RunSpec) -> Any:
     if not spec.workload_file:
         return registry.get_workload(spec.identity.workload)
@@ -264,13 +280,15 @@ def _clock(trainer: Trainer, team: Team) -> Clock:
 class _StepWriter:
     """Appends the records of a window, and a heartbeat now and then."""
 
-    def __init__(self, path: Path, journal: Journal) -> None:
-        self._path, self._journal = path, journal
+    def __init__(self, path: Path, journal: Journal, listeners: Sequence[Listener]) -> None:
+        self._path, self._journal, self._listeners = path, journal, listeners
         self._last_beat = 0.0
 
     def __call__(self, steps: Sequence[Step]) -> None:
         storage.append_line(self._path, b"\n".join(msgspec.json.encode(step) for step in steps))
         self.beat(steps[-1].step)
+        for listener in self._listeners:
+            listener(steps)
 
     def beat(self, step: int) -> None:
         """Write a heartbeat, unless the last one is young."""
