@@ -35,7 +35,7 @@ def describe(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the code's digest, its commit and changes where it is a checkout, the system, and the environment."""
     package = Path(hpcpar.__file__).parent
     return {
-        "code_sha256": code_digest(package),
+        "hpcpar_sha256": code_digest(package),
         **checkout(package),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "environment": listed(os.environ if environment is None else environment),

@@ -59,7 +59,7 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     assert 0 < row.cpu_utilisation < 1.5
     assert row.load_balance is not None
     assert 0 < row.load_balance <= 1
-    assert len(record.provenance["code_sha256"]) == 16
+    assert len(record.provenance["hpcpar_sha256"]) == 16
     assert set(record.provenance) >= {"system", "environment"}
     assert record.data["name"] == "digits"
     assert {"python", "torch", "hpcpar", "numpy"} <= set(record.versions)
