@@ -24,7 +24,9 @@ SCHEDULER_CAUSES = {
     "REVOKED": Cause.CANCELLED,
 }
 """Slurm's final states that name a cause; COMPLETED and FAILED do not."""
-_SPECIFIC = frozenset({Cause.PYTHON_ERROR, Cause.DATA, Cause.OOM_DEVICE, Cause.OOM_HOST, Cause.HUNG, Cause.STORAGE})
+_SPECIFIC = frozenset(
+    {Cause.PYTHON_ERROR, Cause.DATA, Cause.DIVERGED, Cause.OOM_DEVICE, Cause.OOM_HOST, Cause.HUNG, Cause.STORAGE}
+)
 """What a rank says of itself with certainty.
 
 A lost connection or a signal is a consequence; the scheduler knows of what.

@@ -54,6 +54,7 @@ WORKLOADS = {
     "llama-7b": "hpcpar.worker.workloads.llama:B7",
     "llama-8b": "hpcpar.worker.workloads.llama:B8",
     "llama-moe": "hpcpar.worker.workloads.moe:WORKLOAD",
+    "llama-lora": "hpcpar.worker.workloads.lora:WORKLOAD",
     "clockwork": "hpcpar.worker.workloads.clockwork:WORKLOAD",
     "estimator": "hpcpar.worker.workloads.estimator:WORKLOAD",
     "xgboost": "hpcpar.worker.workloads.boosted_trees:WORKLOAD",
@@ -102,7 +103,8 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "mixture-of-experts", "boosting", "estimator", "program", "clockwork".
+    """"neural", "mixture-of-experts", "adapters" (most parameters are frozen), "boosting", "estimator", "program",
+    "clockwork".
 
     Strategies say which kinds they accept.
     """
@@ -194,6 +196,8 @@ class Strategy(Protocol):
     """How work is spread.
 
     A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    A strategy that looks at gradients before it uses them has `looks_at_gradients`: workloads may ask to skip those
+    that are not finite (neural.NeuralWorkload.nonfinite).
     A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
     which is "" then, and else the reason why it cannot.
     """

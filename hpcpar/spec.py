@@ -20,6 +20,7 @@ from hpcpar.units import parse_duration, parse_memory
 SCHEMA = 1
 UNDECLARED = "undeclared"
 """The scaling of runs of which nothing says that they do what the plan's batch says."""
+SinkName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 # ---------------------------------------------------------------- the scientist's words
@@ -74,8 +75,11 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Samples an update at the smallest size; weak scaling grows it with the number of ranks."""
     micro_batch: Positive | None = None
     steps: Positive | None = None
-    warmup_steps: Annotated[int, Meta(ge=0)] = 10
-    """Steps that the collector leaves out; they are recorded all the same, so the cut can be changed later."""
+    warmup_steps: Annotated[int, Meta(ge=0)] | None = None
+    """Steps that the collector leaves out; they are recorded all the same, so the cut can be changed later. Not given:
+    until the step time is steady, at least 10."""
+    quick: bool = False
+    """A look: at most 30 steps, one repeat. Tables say so."""
     repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     time: str = ""
@@ -85,6 +89,8 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     partition: str = ""
     constraint: str = ""
     python: str = ""
+    sinks: tuple[SinkName, ...] = ()
+    """Tools that show a run while it goes on, beside its own records."""
     checkpoint: Checkpointing | None = None
     """Checkpoints of every run. Not given: none, except before the time limit where jobs are requeued."""
     policy: Policy | None = None
@@ -161,6 +167,11 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     identity: Identity
     scaling: str
     warmup_steps: int
+    until_steady: bool = False
+    """`warmup_steps` is the least: the collector cuts until the step time is steady."""
+    quick: bool = False
+    """Fewer steps than the study asks for, to have a look."""
+    sinks: tuple[SinkName, ...] = ()
     gpus_per_node: int = 0
     device_order: tuple[int, ...] = ()
     host_suffix: str = ""

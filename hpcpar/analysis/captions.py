@@ -91,11 +91,19 @@ def _absolute(reference: Reference) -> str:
 
 
 def _statistic(table: Table) -> str:
-    cuts = sorted({cell.warmup_steps for cell in table.cells})
     return (
         f"Statistic: a run's step time is the mean over its steps (slowest rank of each) after the first "
-        f"{' or '.join(map(str, cuts))} (warm-up) were cut; a row is the geometric mean over its runs."
+        f"{warmup_words(table)} (warm-up) were cut; a row is the geometric mean over its runs."
     )
+
+
+def warmup_words(table: Table) -> str:
+    """Say how many steps were cut: one number, those that differ, or the range where runs became steady."""
+    cuts = {row.warmup_steps if row.warmup_cut is None else row.warmup_cut for row in table.rows}
+    if any(row.warmup_cut not in (None, row.warmup_steps) for row in table.rows):
+        least, most = min(cuts), max(cuts)
+        return f"{least if least == most else f'{least} to {most}'}, until they were steady,"
+    return " or ".join(map(str, sorted(cuts)))
 
 
 def _interval(table: Table) -> str:

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpcpar.analysis.captions import baseline_lines, fixed_quantity, title
+from hpcpar.analysis.captions import baseline_lines, fixed_quantity, title, warmup_words
 from hpcpar.analysis.flags import DECLARED
 from hpcpar.analysis.numbers import number, plural
 from hpcpar.analysis.scaling import Cell, Table
@@ -180,12 +180,11 @@ def _subtitle(table: Table) -> str:
 
 
 def _caption(table: Table) -> list[str]:
-    warmups = " or ".join(str(cut) for cut in sorted({cell.warmup_steps for cell in table.cells}))
     runs = sorted({cell.runs_ok for cell in table.cells if cell.runs_ok})
     many = plural(runs[0], "run") if runs[0] == runs[-1] else f"{runs[0]} to {runs[-1]} runs"
     sentences = [
         *(f"Baseline: {line}." for line in baseline_lines(table)),
-        f"Points: geometric means over {many}, each the mean step time after {warmups} warm-up steps. "
+        f"Points: geometric means over {many}, each the mean step time after {warmup_words(table)} warm-up steps. "
         "Bars: 95 % t-intervals over runs; a baseline is 1 by definition, one run has no bar.",
     ]
     return [line for sentence in sentences for line in textwrap.wrap(sentence, _WRAP)]

@@ -166,6 +166,8 @@ def _stalls(row: Row) -> str:
 
 
 def _trend(row: Row) -> str:
+    if row.not_steady:
+        return "step times never settled"
     change = row.step_time_trend
     return f"step times change by {change:+.1%} over the window" if change is not None and abs(change) > TREND else ""
 

@@ -9,6 +9,7 @@ from hpcpar.analysis import law_tables, support, tables, verdict_tables
 from hpcpar.analysis.captions import facts, title
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.headlines import headlines
+from hpcpar.analysis.models import model_sheet
 from hpcpar.analysis.numbers import plural
 from hpcpar.analysis.scaling import Table
 from hpcpar.analysis.sheet import Sheet
@@ -40,6 +41,12 @@ def _pages(results: Results, narrow: bool) -> Iterator[Page]:
         yield Page(heading, [], support.sheet(results.supports), list(support.FACTS), [])
     for table in results.tables:
         yield _scaling(table, results, narrow)
+    models = model_sheet(results.tables)
+    if models is not None:
+        said = [
+            "Spans are smallest to largest over the runs. Losses and metrics of different models are not comparable."
+        ]
+        yield Page("Models", said, models, [], [])
     yield from _comparisons(results.comparisons, "Verdicts", narrow)
     yield from _laws(results)
     if results.sized_up:

@@ -23,6 +23,11 @@ from hpcpar.runs import BATCHES
 from hpcpar.spec import UNDECLARED, Identity, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
 
+LEAST_WARMUP = 10
+"""Steps that are cut where a study declares no warm-up; more, until the step time is steady."""
+QUICK_STEPS = 30
+"""The most steps of a run that is only to be looked at."""
+
 
 class PlannedRun(NamedTuple):
     """A run and what it asks of the scheduler."""
@@ -150,6 +155,7 @@ def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None
     declared = workload.declare(options)
     problems += workload.check(options)
     problems += _kind_problems(strategies, study.workload, declared)
+    problems += _nonfinite_problems(strategies, getattr(options, "nonfinite", "record"))
     return _Study(study, where, workload, options, declared, strategies)
 
 
@@ -200,6 +206,15 @@ def _kind_problems(strategies: list[_Chosen], workload: str, declared: Declarati
             what = f"cannot run workload {workload} (it is of the kind '{declared.kind}')"
             able = ", ".join(_strategies_for(declared.kind))
             yield Problem(f"strategy {choice.name}", what, f"strategies that can: {able}")
+
+
+def _nonfinite_problems(strategies: list[_Chosen], policy: str) -> Iterator[Problem]:
+    for choice, strategy, _ in strategies:
+        if policy != "record" and not getattr(strategy, "looks_at_gradients", False):
+            what = f"cannot look at gradients before they are used, as nonfinite={policy} asks"
+            yield Problem(
+                f"strategy {choice.name}", what, "leave nonfinite out, or use a point of the mesh (ddp, fsdp, ...)"
+            )
 
 
 def _strategies_for(kind: str) -> list[str]:
@@ -317,7 +332,7 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
 def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder: str) -> Iterator[PlannedRun]:
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
-    for repeat in range(1, max((resolved.study.repeats for resolved, _ in cells), default=0) + 1):
+    for repeat in range(1, max((_repeats(resolved.study) for resolved, _ in cells), default=0) + 1):
         for resolved, cell in cells:
             study, declared = resolved.study, resolved.declared
             identity = _identity(resolved, place, cell, repeat)
@@ -327,6 +342,9 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder
                 identity=identity,
                 scaling=study.scaling if declared.declares_batch else UNDECLARED,
                 warmup_steps=_warmup(study, declared, identity.steps),
+                until_steady=study.warmup_steps is None,
+                quick=study.quick and declared.declares_steps,
+                sinks=study.sinks,
                 declares_steps=declared.declares_steps,
                 **_file(resolved.workload),
                 folder=folder if declared.kind == "program" else "",
@@ -346,7 +364,17 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder
 
 
 def _warmup(study: Study, declared: Declaration, steps: int) -> int:
-    return min(study.warmup_steps, steps // 2) if declared.declares_steps else study.warmup_steps
+    asked = LEAST_WARMUP if study.warmup_steps is None else study.warmup_steps
+    return min(asked, steps // 2) if declared.declares_steps else asked
+
+
+def _repeats(study: Study) -> int:
+    return 1 if study.quick else study.repeats
+
+
+def _steps(study: Study, declared: Declaration) -> int:
+    steps = study.steps or declared.steps
+    return min(steps, QUICK_STEPS) if study.quick and declared.declares_steps else steps
 
 
 def _file(workload: Any) -> dict[str, Any]:
@@ -371,7 +399,7 @@ def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Iden
         micro_batch=cell.sizes.micro_batch,
         grad_accum=cell.sizes.grad_accum,
         global_batch=cell.sizes.global_batch,
-        steps=study.steps or resolved.declared.steps,
+        steps=_steps(study, resolved.declared),
         seed=study.seed,
         repeat=repeat,
     )
@@ -382,6 +410,9 @@ def _warnings(study: Study, profile: ClusterProfile) -> Iterator[Problem]:
         what = "needs an account to charge, and none is given"
         fix = "name it with --account, or put `account` into your own copy of the profile"
         yield Problem(f"cluster {profile.name}", what, fix)
-    if study.repeats < 3:
+    if study.quick:
+        what = f"a look: at most {QUICK_STEPS} steps and one repeat"
+        yield Problem("quick", what, "leave --quick out for anything that you publish")
+    elif study.repeats < 3:
         what = f"{study.repeats} repeat{'s' * (study.repeats > 1)}: the interval of a result needs at least 3"
         yield Problem("repeats", what)

@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from hpcpar.records import RankFacts
+from hpcpar.worker import provenance
 from hpcpar.worker.rank import RankInfo
 
 _PACKAGES = ("hpcpar", "torch", "numpy", "submitit")
@@ -44,8 +45,9 @@ class RankReport(Struct, frozen=True, kw_only=True):
     quota: Quota | None = None
 
 
-def report(info: RankInfo, threads: int, device: str) -> RankReport:
-    """Describe this rank."""
+def report(info: RankInfo, threads: int, device: Any) -> RankReport:
+    """Describe this rank, which computes on this torch.device."""
+    device_name, driver = provenance.device_names(device)
     affinity, quota = _affinity(), cpu_quota()
     facts = RankFacts(
         rank=info.rank,
@@ -54,7 +56,10 @@ def report(info: RankInfo, threads: int, device: str) -> RankReport:
         usable_cpus=_usable(affinity, quota),
         cpus_asked=info.cpus_asked,
         threads=threads,
-        device=device,
+        device=device.type,
+        processor=provenance.processor(),
+        device_name=device_name,
+        driver=driver,
     )
     return RankReport(facts=facts, affinity=affinity, quota=quota)
 
@@ -163,4 +168,17 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found | _of_torch()
+
+
+def _of_torch() -> dict[str, str]:
+    """Return the versions of what torch was built with for GPUs; {} for a build without."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or torch.version.cuda is None:
+        return {}
+    found = {"cuda": str(torch.version.cuda)}
+    if torch.cuda.is_available():
+        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
     return found

@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,23 +22,30 @@ import msgspec
 from hpcpar import registry, snapshot, storage
 from hpcpar.errors import HpcparError
 from hpcpar.outcome import UNWRITABLE_CODE
-from hpcpar.records import Cause, Evaluated, RunRecord, Step
+from hpcpar.records import Cause, Evaluated, Fabric, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import UNDECLARED, RunSpec
-from hpcpar.worker import facts
+from hpcpar.worker import facts, provenance
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
+from hpcpar.worker.measure import fabric
 from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
+from hpcpar.worker.measure.memory import held_bytes
 from hpcpar.worker.measure.phases import Phases
+from hpcpar.worker.measure.usage import Meter
+from hpcpar.worker.progress import Progress
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
+from hpcpar.worker.sinks import Sinks
 from hpcpar.worker.team import Team, assemble
 from hpcpar.worker.watchdog import watched
 from hpcpar.workload_files import digest
 
+Listener = Callable[[Sequence[Step]], None]
+"""Hears of the steps of every window, on rank 0."""
 HEARTBEAT_S = 5.0
 """At most one heartbeat in this time."""
 
@@ -76,6 +84,8 @@ class _Built(NamedTuple):
     data: dict[str, Any]
     evaluation: Any
     """neural.Evaluation of the workload, or None."""
+    model_flops: dict[str, float]
+    """For a sample, by convention; empty where the workload does not say."""
 
 
 def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, stop: Stop) -> None:
@@ -85,7 +95,11 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
     phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
     with phases("start"):
         team = assemble(spec, info, folder)
-    notes = [*facts.shortage_notes(team.reports), *_changed(spec)]
+    connected = None
+    if team.meeting is not None:
+        with phases("fabric"):
+            connected = team.prove_fabric()
+    notes = [*facts.shortage_notes(team.reports), *_changed(spec), *_wrong_transport(connected, spec, team)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
         built = _build(spec, team, phases)
@@ -94,15 +108,20 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
         if keeper is not None:
             keeper.restore()
         with phases("train"):
+            meter = Meter(team.device)
             clock = _clock(built.trainer, team)
-            sink = _StepWriter(folder.steps_path(info.attempt), journal)
             is_program = hasattr(built.trainer, "run")
+            live = Sinks(spec if info.rank == 0 else None, folder.path, partial(_warn, journal))
+            progress = Progress(sys.stdout, spec.identity.steps, spec.sample_unit, spec.identity.global_batch)
+            listeners: list[Listener] = [live] if is_program else [progress, live]  # a program speaks for itself
+            sink = _StepWriter(folder.steps_path(info.attempt), journal, listeners)
             if is_program:
                 done = _run_program(built.trainer, spec, team, sink)
             else:
-                progress, steps = watched(spec, info, journal), spec.identity.steps
-                losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=progress)
+                pulse, steps = watched(spec, info, journal), spec.identity.steps
+                losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=pulse)
                 done = _Done(losses, steps)
+            used = meter.used()
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
         evaluated = None
@@ -110,7 +129,8 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             with phases("evaluate"):
                 evaluated = _evaluate(built, team)
         with phases("finish"):
-            ranks = team.peaks(of_children=is_program)
+            live.close()
+            ranks = team.facts(used, _held(built.trainer, team), of_children=is_program)
     if info.rank == 0:
         record = RunRecord(
             key=spec.key,
@@ -122,7 +142,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             ended=time.time(),
             steps=done.steps,
             whole_program=done.whole_program,
-            phases={**phases.seconds, **getattr(built.trainer, "phases", dict)()},
+            phases=phases.less(getattr(built.trainer, "phases", dict)()),
             loss_first=done.losses.first,
             loss_last=done.losses.last,
             ranks=ranks,
@@ -131,7 +151,10 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             facts=getattr(built.trainer, "facts", dict)(),
             evaluation=evaluated,
             code_sha256=snapshot.digest_of(code) if (code := snapshot.here()) else "",
+            fabric=connected,
+            model_flops=built.model_flops,
             versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
+            provenance=provenance.describe(),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
             lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
         )
@@ -189,7 +212,12 @@ def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}
     evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
-    return _Built(trainer, data, evaluation)
+    return _Built(trainer, data, evaluation, dict(getattr(loaded, "model_flops", {})))
+
+
+def _held(trainer: Any, team: Team) -> dict[str, int]:
+    learned = getattr(trainer, "learned", None)
+    return held_bytes(learned, team.device) if learned is not None else {}
 
 
 def _changed(spec: RunSpec) -> list[str]:
@@ -200,6 +228,23 @@ def _changed(spec: RunSpec) -> list[str]:
     if now == spec.workload_sha256:
         return []
     return [f"the workload's file has changed since the plan: sha256 {now[:16]}, it was {spec.workload_sha256[:16]}"]
+
+
+def _wrong_transport(connected: Fabric | None, spec: RunSpec, team: Team) -> list[str]:
+    if connected is None:
+        return []
+    found = fabric.wrong_transport(
+        connected,
+        wanted=spec.socket_interface,
+        num_machines=len({report.facts.boot_id for report in team.reports}),
+        has_infiniband=any(":" in name for name in fabric.sent_bytes()),
+    )
+    return [found] if found else []
+
+
+def _warn(journal: Journal, text: str) -> None:
+    with contextlib.suppress(HpcparError):  # a sink's thread has nobody to tell that the folder is full
+        journal.write("warning", message=text)
 
 
 def _workload(spec: RunSpec) -> Any:
@@ -238,13 +283,15 @@ def _clock(trainer: Trainer, team: Team) -> Clock:
 class _StepWriter:
     """Appends the records of a window, and a heartbeat now and then."""
 
-    def __init__(self, path: Path, journal: Journal) -> None:
-        self._path, self._journal = path, journal
+    def __init__(self, path: Path, journal: Journal, listeners: Sequence[Listener]) -> None:
+        self._path, self._journal, self._listeners = path, journal, listeners
         self._last_beat = 0.0
 
     def __call__(self, steps: Sequence[Step]) -> None:
         storage.append_line(self._path, b"\n".join(msgspec.json.encode(step) for step in steps))
         self.beat(steps[-1].step)
+        for listener in self._listeners:
+            listener(steps)
 
     def beat(self, step: int) -> None:
         """Write a heartbeat, unless the last one is young."""

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from hpcpar.records import Step
+from hpcpar.errors import RunError
+from hpcpar.records import Cause, Step
 from hpcpar.registry import StepResult, Trainer
 from hpcpar.worker.measure import window
 from hpcpar.worker.measure.clock import Clock
@@ -104,6 +105,13 @@ def _window(trainer: Trainer, steps: range, clock: Clock, progress: Progress) ->
         batch = trainer.batch(step)
         waits_s.append(time.perf_counter() - asked)
         clock.begin()
-        results.append(trainer.step(batch))
+        results.append(_step(trainer, step, batch))
         clock.end()
     return window.table(clock.read(), waits_s, window.losses_of(results), results)
+
+
+def _step(trainer: Trainer, step: int, batch: Any) -> StepResult:
+    try:
+        return trainer.step(batch)
+    except RunError as error:  # the trainer does not know which step it is
+        raise RunError(Cause(error.cause), f"step {step}: {error}") from error

@@ -18,6 +18,7 @@ from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import stages, weights
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.finite import Watch
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
@@ -48,7 +49,9 @@ class LayerwiseTrainer(ReplicaTrainer):
     def __init__(self, context: JobContext, workload: NeuralWorkload, model: Layerwise, notes: Sequence[str]) -> None:
         balance = Balance(context, workload, model.parts)
         clipper = Clipper(context, workload, model)
-        update = Update(context, model, workload.optimizer(model.parameters()), clipper, balance)
+        watch = Watch(context, workload)
+        optimizer = workload.optimizer(weights.trained(model))
+        update = Update(context, model, optimizer, clip=clipper, watch=watch, balance=balance)
         super().__init__(context, workload, model, update, EngineOptions())
         self._notes = tuple(notes)
 
