@@ -144,9 +144,9 @@ def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str
     from hpcpar.runs import runs_root
 
     flags["program"] = program
-    study, where = _study(study_file, flags)
+    study, where = read_study(study_file, flags)
     try:
-        profile, profile_path = _profile(study, where)
+        profile, profile_path = read_profile(study, where)
     except InputError as error:  # a person who mistyped two names wants to hear of both
         raise InputError([*error.problems, *study_problems(study, where)]) from error
     request = submit.Request(
@@ -174,7 +174,12 @@ def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:
     data["workload_options"] = {**data.get("workload_options", {}), "command": list(words)}
 
 
-def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
+def read_study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
+    """Merge a study's file and the flags; return it and the words for messages.
+
+    Raises:
+        InputError: with every problem of both.
+    """
     data: dict[str, Any] = {}
     where = "flags"
     if study_file is not None:
@@ -252,7 +257,12 @@ def _pairs(given: tuple[str, ...], flag: str, problems: list[Problem]) -> dict[s
     return pairs
 
 
-def _profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
+def read_profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
+    """Read the profile of the study's cluster.
+
+    Raises:
+        InputError: there is none, or it is wrong.
+    """
     if not study.cluster:
         known = ", ".join(assets.available("clusters"))
         raise InputError(Problem(f"{where}: cluster", "is not given", f"--cluster NAME, one of: {known}"))

@@ -17,7 +17,9 @@ from hpcpar.shapes import Answer, Model, UnitShape, highest
 NUMBER = 4
 """Bytes of a weight, of its gradient and of what is sent of them: fp32 is what is kept and added up (strategies.md)."""
 MARGIN = 0.10
-"""Of the tensors, on top: what the allocator cannot use. A run fits for certain where it fits with this."""
+"""Of the tensors, on top: what a GPU's allocator cannot use. A run fits for certain where it fits with this."""
+HEAP = 0.40
+"""The same on a CPU: the C library keeps blocks that were given back (docs/plan.md, measured)."""
 PROCESS = {"gpu": 1.0 * 2**30, "cpu": 0.75 * 2**30}
 """What a process takes without any tensor: torch itself on a CPU (0.4 GiB measured; more with DeepSpeed), the context
 and the libraries of a GPU (assumed: none was at hand)."""
@@ -224,3 +226,19 @@ def _at_update(units: list[UnitShape], layout: Layout, answer: Answer, held: _He
     shares = mesh.dp_shard
     # On a GPU torch updates all weights in one go and takes room for as many numbers again (torch.optim, "foreach").
     return max(copied, (NUMBER if layout.gpu else highest(answer.update.peak, 1)) * numbers / shares)
+
+
+def verdict(needed: Need, capacity: float | None, *, gpu: bool) -> str:
+    """Say whether a rank fits: "no" where its tensors alone do not, "yes" where they do with every margin.
+
+    Args:
+        needed: what it needs.
+        capacity: bytes that it can have; None where that is not known.
+        gpu: whether that is the memory of a GPU.
+    """
+    if capacity is None:
+        return "unknown"
+    if needed.total > capacity:
+        return "no"
+    margin, process = (MARGIN, PROCESS["gpu"]) if gpu else (HEAP, PROCESS["cpu"])
+    return "yes" if needed.total * (1 + margin) + process <= capacity else "tight"
