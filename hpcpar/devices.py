@@ -18,7 +18,9 @@ class Device(NamedTuple):
 
 _A100 = "https://glennklockwood.com/garden/processors/A100 (NVIDIA A100 datasheet)"
 _H100 = "https://glennklockwood.com/garden/processors/h100 (NVIDIA H100 datasheet, SXM5)"
-_MI250X = "https://github.com/karpathy/nanochat/blob/master/nanochat/common.py (383e12 for both dies; fp32 is not there)"
+_MI250X = (
+    "https://github.com/karpathy/nanochat/blob/master/nanochat/common.py (383e12 for both dies; fp32 is not there)"
+)
 DEVICES = (
     Device("A100", {"fp32": 19.5e12, "bf16": 312e12}, _A100, "2026-11-21"),
     Device("GH200", {"fp32": 66.9e12, "bf16": 989.4e12}, _H100, "2026-11-21"),

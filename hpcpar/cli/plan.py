@@ -25,7 +25,9 @@ def _shared() -> list[click.Parameter]:
     return [param for param in submit.command.params if param.name not in _NOT_HERE]
 
 
-@click.option("--budget", type=click.FloatRange(min=0), metavar="UNITS", help="Exit with 2 if the worst case exceeds it.")
+@click.option(
+    "--budget", type=click.FloatRange(min=0), metavar="UNITS", help="Exit with 2 if the worst case exceeds it."
+)
 @click.option("--all", "everything", is_flag=True, help="Print every mesh, not the best of each strategy and size.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def _plan(study_file: str | None, **flags: Any) -> int:

@@ -122,7 +122,11 @@ def _print_total(found: Forecast, *, open_choice: bool) -> None:
 
 def _print_ground(found: Forecast) -> None:
     cells = found.calibrated_with
-    ground = f"fitted to {cells} finished cell{'s' * (cells > 1)} of this cluster" if cells else "not calibrated: no finished run of this cluster"
+    ground = (
+        f"fitted to {cells} finished cell{'s' * (cells > 1)} of this cluster"
+        if cells
+        else "not calibrated: no finished run of this cluster"
+    )
     click.echo(f"Times are {ground}; naive: constant efficiency. Formulae and sources: docs/plan.md")
     for note in found.notes:
         click.echo(printable(f"note: {note}"))

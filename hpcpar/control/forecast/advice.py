@@ -13,7 +13,6 @@ from hpcpar.control.forecast.ask import Shapes
 from hpcpar.control.forecast.layout import Layout
 from hpcpar.control.forecast.memory import need, verdict
 from hpcpar.registry import Declaration
-from hpcpar.shapes import Case
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -27,36 +26,32 @@ class Change(Struct, frozen=True, kw_only=True):
     """It rounds otherwise: the run learns a little differently."""
 
 
+TimeOf = Callable[[Layout, Shapes], float | None]
+
+
 def cheapest_change(
-    layout: Layout,
-    declared: Declaration,
-    capacity: float,
-    shapes_of: Callable[[Sequence[Case]], Shapes | str],
-    time_of: Callable[[Layout, Shapes], float | None],
+    layout: Layout, variants: Sequence[Layout], capacity: float, shapes: Shapes, time_of: TimeOf
 ) -> Change | None:
     """Return the change after which a step is fastest; one that keeps the numbers wins over one that does not."""
-    if layout.zero is not None:
-        variants = [one for one in _variants(layout, declared) if one.engine == layout.engine]
-    else:
-        variants = list(_variants(layout, declared))
-    cases = [case for one in variants for case in (one.case, Case(precision=one.case.precision, capacity=one.case.capacity, gpu=one.gpu))]
-    shapes = shapes_of(list(dict.fromkeys(cases))) if cases else "nothing to try"
-    if isinstance(shapes, str):
-        return None
     fitting = [change for one in variants if (change := _fits(one, layout, shapes, capacity, time_of)) is not None]
     fitting.sort(key=lambda one: (one.changes_numbers, one.step_s if one.step_s is not None else 0.0, one.flags))
     return fitting[0] if fitting else None
 
 
-def _variants(layout: Layout, declared: Declaration) -> Iterator[Layout]:
+def variants_of(layout: Layout, declared: Declaration) -> Iterator[Layout]:
+    """Yield the run with other micro-batches, checkpointing and precision, as far as the rules allow."""
     per_rank = layout.micro_batch * layout.grad_accum
     sizes = [size for size in range(1, layout.micro_batch + 1) if per_rank % size == 0]
     precisions: tuple[Any, ...] = (layout.engine.precision,) if layout.engine.precision != "fp32" else ("fp32", "bf16")
     for precision in precisions:
         for checkpointing in ("none", "selective", "full"):
             engine = msgspec.structs.replace(
-                layout.engine, precision=precision, activation_checkpointing=checkpointing  # type: ignore[arg-type]
+                layout.engine,
+                precision=precision,
+                activation_checkpointing=checkpointing,
             )
+            if layout.zero is not None and engine != layout.engine:
+                continue  # DeepSpeed offers neither
             if any(composition.layout_refusals(layout.mesh, engine, declared)):
                 continue
             for size in sizes:
@@ -70,7 +65,7 @@ def _fits(
     before: Layout,
     shapes: Shapes,
     capacity: float,
-    time_of: Callable[[Layout, Shapes], float | None],
+    time_of: TimeOf,
 ) -> Change | None:
     model = shapes.models[one.case]
     if isinstance(model, str):

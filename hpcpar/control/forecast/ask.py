@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import hpcpar
 from hpcpar import workload_files
+from hpcpar.errors import HpcparError
 from hpcpar.runs import state_folder
 from hpcpar.shapes import Answer, Case, Model, Question
 from hpcpar.storage import make_folder, write_file
@@ -53,14 +56,14 @@ def ask(workload: str, options: dict[str, Any], cases: Iterable[Case], *, trace:
         if fresh.problem:
             return fresh.problem
         for case, model in zip(missing, fresh.models, strict=True):
-            kept[case] = msgspec.structs.replace(fresh, models=(model,))
+            kept[case] = one = msgspec.structs.replace(fresh, models=(model,))
             if isinstance(model, Model):
-                _keep(_place(workload, options, case), kept[case])
+                _keep(_place(workload, options, case), one)
     found = {case: answer for case, answer in kept.items() if answer is not None}
     return Shapes(models={case: answer.models[0] for case, answer in found.items()}, answer=next(iter(found.values())))
 
 
-def _place(workload: str, options: dict[str, Any], case: Case) -> Any:
+def _place(workload: str, options: dict[str, Any], case: Case) -> Path:
     """Return where the answer to one case is kept: its name says all that it depends on, this code included."""
     file = workload_files.split(workload)
     digest = workload_files.digest(file[0]) if file else ""
@@ -68,27 +71,33 @@ def _place(workload: str, options: dict[str, Any], case: Case) -> Any:
     return state_folder() / "shapes" / f"{hashlib.sha256(words).hexdigest()[:24]}.json"
 
 
+@functools.cache
 def _code() -> str:
     """Return a word for the installed code: an answer of other code must not be taken for one of this."""
-    from pathlib import Path
-
     folder = Path(hpcpar.__file__).parent
     stamps = [str(path.stat().st_mtime_ns) for path in sorted(folder.glob("worker/**/*.py"))]
     return hashlib.sha256("".join(stamps).encode()).hexdigest()[:16]
 
 
-def _kept(path: Any) -> Answer | None:
+_MEMORY: dict[Path, Answer] = {}
+
+
+def _kept(path: Path) -> Answer | None:
+    if path in _MEMORY:
+        return _MEMORY[path]
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Answer)
+        _MEMORY[path] = msgspec.json.decode(path.read_bytes(), type=Answer)
+        return _MEMORY[path]
     except (OSError, msgspec.DecodeError):
         return None
 
 
-def _keep(path: Any, answer: Answer) -> None:
+def _keep(path: Path, answer: Answer) -> None:
+    _MEMORY[path] = answer
     try:
         make_folder(path.parent)
         write_file(path, msgspec.json.encode(answer))
-    except (OSError, hpcpar.errors.HpcparError):  # a full or read-only home: the next plan traces again
+    except (OSError, HpcparError):  # a full or read-only home: the next plan traces again
         return
 
 

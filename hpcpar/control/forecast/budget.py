@@ -40,7 +40,12 @@ def bill(found: Forecast, studies: Sequence[StudyFolder], profile: ClusterProfil
 
 
 def check_budget(
-    found: Forecast, studies: Sequence[StudyFolder], profile: ClusterProfile, budget: float, *, open_choice: bool = False
+    found: Forecast,
+    studies: Sequence[StudyFolder],
+    profile: ClusterProfile,
+    budget: float,
+    *,
+    open_choice: bool = False,
 ) -> None:
     """Refuse a study that could cost more than is left of a budget.
 
@@ -55,8 +60,7 @@ def check_budget(
     if spent + worst <= budget:
         return
     settled, open_ = made.amount(made.ledger.settled), made.amount(made.ledger.in_flight)
-    what = (
-        f"{settled:.2f} settled + {open_:.2f} in flight + {worst:.2f} at worst for this = {spent + worst:.2f} {made.unit}"
-    )
+    parts = f"{settled:.2f} settled + {open_:.2f} in flight + {worst:.2f} at worst for this"
+    what = f"{parts} = {spent + worst:.2f} {made.unit}"
     fix = "fewer repeats or nodes, or a shorter --time: the worst case is every run at its time limit"
     raise InputError(Problem(f"--budget {budget:g}", f"is exceeded: {what}", fix))

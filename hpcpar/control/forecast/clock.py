@@ -66,9 +66,9 @@ def step_time(work: Work, clock: Clock, ranks: int) -> Time:
     parts = parts_of(work, values)
     expected = sum(parts.values())
     slopes = [slope(work, values, name) for name in values]
-    variance = sum(
-        a * b * clock.covariance[i][j] for i, a in enumerate(slopes) for j, b in enumerate(slopes)
-    ) + MODEL_DOUBT**2
+    variance = (
+        sum(a * b * clock.covariance[i][j] for i, a in enumerate(slopes) for j, b in enumerate(slopes)) + MODEL_DOUBT**2
+    )
     factor = math.exp(Z95 * math.sqrt(max(0.0, variance)))
     return Time(
         expected=expected,

@@ -66,7 +66,9 @@ def meshes(nodes: int, ranks_per_node: int) -> Iterator[str]:
             inner = ranks_per_node // tp
             ways = [("dp_replicate", "dp_shard", 1, data)] if data > 1 else []
             ways += [("dp_replicate", "dp_shard", data, 1)] if data > 1 else []
-            ways += [("dp_replicate", "dp_shard", data // inner, inner)] if 1 < inner < data and data % inner == 0 else []
+            ways += (
+                [("dp_replicate", "dp_shard", data // inner, inner)] if 1 < inner < data and data % inner == 0 else []
+            )
             for replicate, shard, many, each in ways or [("dp_replicate", "dp_shard", 1, 1)]:
                 sizes = {"pp": pp, replicate: many, shard: each, "tp": tp}
                 parts = [f"{axis}={size}" for axis, size in sizes.items() if size > 1]

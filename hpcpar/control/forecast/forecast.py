@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from msgspec import Struct
 
 from hpcpar import registry
 from hpcpar.control.forecast import price
-from hpcpar.control.forecast.advice import Change, cheapest_change
+from hpcpar.control.forecast.advice import Change, cheapest_change, variants_of
 from hpcpar.control.forecast.ask import Shapes, ask
 from hpcpar.control.forecast.clock import Clock, Time, cpu_rates, first_clock, gpu_rates, step_time
 from hpcpar.control.forecast.layout import Layout, layout_of
@@ -94,6 +96,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
 class _Job(Struct, frozen=True, kw_only=True):
     """What all cells have in common."""
 
+    study: Study
     profile: ClusterProfile
     node_type: NodeType
     past: Past
@@ -129,11 +132,13 @@ def forecast(
     kind = study.node_type or profile.default_node_type
     node_type = profile.node_types[kind]
     past = look_back(studies, profile.name, kind, gpu=node_type.gpus_per_node > 0, trace=trace)
-    job = _Job(profile=profile, node_type=node_type, past=past, trace=trace)
+    job = _Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace)
     notes: list[str] = []
     rows = _rows(found, study, job, notes, advise=advise)
     refused = tuple(
-        Unfit(strategy=one.choice.name, mesh=one.choice.mesh, nodes=one.nodes, what=one.problem.what, fix=one.problem.fix)
+        Unfit(
+            strategy=one.choice.name, mesh=one.choice.mesh, nodes=one.nodes, what=one.problem.what, fix=one.problem.fix
+        )
         for one in found.refused
     )
     return Forecast(
@@ -185,7 +190,7 @@ def _named(run: PlannedRun) -> str:
 
 
 def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job, notes: list[str]) -> Row:
-    identity, limit_s = run.spec.identity, run.resources.time_s
+    identity, limit_s = run.spec.identity, limit_of(job.study, run, job.profile, None)
     each = price.factor(job.profile, job.node_type, run.resources)
     common: dict[str, Any] = {
         "strategy": identity.strategy,
@@ -208,9 +213,14 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
     clock = clock_of(job, layout, identity)
     time = step_time(todo, clock, identity.world_size) if clock is not None else None
     if clock is None:
-        notes.append(f"times are not known: no peak of '{job.node_type.accelerator}' in {layout.case.precision} is known")
+        notes.append(
+            f"times are not known: no peak of '{job.node_type.accelerator}' in {layout.case.precision} is known"
+        )
     start = job.past.start_s if job.past.start_s is not None else START_S
     run_s = start + identity.steps * time.expected if time else None
+    run_high_s = start + identity.steps * time.high if time else None
+    limit_s = limit_of(job.study, run, job.profile, run_high_s)
+    common |= {"limit_s": limit_s, "worst": price.price(identity.nodes, limit_s, each)}
     return Row(
         fits=verdict(needed, capacity, gpu=layout.gpu),
         reason=_reason(needed, capacity, time, layout),
@@ -219,7 +229,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
         time=time,
         work=todo,
         run_s=run_s,
-        run_high_s=start + identity.steps * time.high if time else None,
+        run_high_s=run_high_s,
         price=price.price(identity.nodes, run_s, each) if run_s is not None else None,
         **common,
     )
@@ -251,9 +261,10 @@ def clock_of(job: _Job, layout: Layout, identity: Identity) -> Clock | None:
     if precision not in job.clocks:
         if layout.gpu:
             device = find_device(job.node_type.accelerator)
-            peaks = job.node_type.peak_tflops or {k: v / 1e12 for k, v in (device.peak_flops if device else {}).items()}
-            source = "the profile" if job.node_type.peak_tflops else (device.source if device else "")
-            rates = gpu_rates({k: v * 1e12 for k, v in peaks.items()}, precision, source)
+            peaks = {str(name): tera * 1e12 for name, tera in job.node_type.peak_tflops.items()}
+            source = "the profile" if peaks else (device.source if device else "")
+            known: dict[str, float] = {**(device.peak_flops if device and not peaks else {}), **peaks}
+            rates = gpu_rates(known, precision, source)
         else:
             rates = cpu_rates(identity.cpus_per_rank)
         job.clocks[precision] = job.past.calibrate(first_clock(rates), precision) if rates else None
@@ -262,7 +273,9 @@ def clock_of(job: _Job, layout: Layout, identity: Identity) -> Clock | None:
 
 def _reason(needed: Need, capacity: float | None, time: Time | None, layout: Layout) -> str:
     if capacity is not None and verdict(needed, capacity, gpu=layout.gpu) != "yes":
-        parts = {name: getattr(needed, name) for name in ("parameters", "gradients", "moments", "activations", "buffers")}
+        parts = {
+            name: getattr(needed, name) for name in ("parameters", "gradients", "moments", "activations", "buffers")
+        }
         most = max(parts, key=lambda name: parts[name])
         return f"{parts[most] / 2**30:.1f} GiB of {most} at its worst moment, {needed.moment}"
     if time is None:
@@ -271,27 +284,46 @@ def _reason(needed: Need, capacity: float | None, time: Time | None, layout: Lay
     return ", ".join(f"{share:.0%} {name}" for name, share in shares[:3] if share >= 0.01)
 
 
-def _advised(
-    rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found: Survey, job: _Job
-) -> list[Row]:
-    """Look for the cheapest change of every cell that does not fit."""
-    made = []
+def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found: Survey, job: _Job) -> list[Row]:
+    """Look for the cheapest change of every cell that does not fit; all shapes are asked for at once."""
+    wanted: dict[str, tuple[Layout, Identity, list[Layout]]] = {}
     for row, (run, layout) in zip(rows, laid, strict=True):
-        if row.fits not in {"no", "tight"} or isinstance(layout, str) or row.capacity_bytes is None:
-            made.append(row)
-            continue
-        identity = run.spec.identity
-
-        def shapes_of(cases: Sequence[Case], its: PlannedRun = run) -> Shapes | str:
-            return ask(_named(its), its.spec.identity.workload_options, cases, trace=job.trace)
-
-        def time_of(other: Layout, shapes: Shapes, its: Identity = identity) -> float | None:
-            clock, model = clock_of(job, other, its), shapes.models[other.case]
-            useful = shapes.models[plain(other)]
-            if clock is None or isinstance(model, str) or isinstance(useful, str):
-                return None
-            return step_time(work(model, useful, other, shapes.answer), clock, its.world_size).expected
-
-        change = cheapest_change(layout, found.declared, row.capacity_bytes, shapes_of, time_of)
-        made.append(msgspec.structs.replace(row, change=change))
+        if row.fits in {"no", "tight"} and isinstance(layout, Layout):
+            wanted[row.key] = layout, run.spec.identity, list(variants_of(layout, found.declared))
+    cases = [case for _, _, several in wanted.values() for one in several for case in (one.case, plain(one))]
+    if not cases:
+        return rows
+    first = found.runs[0]
+    shapes = ask(_named(first), first.spec.identity.workload_options, cases, trace=job.trace)
+    if isinstance(shapes, str):
+        return rows
+    made = []
+    for row in rows:
+        if row.key in wanted and row.capacity_bytes is not None:
+            layout, identity, several = wanted[row.key]
+            time_of = functools.partial(_time_of, job, identity)
+            change = cheapest_change(layout, several, row.capacity_bytes, shapes, time_of)
+            row = msgspec.structs.replace(row, change=change)  # noqa: PLW2901
+        made.append(row)
     return made
+
+
+def _time_of(job: _Job, identity: Identity, layout: Layout, shapes: Shapes) -> float | None:
+    clock, model, useful = clock_of(job, layout, identity), shapes.models[layout.case], shapes.models[plain(layout)]
+    if clock is None or isinstance(model, str) or isinstance(useful, str):
+        return None
+    return step_time(work(model, useful, layout, shapes.answer), clock, identity.world_size).expected
+
+
+def limit_of(study: Study, run: PlannedRun, profile: ClusterProfile, run_high_s: float | None) -> float:
+    """Return the time limit of a run, in seconds: the user's, else what the upper end of the band needs.
+
+    In whole minutes, not less than the profile's default, and not more than the queue allows.
+    """
+    resources = run.resources
+    if study.time or run_high_s is None:
+        return resources.time_s
+    limit = max(resources.time_s, math.ceil(run_high_s / 60) * 60.0)
+    queues = (profile.qos.get(resources.qos), profile.partitions.get(resources.partition))
+    most = [queue.max_time_s(resources.nodes) for queue in queues if queue is not None]
+    return min([limit, *(one for one in most if one is not None)])

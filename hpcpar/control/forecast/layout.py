@@ -72,7 +72,7 @@ UNKNOWN = "no model of what strategy {} holds and does: only points of the mesh 
 def layout_of(identity: Identity, gpu: bool) -> Layout | str:
     """Read the layout off a planned run, or say why there is none."""
     strategy = registry.get_strategy(identity.strategy)
-    options = msgspec.convert(identity.strategy_options, strategy.Options)
+    options: Any = msgspec.convert(identity.strategy_options, strategy.Options)
     engine, zero = EngineOptions(), None
     if hasattr(strategy, "engine"):
         engine = strategy.engine(options)
@@ -80,9 +80,7 @@ def layout_of(identity: Identity, gpu: bool) -> Layout | str:
         zero = Zero(options.stage, options.offload_optimizer, options.offload_parameters)
     else:
         return UNKNOWN.format(identity.strategy)
-    return Layout(
-        identity.mesh, engine, identity.micro_batch, identity.grad_accum, gpu, identity.ranks_per_node, zero
-    )
+    return Layout(identity.mesh, engine, identity.micro_batch, identity.grad_accum, gpu, identity.ranks_per_node, zero)
 
 
 def stages_on(model: Model, layout: Layout, place: int) -> list[Stage]:

@@ -72,7 +72,11 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Need:
     held = _held([unit for stage in stages for unit in stage.units], layout, answer.moments)
     fixed = _received(stages, layout)
     batch = answer.sample_bytes * layout.micro_batch * layout.grad_accum / layout.mesh.cp
-    worst = max(_moments(model, stages, layout, answer, held, place), key=lambda m: m.gradients + m.activations + m.buffers)
+    moments = [
+        *_under_way(model, stages, layout, held, in_flight(layout, place)),
+        _update(stages, layout, answer, held),
+    ]
+    worst = max(moments, key=lambda m: m.gradients + m.activations + m.buffers)
     return Need(
         parameters=held.parameters,
         gradients=worst.gradients,
@@ -116,19 +120,20 @@ def _received(stages: list[Stage], layout: Layout) -> float:
     return received
 
 
-def _moments(
-    model: Model, stages: list[Stage], layout: Layout, answer: Answer, held: _Held, place: int
-) -> Iterator[_Moment]:
-    waiting = in_flight(layout, place)
+def _under_way(model: Model, stages: list[Stage], layout: Layout, held: _Held, waiting: int) -> Iterator[_Moment]:
+    """Yield the moments of the passes; `waiting` of them are under way at a time."""
     each = [_kept(stage, model.loss, layout) for stage in stages]
-    between = max(0, waiting - 1) * sum(each) / len(each)
+    between = (waiting - 1) * sum(each) / len(each)
     gradients_stay = _gradients_stay(layout)
     accumulated = _accumulated(stages, layout)
     for stage in stages:
         for name, gradients, activations, buffers in _passes(stage, model.loss, layout, held, stays=gradients_stay):
             yield _Moment(name, gradients, activations + between, buffers + accumulated)
+
+
+def _update(stages: list[Stage], layout: Layout, answer: Answer, held: _Held) -> _Moment:
     units = [unit for stage in stages for unit in stage.units]
-    yield _Moment("the update", held.gradients, 0.0, _at_update(units, layout, answer, held))
+    return _Moment("the update", held.gradients, 0.0, _at_update(units, layout, answer, held))
 
 
 def _gradients_stay(layout: Layout) -> bool:

@@ -132,7 +132,7 @@ def reaches_out(layout: Layout, axis: str) -> bool:
 
 
 def _messages(stages: list[Stage], chain: list[UnitShape], layout: Layout) -> Iterator[tuple[str, float, float]]:
-    """Yield (axis, calls, bytes on the wire) of a step: docs/communication.md has the payloads beside what is counted."""
+    """Yield (axis, calls, bytes on the wire) of a step; docs/communication.md has the payloads beside counted ones."""
     mesh, m, b = layout.mesh, layout.grad_accum, layout.micro_batch
     for unit in chain:
         for message in unit.messages:

@@ -14,8 +14,8 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
-from hpcpar.worker.context import JobContext
 from hpcpar.schedules import partition
+from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper

@@ -38,10 +38,9 @@ def _attention_flops(query: Any, key: Any, value: Any, dropout: float = 0.0, cau
     return int(2 * 2 * heads * length * key.shape[-2] * width) // (2 if causal else 1)
 
 
-def _attention_backward_flops(
-    gradient: Any, query: Any, key: Any, value: Any, out: Any, lse: Any, dropout: float, causal: bool, **_: Any
-) -> int:
+def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *more: Any, **_: Any) -> int:
     """Return 5 products: the scores again, and two for each of queries and keys, and one for values."""
+    _, _, dropout, causal = more  # after its output and the logarithms of its sums
     return _attention_flops(query, key, value, dropout, causal) * 5 // 2
 
 
@@ -93,7 +92,7 @@ class Tally(FakeTensorMode):
         elif func.namespace == "aten" and not func.is_view:
             self.operators += 1
             self.traffic += sum(t.nbytes for t in (*_tensors(args), *results))
-            count = _FLOPS.get(func._overloadpacket)
+            count: Any = _FLOPS.get(func._overloadpacket)
             if count is not None:
                 self.flops += count(*args, **kwargs)
             elif func._overloadpacket in flop_registry:

@@ -171,7 +171,7 @@ class Tracer:
         for output, target in zip(outputs, targets, strict=True):
             given = output.detach().requires_grad_()
             with tensor.loss_region(context, options):
-                seen.append(self._passes(lambda value, its=target: function(value, its)[0], given, lambda: None))
+                seen.append(self._passes(partial(_loss_of, function, target), given, lambda: None))
         return _shape([one._replace(shape=_sizes(None)) for one in seen], 0, case, recomputes=False)
 
 
@@ -187,6 +187,10 @@ class _Top(torch.autograd.Function):
     def backward(ctx: Any, _: Any) -> Any:
         shape, dtype = ctx.like
         return torch.empty(shape, dtype=dtype)
+
+
+def _loss_of(function: Any, target: Any, output: Any) -> Any:
+    return function(output, target)[0]
 
 
 def unit_on_meta(unit: Unit) -> Any:
