@@ -30,6 +30,7 @@ def isolation(tmp_path_factory):
         patch.setenv("XDG_CONFIG_HOME", str(place / "config"))
         patch.setenv("HPCPAR_STATE", str(place / "state"))
         patch.setenv("HPCPAR_RUNS", str(place / "runs"))
+        patch.setenv("HPCPAR_PREDICT", "0")  # a trace takes seconds; the tests of forecasts ask for it
         (place / "home").mkdir(parents=True, exist_ok=True)
         yield place
 

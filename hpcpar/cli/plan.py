@@ -17,7 +17,7 @@ Examples:
   hpcpar plan --cluster lumi --workload llama-1b --strategy fsdp tp --nodes 1 2 --option precision=bf16
   hpcpar plan jobs/strong-hybrid.toml --cluster lumi --budget 20
 """
-_NOT_HERE = {"again", "dry_run", "wait", "as_json", "program", "checkpoint_every"}
+_NOT_HERE = {"again", "predict", "force", "dry_run", "wait", "as_json", "program", "checkpoint_every"}
 """What only a submit has."""
 
 

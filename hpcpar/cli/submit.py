@@ -105,6 +105,13 @@ def is_strategy(word: str) -> bool:
 @click.option(
     "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
 )
+@click.option(
+    "--predict/--no-predict",
+    default=True,
+    envvar="HPCPAR_PREDICT",
+    help="Foresee memory and time first, as `hpcpar plan` does (default: yes).",
+)
+@click.option("--force", is_flag=True, help="Submit also what will not fit into memory.")
 @click.option("--again", is_flag=True, help="Run what is complete once more.")
 @click.option("--no-gate", is_flag=True, help="Send it unchecked (see `hpcpar doctor`); the submission says so.")
 @click.option("--no-snapshot", is_flag=True, help="Run your own files as they are when the job starts, not as now.")
@@ -158,6 +165,8 @@ def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str
         again=flags["again"],
         no_gate=flags["no_gate"],
         no_snapshot=flags["no_snapshot"],
+        predict=flags["predict"],
+        force=flags["force"],
     )
     return request, profile_path
 

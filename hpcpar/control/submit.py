@@ -48,6 +48,10 @@ class Request(NamedTuple):
     """Send it unchecked; every submission says so."""
     no_snapshot: bool = False
     """Let the job run the user's files as they are when it starts."""
+    predict: bool = False
+    """Foresee memory and time: refuse what cannot fit, choose time limits that nobody gave, write it into spec.json."""
+    force: bool = False
+    """Submit what cannot fit all the same."""
 
     @property
     def python(self) -> str:
@@ -92,6 +96,8 @@ def prepare(request: Request) -> Prepared:
         InputError: with every problem of the input at once.
     """
     plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=str(Path.cwd()))
+    if request.predict:
+        plan = _predicted(plan, request)
     study = StudyFolder(request.root / request.study.name)
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, again=request.again)
@@ -100,6 +106,14 @@ def prepare(request: Request) -> Prepared:
     batches = tuple(_prepare_batch(request, study, group, ordinal, code) for group in _arrays(todo, request.profile))
     trouble = [*knowledge.trouble, *(f"left out of the snapshot: {name}" for name in (code.left_out if code else ()))]
     return Prepared(request, plan, study, batches, skipped, tuple(trouble), code)
+
+
+def _predicted(plan: Plan, request: Request) -> Plan:
+    from hpcpar.control.forecast.attach import attach
+    from hpcpar.runs import find_studies
+
+    studies = find_studies(request.root) if is_folder(request.root) else []
+    return attach(plan, request.study, request.profile, request.where, studies=studies, force=request.force)
 
 
 def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:

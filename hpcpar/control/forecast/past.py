@@ -18,8 +18,8 @@ from hpcpar.runs import RunFolder, StudyFolder
 from hpcpar.shapes import Case
 from hpcpar.spec import RunSpec
 
-MOST_CELLS = 200
-"""More finished cells make no rate surer, and each costs a look."""
+MOST_RUNS = 300
+"""More finished runs make no rate surer, and each costs a look."""
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -48,16 +48,15 @@ def look_back(studies: Iterable[StudyFolder], cluster: str, node_type: str, *, g
     """Read the finished runs of one kind of node."""
     cells: dict[str, list[tuple[RunSpec, float]]] = defaultdict(list)
     starts = []
-    for study in studies:
-        for run in study.runs():
-            spec = run.spec()
-            if spec is None or (spec.identity.cluster, spec.identity.node_type) != (cluster, node_type):
-                continue
-            time_s, record = step_time_of(run, spec), run.record()
-            if time_s and record is not None:
-                cells[_cell(spec)].append((spec, time_s))
-                starts.append(record.ended - record.started - record.phases.get("train", 0.0))
-    chosen = list(cells.values())[-MOST_CELLS:]
+    for run in _newest(studies):
+        spec = run.spec()
+        if spec is None or (spec.identity.cluster, spec.identity.node_type) != (cluster, node_type):
+            continue
+        time_s, record = step_time_of(run, spec), run.record()
+        if time_s and record is not None:
+            cells[_cell(spec)].append((spec, time_s))
+            starts.append(record.ended - record.started - record.phases.get("train", 0.0))
+    chosen = cells.values()
     seen: dict[str, list[Seen]] = defaultdict(list)
     for runs in chosen:
         spec = runs[0][0]
@@ -69,6 +68,18 @@ def look_back(studies: Iterable[StudyFolder], cluster: str, node_type: str, *, g
             seen[layout.case.precision].append(one)
     found = {precision: tuple(several) for precision, several in seen.items()}
     return Past(seen=found, start_s=statistics.median(starts) if starts else None)
+
+
+def _newest(studies: Iterable[StudyFolder]) -> list[RunFolder]:
+    """Return the runs that finished last."""
+    finished = []
+    for study in studies:
+        for run in study.runs():
+            try:
+                finished.append((run.record_path.stat().st_mtime, run.path.name, run))
+            except OSError:
+                continue
+    return [run for _, _, run in sorted(finished, key=lambda one: one[:2])[-MOST_RUNS:]]
 
 
 def _cell(spec: RunSpec) -> str:
