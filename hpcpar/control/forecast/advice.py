@@ -44,7 +44,7 @@ def variants_of(layout: Layout, declared: Declaration) -> Iterator[Layout]:
     sizes = [size for size in range(1, layout.micro_batch + 1) if per_rank % size == 0]
     precisions: tuple[Any, ...] = (layout.engine.precision,) if layout.engine.precision != "fp32" else ("fp32", "bf16")
     for precision in precisions:
-        for checkpointing in ("none", "selective", "full"):
+        for checkpointing in dict.fromkeys((layout.engine.activation_checkpointing, "none", "full")):
             engine = msgspec.structs.replace(
                 layout.engine,
                 precision=precision,

@@ -19,7 +19,11 @@ def with_all_strategies(study: Study, profile: ClusterProfile, where: str) -> St
     if kind not in profile.node_types:
         return study  # a survey says so
     ranks = study.ranks_per_node or profile.node_types[kind].ranks_per_node
-    choices = [StrategyChoice(name=name) for name in _able(study, where)]
+    gpu = profile.node_types[kind].gpus_per_node > 0
+    able = [name for name in _able(study, where) if not (gpu and name == "cp")]  # cp runs on CPUs only
+    # Over nodes tp is slow (docs/plan.md): it is looked at inside of one, replicated over the others.
+    options = {"tp": {"degree": ranks}} if ranks > 1 else {}
+    choices = [StrategyChoice(name=name, options=options.get(name, {})) for name in able]
     if any(choice.name == "hybrid" for choice in choices):
         choices = [choice for choice in choices if choice.name != "hybrid"]
         for nodes in study.nodes:

@@ -71,6 +71,8 @@ UNKNOWN = "no model of what strategy {} holds and does: only points of the mesh 
 
 def layout_of(identity: Identity, gpu: bool) -> Layout | str:
     """Read the layout off a planned run, or say why there is none."""
+    if gpu and identity.mesh.cp > 1:
+        return "cp runs on CPUs only so far: its attention is built on torch's CPU kernel"
     strategy = registry.get_strategy(identity.strategy)
     options: Any = msgspec.convert(identity.strategy_options, strategy.Options)
     engine, zero = EngineOptions(), None

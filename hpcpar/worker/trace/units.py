@@ -58,6 +58,7 @@ class Tracer:
         self._workload, self._tally = workload, tally
         inputs, targets = workload.samples.fetch(_first_sample())
         self._sample = inputs[:1], targets[:1]
+        self._spread = False
 
     @property
     def sample_bytes(self) -> int:
@@ -75,6 +76,7 @@ class Tracer:
             capacity=case.capacity,
         )
         with world.fake(mesh, options) as context, gpu_attention(case.gpu):
+            self._spread = case.tp * case.ep > 1
             values = [self._batch(samples, case.cp) for samples in SAMPLES]
             kinds: dict[Any, UnitShape] = {}
             order: list[int] = []
@@ -122,7 +124,8 @@ class Tracer:
     def _passes(self, compute: Callable[[Any], Any], given: Any, forget: Callable[[], None]) -> _Seen:
         """Go forward and back, and once more on top of the gradients of the first time."""
         # What a model or torch makes once and keeps (tables of angles, plans of a DTensor) is no part of a step.
-        for _ in range(2):
+        # Without a DTensor nothing is planned when a gradient is added to one that is there.
+        for _ in range(2 if self._spread else 1):
             _Top.apply(compute(given)).backward()
         forget()
         given.grad = None
