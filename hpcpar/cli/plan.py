@@ -17,7 +17,18 @@ Examples:
   hpcpar plan --cluster lumi --workload llama-1b --strategy fsdp tp --nodes 1 2 --option precision=bf16
   hpcpar plan jobs/strong-hybrid.toml --cluster lumi --budget 20
 """
-_NOT_HERE = {"again", "predict", "force", "dry_run", "wait", "as_json", "program", "checkpoint_every"}
+_NOT_HERE = {
+    "again",
+    "no_gate",
+    "no_snapshot",
+    "predict",
+    "force",
+    "dry_run",
+    "wait",
+    "as_json",
+    "program",
+    "checkpoint_every",
+}
 """What only a submit has."""
 
 
@@ -68,7 +79,7 @@ command = VariadicCommand(
     "plan",
     callback=_plan,
     params=[*_shared(), *getattr(_plan, "__click_params__", [])[::-1]],
-    variadic={"--nodes": str.isdigit, "--strategy": submit._is_strategy},
+    variadic={"--nodes": str.isdigit, "--strategy": submit.is_strategy},
     epilog=_EPILOG,
     help=_plan.__doc__,
 )

@@ -119,6 +119,12 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
 def survey(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Survey:
     """Look at every cell of a study by itself: one that cannot be does not stand in the way of the others.
 
+    Args:
+        study: what to run; one of its variants (`Study.by_variant`).
+        profile: where to run it.
+        where: the study's file, or "flags"; stands in messages.
+        version: the version of hpcpar, noted in each run.
+
     Raises:
         InputError: with every problem that all cells have (unknown names, wrong options).
     """
@@ -139,7 +145,7 @@ def survey(study: Study, profile: ClusterProfile, where: str, *, version: str = 
             else:
                 cells.append(found)
     once = resolved._replace(study=msgspec.structs.replace(study, repeats=1))
-    runs = tuple(_runs(once, place, cells, version, ""))
+    runs = tuple(_runs(place, [(once, cell) for cell in cells], version, ""))
     return Survey(runs, tuple(refused), resolved.declared, tuple(_warnings(study, profile)))
 
 

@@ -22,6 +22,7 @@ from hpcpar.control.forecast.price import Price
 from hpcpar.control.forecast.work import Work, work
 from hpcpar.control.plan import PlannedRun, Survey, survey
 from hpcpar.devices import find_device
+from hpcpar.errors import InputError
 from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.runs import StudyFolder
 from hpcpar.shapes import Case, Model
@@ -128,17 +129,18 @@ def forecast(
     Raises:
         InputError: with every problem that all cells have.
     """
-    found = survey(study, profile, where, version=version)
+    variants = _surveys(study, profile, where, version)
     kind = study.node_type or profile.default_node_type
     node_type = profile.node_types[kind]
     past = look_back(studies, profile.name, kind, gpu=node_type.gpus_per_node > 0, trace=trace)
     job = _Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace)
     notes: list[str] = []
-    rows = _rows(found, study, job, notes, advise=advise)
+    rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
     refused = tuple(
         Unfit(
             strategy=one.choice.name, mesh=one.choice.mesh, nodes=one.nodes, what=one.problem.what, fix=one.problem.fix
         )
+        for found in variants
         for one in found.refused
     )
     return Forecast(
@@ -146,7 +148,7 @@ def forecast(
         cluster=profile.name,
         node_type=kind,
         workload=study.workload,
-        steps=study.steps or found.declared.steps,
+        steps=study.steps or variants[0].declared.steps,
         repeats=study.repeats,
         rows=tuple(sorted(rows, key=_rank)),
         refused=refused,
@@ -156,12 +158,25 @@ def forecast(
     )
 
 
+def _surveys(study: Study, profile: ClusterProfile, where: str, version: str) -> list[Survey]:
+    """Look at every variant of the study; say of all of them what is wrong."""
+    found, problems = [], []
+    for one in study.by_variant():
+        try:
+            found.append(survey(one, profile, where, version=version))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    return found
+
+
 def _rank(row: Row) -> tuple[int, float, float]:
     order = {"yes": 0, "tight": 1, "unknown": 2, "no": 3}
     return order[row.fits], row.run_s if row.run_s is not None else float("inf"), row.worst.node_hours
 
 
-def _rows(found: Survey, study: Study, job: _Job, notes: list[str], *, advise: bool) -> list[Row]:
+def _rows(found: Survey, job: _Job, notes: list[str], *, advise: bool) -> list[Row]:
     gpu = job.node_type.gpus_per_node > 0
     laid = [(run, layout_of(run.spec.identity, gpu)) for run in found.runs]
     cases = [case for _, layout in laid if isinstance(layout, Layout) for case in (layout.case, plain(layout))]
