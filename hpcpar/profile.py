@@ -86,6 +86,8 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Device of each local rank, where the numbering of the devices is not the one next to the cores."""
     accelerator: str = ""
     accelerator_memory: str = ""
+    peak_tflops: dict[Literal["fp32", "bf16"], Annotated[float, Meta(gt=0)]] = field(default_factory=dict)
+    """Dense peak of one device, where it is not the one that hpcpar knows of this accelerator (hpcpar/devices.py)."""
     partition: str = ""
     constraint: str = ""
     qos: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis import law_tables, support, tables, verdict_tables
+from hpcpar.analysis import foreseen, law_tables, support, tables, verdict_tables
 from hpcpar.analysis.captions import facts, title
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.headlines import headlines
@@ -54,6 +54,9 @@ def _pages(results: Results, narrow: bool) -> Iterator[Page]:
             "The machine stays, the global batch grows m times. Size-up is T(m) / T(1), at most m where all is well."
         ]
         yield Page("Size-up", said, law_tables.sizeup_sheet(results.sized_up), [], [])
+    if results.foreseen:
+        said = [foreseen.summary(results.foreseen)]
+        yield Page("Predicted and measured", said, foreseen.sheet(results.foreseen), [], [])
     if results.lint:
         body = [[one.severity, one.name, one.where, one.what, one.fix] for one in results.lint]
         if narrow:

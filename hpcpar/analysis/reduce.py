@@ -140,6 +140,12 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Boot ids of the physical machines."""
     usable_cpus: int | None = None
     """The most CPUs that any rank might use."""
+    predicted_step_s: float | None = None
+    """What the plan expected of a step."""
+    predicted_naive_s: float | None = None
+    """The same with constant efficiency."""
+    predicted_bytes: int | None = None
+    """What the plan expected a rank's tensors to need."""
     rejected_lines: int = 0
     rejected_steps: int = 0
     duplicate_steps: int = 0
@@ -293,6 +299,23 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "code": spec.code,
         "order": spec.order,
         "pair": spec.pair,
+        **_predicted(spec.prediction),
+    }
+
+
+def _predicted(noted: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plan expected; what is no positive number is left out, as the file may be damaged."""
+    step = noted.get("step_s")
+    step = step if isinstance(step, dict) else {}
+    found = {
+        "predicted_step_s": step.get("expected"),
+        "predicted_naive_s": step.get("naive"),
+        "predicted_bytes": noted.get("memory_bytes"),
+    }
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST
     }
 
 

@@ -19,6 +19,7 @@ import click
 from hpcpar.errors import HpcparError, InputError
 
 VERBS = {
+    "plan": "Say before anything is submitted: does it fit, how long, what does it cost.",
     "submit": "Plan a study and submit it.",
     "doctor": "Say everything that is wrong with a submission before it is sent.",
     "status": "Say what became of the runs, and why.",
@@ -40,6 +41,7 @@ VERBS = {
 _EPILOG = """
 \b
 Examples:
+  hpcpar plan --cluster perlmutter --workload llama-7b --nodes 4 8 16
   hpcpar submit --cluster local --strategy ddp --nodes 1 2 --repeats 3 --wait
   hpcpar submit --cluster perlmutter --strategy hybrid --nodes 4 --dry-run
   hpcpar submit jobs/quickstart.toml --cluster local

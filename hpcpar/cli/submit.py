@@ -108,6 +108,13 @@ def is_strategy(word: str) -> bool:
 @click.option(
     "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
 )
+@click.option(
+    "--predict/--no-predict",
+    default=None,
+    envvar="HPCPAR_PREDICT",
+    help="Foresee memory and time first, as `hpcpar plan` does (default: where plan has looked at the model before).",
+)
+@click.option("--force", is_flag=True, help="Submit also what will not fit into memory.")
 @click.option("--again", is_flag=True, help="Run what is complete once more.")
 @click.option("--no-gate", is_flag=True, help="Send it unchecked (see `hpcpar doctor`); the submission says so.")
 @click.option("--no-snapshot", is_flag=True, help="Run your own files as they are when the job starts, not as now.")
@@ -147,9 +154,9 @@ def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str
     from hpcpar.runs import runs_root
 
     flags["program"] = program
-    study, where = _study(study_file, flags)
+    study, where = read_study(study_file, flags)
     try:
-        profile, profile_path = _profile(study, where)
+        profile, profile_path = read_profile(study, where)
     except InputError as error:  # a person who mistyped two names wants to hear of both
         raise InputError([*error.problems, *study_problems(study, where)]) from error
     request = submit.Request(
@@ -161,6 +168,8 @@ def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str
         again=flags["again"],
         no_gate=flags["no_gate"],
         no_snapshot=flags["no_snapshot"],
+        predict=flags["predict"],
+        force=flags["force"],
     )
     return request, profile_path
 
@@ -177,7 +186,12 @@ def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:
     data["workload_options"] = {**data.get("workload_options", {}), "command": list(words)}
 
 
-def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
+def read_study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
+    """Merge a study's file and the flags; return it and the words for messages.
+
+    Raises:
+        InputError: with every problem of both.
+    """
     data: dict[str, Any] = {}
     where = "flags"
     if study_file is not None:
@@ -255,7 +269,12 @@ def _pairs(given: tuple[str, ...], flag: str, problems: list[Problem]) -> dict[s
     return pairs
 
 
-def _profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
+def read_profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
+    """Read the profile of the study's cluster.
+
+    Raises:
+        InputError: there is none, or it is wrong.
+    """
     if not study.cluster:
         known = ", ".join(assets.available("clusters"))
         raise InputError(Problem(f"{where}: cluster", "is not given", f"--cluster NAME, one of: {known}"))

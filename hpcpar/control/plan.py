@@ -43,6 +43,23 @@ class Plan(NamedTuple):
     warnings: tuple[Problem, ...]
 
 
+class Refused(NamedTuple):
+    """A cell of the grid that cannot be."""
+
+    choice: StrategyChoice
+    nodes: int
+    problem: Problem
+
+
+class Survey(NamedTuple):
+    """Every cell of a study on its own, once, without repeats: what can be run, and what cannot."""
+
+    runs: tuple[PlannedRun, ...]
+    refused: tuple[Refused, ...]
+    declared: Declaration
+    warnings: tuple[Problem, ...]
+
+
 class _Chosen(NamedTuple):
     """A strategy of the study, found and its options decoded."""
 
@@ -103,6 +120,39 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     if problems or place is None:
         raise InputError(list(dict.fromkeys(problems)))
     return Plan(tuple(_runs(place, cells, version, folder)), tuple(_warnings(study, profile)))
+
+
+def survey(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Survey:
+    """Look at every cell of a study by itself: one that cannot be does not stand in the way of the others.
+
+    Args:
+        study: what to run; one of its variants (`Study.by_variant`).
+        profile: where to run it.
+        where: the study's file, or "flags"; stands in messages.
+        version: the version of hpcpar, noted in each run.
+
+    Raises:
+        InputError: with every problem that all cells have (unknown names, wrong options).
+    """
+    problems = list(_text_problems(study, where))
+    place = _place(study, profile, where, [] if profile.scheduler == "pbs" else problems)
+    resolved = _resolve(study, where, problems)
+    if problems or resolved is None or place is None:
+        raise InputError(list(dict.fromkeys(problems)))
+    cells: list[_Cell] = []
+    refused: list[Refused] = []
+    for chosen in resolved.strategies:
+        for nodes in dict.fromkeys(chosen.choice.nodes or study.nodes):
+            resources = _resources(study, place, nodes)
+            against = list(limit_problems(resources, profile, place.node_type, where))
+            found = against[0] if against else _cell(resolved, chosen, resources, profile)
+            if isinstance(found, Problem):
+                refused.append(Refused(chosen.choice, nodes, found))
+            else:
+                cells.append(found)
+    once = resolved._replace(study=msgspec.structs.replace(study, repeats=1))
+    runs = tuple(_runs(place, [(once, cell) for cell in cells], version, ""))
+    return Survey(runs, tuple(refused), resolved.declared, tuple(_warnings(study, profile)))
 
 
 def _text_problems(study: Study, where: str) -> Iterator[Problem]:

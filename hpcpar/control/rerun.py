@@ -18,12 +18,14 @@ import msgspec
 from hpcpar import __version__
 from hpcpar.control import requests
 from hpcpar.control.plan import PlannedRun, make_plan
-from hpcpar.control.submit import Prepared, Request, Wish, code_of, prepare, script_of
+from hpcpar.control.submit import Prepared, Request, Wish, as_first_sent, code_of, prepare, script_of
 from hpcpar.errors import InputError, Problem
 from hpcpar.runs import Batch, BatchFolder, RunFolder, StudyFolder
 from hpcpar.spec import RunSpec
 
 _DIFF_LINES = 40
+_NO_MATTER = {"billing", "prediction"}
+"""Fields of spec.json that change nothing of what is computed, and that a later day foresees otherwise."""
 
 
 class Comparison(NamedTuple):
@@ -50,7 +52,7 @@ def compare(run: RunFolder) -> Comparison:
         raise InputError(Problem(run.path.name, what, "`hpcpar submit --again` of its study runs it once more"))
     request = requests.as_request(asked, study, __version__)
     plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=request.folder)
-    planned = {one.spec.run_name: one for one in plan.runs}
+    planned = {one.spec.run_name: as_first_sent(one, request, study) for one in plan.runs}
     if run.path.name not in planned:
         return Comparison(request, ["the study as it was asked for has no such run any more"], [])
     differences = [*_in_spec(spec, planned[run.path.name].spec), *_in_script(request, folder, batch, planned)]
@@ -84,7 +86,7 @@ def _batch(run: RunFolder, study: StudyFolder) -> tuple[BatchFolder, Batch]:
 
 def _in_spec(was: RunSpec, now: RunSpec) -> Iterator[str]:
     before, after = msgspec.to_builtins(was), msgspec.to_builtins(now)
-    for name in after:
+    for name in after.keys() - _NO_MATTER:
         if before[name] != after[name]:
             yield f"spec.json: {name} is {after[name]!a}, it was {before[name]!a}"
 

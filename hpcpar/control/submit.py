@@ -22,6 +22,7 @@ import msgspec
 from hpcpar import snapshot
 from hpcpar.control import gate, local_queue, requests
 from hpcpar.control.checks import Case, Shot
+from hpcpar.control.forecast.ask import known
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
@@ -66,6 +67,11 @@ class Request(NamedTuple):
     """The interpreter on the nodes, where neither study nor profile name one; not given: this one."""
     only: Mapping[str, Wish] | None = None
     """The runs that are meant, by name, where not all are."""
+    predict: bool | None = False
+    """Foresee memory and time: refuse what cannot fit, choose time limits that nobody gave, write it into spec.json.
+    None: of models whose shapes are known from an earlier plan; a submit starts no child process unasked."""
+    force: bool = False
+    """Submit what cannot fit all the same."""
 
     @property
     def python(self) -> str:
@@ -117,6 +123,8 @@ def prepare(request: Request) -> Prepared:
         InputError: with every problem of the input at once.
     """
     plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=request.folder)
+    if request.predict or (request.predict is None and known()):
+        plan = _predicted(plan, request)
     study = StudyFolder(request.root / request.study.name)
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, request)
@@ -134,6 +142,22 @@ def code_of(request: Request, runs: Sequence[PlannedRun]) -> Snapshot | None:
         InputError: it cannot be read.
     """
     return None if request.no_snapshot or not runs else _snapshot(runs[0].spec, request.root)
+
+
+def _predicted(plan: Plan, request: Request) -> Plan:
+    from hpcpar.control.forecast.attach import attach
+    from hpcpar.runs import find_studies
+
+    studies = find_studies(request.root) if is_folder(request.root) else []
+    return attach(
+        plan,
+        request.study,
+        request.profile,
+        request.where,
+        studies=studies,
+        force=request.force,
+        trace=request.predict is not None,
+    )
 
 
 def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:
@@ -207,12 +231,26 @@ def _select(
         if state in _UNDER_WAY or (state == "done" and not request.again):
             skipped[state] += 1
         else:
-            todo.append(_as_wished(run, request.only[name]) if request.only is not None else run)
+            todo.append(_as_wished(run, request, study) if request.only is not None else run)
     return todo, dict(skipped)
 
 
-def _as_wished(run: PlannedRun, wish: Wish) -> PlannedRun:
-    return run._replace(resources=msgspec.structs.replace(run.resources, exclude=wish.exclude))
+def _as_wished(run: PlannedRun, request: Request, study: StudyFolder) -> PlannedRun:
+    assert request.only is not None
+    run = as_first_sent(run, request, study)
+    exclude = request.only[run.spec.run_name].exclude
+    return run._replace(resources=msgspec.structs.replace(run.resources, exclude=exclude))
+
+
+def as_first_sent(run: PlannedRun, request: Request, study: StudyFolder) -> PlannedRun:
+    """Return the run with the time limit that it has on disk: where the study names none, a forecast may have."""
+    was = study.run(run.spec.run_name).spec()
+    if was is None or request.study.time:
+        return run
+    return PlannedRun(
+        msgspec.structs.replace(run.spec, time_s=was.time_s),
+        msgspec.structs.replace(run.resources, time_s=was.time_s),
+    )
 
 
 def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[PlannedRun, ...]]:

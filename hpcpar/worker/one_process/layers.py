@@ -14,8 +14,9 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
+from hpcpar.schedules import partition
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import stages, weights
+from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.finite import Watch
@@ -90,7 +91,7 @@ def _bounds(workload: NeuralWorkload, cuts: Sequence[int], devices: Sequence[tor
     parts = CPU_PARTS if devices[0].type == "cpu" else len(devices)
     with torch.device("meta"):
         sizes = [sum(parameter.numel() for parameter in unit.build().parameters()) for unit in workload.units]
-    return stages.partition(sizes, min(parts, num_units))
+    return partition(sizes, min(parts, num_units))
 
 
 def _assign(devices: Sequence[torch.device], parts: int) -> list[torch.device]:
