@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo readme test test-ci test-full browser check bench bench-collect overhead gpu-check parity ledgers pipelines proof clean
+.PHONY: help env slurm demo readme test test-ci test-full browser check bench bench-collect overhead gpu-check parity ledgers pipelines plan proof faults soak bench-submit bench-status clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[torch,deepspeed,report]' --group dev
+	$(PIP) --editable '.[torch,deepspeed,xgboost-cpu,parquet,report]' --group dev
 	touch $@
 
 slurm: env  ## Install Slurm for the tests, where it is missing and may be installed
@@ -44,8 +44,18 @@ check: env  ## Lint, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# Tests on Slurm mostly wait for it: they run beside the others, and what they printed comes last.
 test: env slurm  ## The tests, real Slurm included (under 10 minutes on two cores)
-	$(BIN)/python -m pytest -m 'not full'
+	@set -m
+	log=$$(mktemp)
+	$(BIN)/python -m pytest -m 'not full and slurm' > $$log 2>&1 & on_slurm=$$!
+	trap 'kill -INT $$on_slurm 2> /dev/null && wait $$on_slurm; rm -f $$log' EXIT
+	code=0
+	$(BIN)/python -m pytest -m 'not full and not slurm' || code=$$?
+	echo 'Tests on the real Slurm:'
+	wait $$on_slurm || code=$$?
+	cat $$log
+	exit $$code
 
 test-ci: check test  ## What CI runs: lint, types, layering, tests, the demo, a wheel
 	$(MAKE) --no-print-directory demo
@@ -64,6 +74,18 @@ bench: env  ## Measure start-up side by side (ratios of one run, not a test)
 bench-collect: env  ## Measure collect beside bare readers (10,000 runs, 1.2 GB in a temporary folder, some minutes)
 	$(BIN)/python benchmarks/collect.py
 
+bench-submit: env slurm  ## Measure submit beside raw sbatch and submitit, on a Slurm of its own
+	$(BIN)/python benchmarks/submit.py
+
+bench-status: env  ## Measure status of 10,000 runs, and count its calls
+	$(BIN)/python benchmarks/status.py
+
+faults: env slurm  ## Inject every fault into runs on a real Slurm (docs/reliability.md; root); ONLY=slurmctld some of them
+	$(BIN)/python docs/make_reliability.py $(if $(ONLY),--only '$(ONLY)')
+
+soak: env slurm  ## 1,000 runs on a real Slurm while things break at random; RUNS=50 fewer, SEED=7 others
+	$(BIN)/python tests/slurm/soak.py $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
+
 overhead: env  ## Measure the training loop beside loops written by hand (on a quiet machine, half an hour)
 	$(BIN)/python benchmarks/overhead.py
 
@@ -78,6 +100,9 @@ ledgers: env  ## Bytes that ranks hold and move, beside their formulas (docs/sha
 
 pipelines: env  ## Bubbles and kept activations, measured (docs/pipelines.md; on a quiet machine)
 	$(BIN)/python benchmarks/pipelines.py
+
+plan: env  ## Memory that a plan predicts, beside what small runs need (docs/plan.md); RUNS=folder keeps the runs
+	$(BIN)/python docs/make_plan.py $(if $(RUNS),--runs '$(RUNS)')
 
 proof: parity ledgers pipelines  ## All of docs/ that is counted or measured about strategies
 

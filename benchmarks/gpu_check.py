@@ -23,6 +23,7 @@ from hand_loops import Job, single
 from torch import distributed
 
 from hpcpar import registry
+from hpcpar.peaks import peak_flops
 from hpcpar.registry import World
 from hpcpar.spec import Identity
 from hpcpar.worker.context import make_context
@@ -32,9 +33,6 @@ FP32_BAND = 1e-4
 """Between strategies, over six steps: kernels of one device add up in the same order, with room for atomics."""
 BF16_BAND = 6e-3
 """Beside fp32, over six steps: as in tests/parallel/test_bands.py."""
-PEAKS_TFLOPS = {"H100 NVL": 835, "H100 PCIe": 756, "H100": 989, "H200": 989, "GH200": 989, "A100": 312, "B200": 2250}
-"""Dense bfloat16 peaks by a part of the device's name; the first that fits counts. Source: NVIDIA's data sheets of
-these products (2026-11). A device that is not here has no MFU."""
 LARGE, SEQUENCE, MICRO_BATCH = "llama-1b", 2048, 8
 MFU_ASK, SPEED_ASK = 0.45, 0.99
 WARM_UP, STEPS = 10, 30
@@ -57,11 +55,8 @@ def refusal() -> str:
 
 def peak_tflops(name: str) -> float | None:
     """Return the dense bfloat16 peak of a device, None where it is not known."""
-    return next((float(peak) for part, peak in PEAKS_TFLOPS.items() if _named(part, name)), None)
-
-
-def _named(part: str, name: str) -> bool:
-    return all(word in name.replace("-", " ").split() for word in part.split())
+    peak = peak_flops(name)
+    return None if peak is None else peak / 1e12
 
 
 def flops_per_token(num_parameters: int, num_looked_up: int, layers: int, dim: int, sequence: int) -> float:

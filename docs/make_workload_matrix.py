@@ -20,6 +20,7 @@ PAGE = Path(__file__).resolve().parent / "workloads.md"
 BEGIN, END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
 WORLDS = (1, 2, 4)
 """A cell runs where one of these worlds is planned: some strategies are one process, others need several."""
+ONE_PROCESS = ("single", "layerwise", "dp", "threads", "processes")
 OPTIONS = {"script": {"command": ["./program", "{micro_batch}"]}}
 """What a workload cannot do without."""
 
@@ -45,7 +46,7 @@ def _refusal(profile: ClusterProfile, workload: str, strategy: str) -> str:
         except InputError as error:
             reasons.append("; ".join(_sentence(problem.what) for problem in error.problems))
         else:
-            if ranks > 1 or strategy in ("single", "layerwise", "dp"):
+            if ranks > 1 or strategy in ONE_PROCESS:
                 return ""
     return reasons[-1]
 

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hpcpar.mesh import Mesh
-from hpcpar.mesh_options import EngineOptions
+from hpcpar.mesh_options import EngineOptions, UnitOptions
 from hpcpar.registry import Declaration
 from hpcpar.schedules import SCHEDULES
+
+WITH_UNITS = frozenset({"neural", "mixture-of-experts"})
+"""Kinds of workload whose models are made of units; what is chosen about units means nothing to the others."""
 
 
 class Refusal(NamedTuple):
@@ -47,6 +50,8 @@ def reshards(mesh: Mesh, options: EngineOptions) -> bool:
 
 def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
     """Yield why this mesh cannot run with these options on this workload, whatever the batch."""
+    if declared.kind not in WITH_UNITS:
+        yield from _unitless_refusals(options, declared)
     if mesh.ep > 1 or options.capacity:
         yield from _expert_refusals(mesh, options, declared)
     if mesh.cp > 1 and (declared.sequence is None or not declared.context_parallel):
@@ -62,6 +67,12 @@ def layout_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -
         yield from _compression_refusals(mesh, options)
     if declared.experts is not None:
         yield from _mixture_refusals(options)
+
+
+def _unitless_refusals(options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
+    plain = UnitOptions()
+    for name in (one for one in UnitOptions.__struct_fields__ if getattr(options, one) != getattr(plain, one)):
+        yield Refusal(f"{name}: a workload of the kind '{declared.kind}' is no model made of units", "leave it out")
 
 
 def _pipeline_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) -> Iterator[Refusal]:
@@ -107,6 +118,9 @@ def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) 
         yield Refusal(what, "choose a sequence that is a multiple of tp (and cp), or leave sequence_parallel out")
     if options.loss_parallel and not plan.loss_parallel:
         yield Refusal("loss_parallel: the workload's plan does not split its logits", "leave it out")
+    if declared.kind == "adapters" and mesh.dp_replicate > 1 and mesh.dp_shard == mesh.pp == 1:
+        what = "replicas of tp with frozen weights: DDP over tensor parallelism trains them all the same (torch 2.13)"
+        yield Refusal(what, "choose dp_shard or pp beside tp, or tp over all ranks")
     if options.static_graph and mesh.dp_replicate > 1:
         yield Refusal("static_graph and tp have not been shown to go together", "leave static_graph out")
     if options.precision == "fp8":

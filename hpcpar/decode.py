@@ -30,13 +30,24 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, is not UTF-8, or is not TOML; with the line of the mistake.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte-order mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except OSError as error:
         raise InputError(Problem(str(path), f"cannot read: {error.strerror}")) from error
     except UnicodeDecodeError as error:
         raise InputError(Problem(str(path), f"is not UTF-8 (byte {error.start})")) from error
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse a TOML text.
+
+    Raises:
+        InputError: it is not TOML; with the line of the mistake.
+    """
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # tomllib's own error, a number of 5000 digits, 2000 open brackets
-        raise InputError(Problem(str(path), f"is not TOML: {error}")) from error
+        raise InputError(Problem(where, f"is not TOML: {error}")) from error
 
 
 def decode(cls: type[T], data: Mapping[str, Any], where: str) -> T:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from hpcpar.records import Cause, Event, RunRecord
 from hpcpar.runs import RunFolder
 from hpcpar.spec import Submission
-from hpcpar.storage import is_file
 
 SCHEDULER_CAUSES = {
     "TIMEOUT": Cause.TIMEOUT,
@@ -25,7 +24,9 @@ SCHEDULER_CAUSES = {
     "REVOKED": Cause.CANCELLED,
 }
 """Slurm's final states that name a cause; COMPLETED and FAILED do not."""
-_SPECIFIC = frozenset({Cause.PYTHON_ERROR, Cause.DATA, Cause.OOM_DEVICE, Cause.OOM_HOST})
+_SPECIFIC = frozenset(
+    {Cause.PYTHON_ERROR, Cause.DATA, Cause.DIVERGED, Cause.OOM_DEVICE, Cause.OOM_HOST, Cause.HUNG, Cause.STORAGE}
+)
 """What a rank says of itself with certainty.
 
 A lost connection or a signal is a consequence; the scheduler knows of what.
@@ -37,6 +38,9 @@ LOCAL_TIMEOUT_CODE = 124
 """Exit code of the local launcher when it ended the ranks at the time limit (the same as timeout(1))."""
 
 
+UNWRITABLE_CODE = 74
+"""Exit code of a rank that could not write into the run folder: on a full disk it may be all that is left to say it
+(EX_IOERR of sysexits.h)."""
 CHECKPOINTED_CODE = 85
 """Exit code of a job script whose run stopped before the time limit and left a checkpoint to go on from."""
 
@@ -54,6 +58,8 @@ class Outcome(NamedTuple):
     ended: float | None
     rejected: int
     """Lines of the run's own files that could not be read."""
+    nodes: tuple[str, ...] = ()
+    """Of a failure: the node that told its cause, else all nodes of the attempt."""
 
 
 class Live(NamedTuple):
@@ -64,6 +70,8 @@ class Live(NamedTuple):
     reason: str = ""
     elapsed_s: float | None = None
     nodes: str = ""
+    starts: float | None = None
+    """When the scheduler expects what waits to start, in seconds since the epoch."""
 
 
 def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
@@ -81,7 +89,7 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
     rejected = reading.rejected if reading else 0
     submitted = _last(submissions, "submitted")
     record = folder.record()
-    unreadable = record is None and is_file(folder.record_path)
+    unreadable = record is None and folder.has_record()
     if record is not None and is_outdated(record, submitted) and live is not None and live.state != "gone":
         record = None
     started = events[0].time if events else None
@@ -126,8 +134,10 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unr
     own = _first_error(errors)
     by_scheduler = SCHEDULER_CAUSES.get(ended.state) if ended else None
     when = exits[-1].time if exits else (ended.time if ended else None)
-    base = base._replace(state="failed", ended=when)
+    base = base._replace(state="failed", ended=when, nodes=_nodes(own, events))
     code = next((event.data.get("code") for event in reversed(exits) if event.kind == "script_exit"), None)
+    if code is None and ended is not None and any(event.kind == "start" for event in events):
+        code = _scheduler_code(ended)
     from_outside = code == LOCAL_TIMEOUT_CODE or (isinstance(code, int) and code > 128)
     if own is not None:
         explains = by_scheduler is None and not (from_outside and _is_echo(own))
@@ -143,9 +153,18 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unr
     return base._replace(cause=cause, message=message)
 
 
+def _nodes(own: Event | None, events: list[Event]) -> tuple[str, ...]:
+    if own is not None and own.host and not _is_echo(own):
+        return (own.host,)
+    hosts = next((event.data.get("hosts") for event in events if event.kind == "start"), None)
+    return tuple(host for host in hosts if isinstance(host, str)) if isinstance(hosts, list) else ()
+
+
 def _from_code(code: object, events: list[Event], ended: Submission | None) -> tuple[Cause, str]:
     if code == LOCAL_TIMEOUT_CODE:
         return Cause.TIMEOUT, "it reached its time limit"
+    if code == UNWRITABLE_CODE:
+        return Cause.STORAGE, "it could not write into its run folder; the disk or the quota may be full"
     started = any(event.kind == "start" for event in events)
     if isinstance(code, int) and code > 128:
         return Cause.KILLED, f"a rank was ended by signal {code - 128}"
@@ -153,6 +172,14 @@ def _from_code(code: object, events: list[Event], ended: Submission | None) -> t
         state = f", the scheduler says {ended.state} {ended.exit_code}".rstrip() if ended else ""
         return Cause.LAUNCH, f"it ended before any rank began (exit code {code}{state}); see its logs"
     return Cause.VANISHED, f"it ended without a result (exit code {code})"
+
+
+def _scheduler_code(ended: Submission) -> int | None:
+    """Return the script's exit code out of sacct's "CODE:SIGNAL"; 128 + the signal where one ended it."""
+    code, _, number = ended.exit_code.partition(":")
+    if not (code.isascii() and code.isdigit() and number.isascii() and number.isdigit()):
+        return None
+    return 128 + int(number) if int(number) else int(code)
 
 
 def _open(base: Outcome, events: list[Event], submitted: Submission | None, live: Live | None) -> Outcome:

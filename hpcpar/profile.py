@@ -86,6 +86,8 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Device of each local rank, where the numbering of the devices is not the one next to the cores."""
     accelerator: str = ""
     accelerator_memory: str = ""
+    peak_tflops: dict[Literal["fp32", "bf16"], Annotated[float, Meta(gt=0)]] = field(default_factory=dict)
+    """Dense peak of one device, where it is not the one that hpcpar knows of this accelerator (hpcpar/devices.py)."""
     partition: str = ""
     constraint: str = ""
     qos: str = ""
@@ -111,13 +113,32 @@ class Srun(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     network: str = ""
 
 
+class Container(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The container in which every rank runs."""
+
+    runtime: Literal["none", "apptainer", "singularity", "pyxis", "shifter"] = "none"
+    image: str = ""
+    """As the runtime takes it: a file, or a name in a registry."""
+    binds: tuple[str, ...] = ()
+    """Folders that the ranks see besides the study's, SOURCE or SOURCE:TARGET."""
+    args: tuple[str, ...] = ()
+    """Further options of the runtime (of srun with Pyxis), one a string."""
+
+    def __post_init__(self) -> None:
+        if (self.runtime != "none") != bool(self.image):
+            raise ValueError("container: runtime and image belong together: give both or neither")
+
+
 class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a job needs before Python starts. Anything beyond modules, an activation script and variables
+    """What a job needs before Python starts. Anything beyond modules, an environment, a container and variables
     belongs into a template of your own (blocks `modules` and `environment`)."""
 
     modules: tuple[str, ...] = ()
     activate: str = ""
     """A script to source, e.g. a virtual environment's bin/activate."""
+    conda: str = ""
+    """A conda environment to activate: a name or a path. `conda` must be on PATH once modules are loaded."""
+    container: Container = Container()
     set: dict[str, str] = field(default_factory=dict)
     multi_node: dict[str, str] = field(default_factory=dict)
     """Set only when a job has more than one node (network plug-ins)."""

@@ -31,10 +31,16 @@ class Cause(enum.StrEnum):
     NODE_FAIL = "node_fail"
     NETWORK = "network"
     DATA = "data"
+    DIVERGED = "diverged"
+    """A loss or gradient was not finite, and the study asked to stop then."""
     PYTHON_ERROR = "python_error"
     KILLED = "killed"
     """A signal from outside ended a rank: kill -9, or the system's out-of-memory killer without a trace of it."""
     CANCELLED = "cancelled"
+    HUNG = "hung"
+    """A rank began no step for too long; the stacks of the ranks are in their events."""
+    STORAGE = "storage"
+    """The run folder could not be written: the disk or the quota is full, or the file system is read-only."""
     LAUNCH = "launch"
     """The job ended before any rank began."""
     VANISHED = "vanished"
@@ -46,9 +52,10 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
     kind: start (the first rank is up), ready (all ranks have met), phase (data.name, data.seconds), heartbeat
     (data.step), checkpoint (data.step; data.outcome: written, failed or rejected, with data.reason), resume (data.step,
-    data.lineage: what the attempt goes on from), error (data.cause, data.message, data.traceback; data.echo: only
-    another rank's end was noticed), exit (data.cause; the worker's own last word), script_exit (data.code; the job
-    script's last word, written even when every rank was killed).
+    data.lineage: what the attempt goes on from), warning (data.message: something beside the run failed), error
+    (data.cause, data.message, data.traceback: of a rank that hangs the stacks of its threads; data.echo: it only
+    noticed another rank's end, or waits for another rank), exit (data.cause; the worker's own last word), script_exit
+    (data.code; the job script's last word, written even when every rank was killed).
     """
 
     schema: int = SCHEMA
@@ -93,6 +100,8 @@ class StepTime(Struct, kw_only=True, gc=False):
 
     step: int
     time_s: float
+    time_mean_s: float
+    slowest: int
     data_s: float = 0.0
     loss: float | None = None
     applied: bool = True
@@ -113,6 +122,24 @@ class RankFacts(Struct, kw_only=True):
     peak_memory_bytes: int = 0
     """The process's largest resident set."""
     peak_device_bytes: int = 0
+    """The most that tensors held."""
+    peak_reserved_bytes: int = 0
+    """The most that torch's allocator took from the device."""
+    held_bytes: dict[str, int] = field(default_factory=dict)
+    """After the last step: parameters, gradients, optimizer, buffers; on a device also activations."""
+    train_wall_s: float | None = None
+    train_cpu_s: float | None = None
+    """Processor time of the training, all threads of the rank's process."""
+    device_energy_j: float | None = None
+    """Of its device during the training; None where no counter can be read."""
+    machine_energy_j: float | None = None
+    """Of all processor packages of its machine during the training."""
+    processor: str = ""
+    """The machine's processor as it calls itself."""
+    device_name: str = ""
+    """The device as its driver calls it."""
+    driver: str = ""
+    """Version of the device's driver."""
 
 
 class Evaluated(Struct, kw_only=True):
@@ -124,6 +151,18 @@ class Evaluated(Struct, kw_only=True):
     metric: str
     """Name of the workload's metric; more is better."""
     value: float | None
+
+
+class Fabric(Struct, frozen=True, kw_only=True):
+    """What connects the ranks: a short all-reduce before the training (worker/measure/fabric.py)."""
+
+    backend: str
+    num_bytes: int
+    time_s: float
+    bus_bytes_per_s: float
+    """num_bytes / time_s x 2 (n - 1) / n."""
+    transports: list[str]
+    """The interfaces that its bytes went over, by their counters; "memory" where none counted them."""
 
 
 class Span(Struct, frozen=True, kw_only=True):
@@ -155,10 +194,21 @@ class RunRecord(Struct, kw_only=True):
     """Ranks x threads exceeded the usable CPUs of a physical machine: times are no evidence of scaling."""
     data: dict[str, Any] = field(default_factory=dict)
     """What was trained on: name, number of samples, digest, synthetic or not."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What only the strategy knows of the result and of how it was computed: digests of trees, workers of a fit."""
     evaluation: Evaluated | None = None
+    fabric: Fabric | None = None
+    """None for one rank."""
     whole_program: bool = False
     """Its one step is a whole program that said nothing of its steps."""
+    model_flops: dict[str, float] = field(default_factory=dict)
+    """Floating-point operations that the model needs for a sample, forward and backward, by convention of counting."""
     versions: dict[str, str] = field(default_factory=dict)
+    code_sha256: str = ""
+    """Of the snapshot of the user's own code that ran, read again in the job; "" where there was none."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What else the result depends on: the code's digest, its commit and changes, and the environment variables that
+    libraries read. Never a secret (worker/provenance.py)."""
     notes: list[str] = field(default_factory=list)
     lineage: list[Span] = field(default_factory=list)
     """Which attempts did which updates, where the run went on from a checkpoint; empty: `attempt` did all."""
@@ -192,6 +242,11 @@ def read_lines(path: Path | str, kind: type[R]) -> Reading:
     return parse_lines(content, kind)
 
 
+@functools.cache
+def _decoder(kind: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(kind)
+
+
 def parse_lines(content: bytes, kind: type[R]) -> Reading:
     """Parse the bytes of a JSON Lines file; see `read_lines`."""
     decoder = _decoder(kind)
@@ -199,11 +254,6 @@ def parse_lines(content: bytes, kind: type[R]) -> Reading:
         return Reading(decoder.decode_lines(content), 0)
     except _DAMAGE:
         return _line_by_line(content, decoder)
-
-
-@functools.cache
-def _decoder(kind: type[R]) -> msgspec.json.Decoder[R]:
-    return msgspec.json.Decoder(kind)
 
 
 def _line_by_line(content: bytes, decoder: msgspec.json.Decoder[R]) -> Reading:
@@ -229,7 +279,7 @@ def read_one(path: Path | str, kind: type[R]) -> R | None:
     return found
 
 
-def tail_lines(path: Path, kind: type[R], num_bytes: int = 8192) -> list[Any]:
+def tail_lines(path: Path | str, kind: type[R], num_bytes: int = 8192) -> list[Any]:
     """Read the records in the last bytes of a file: enough for a look at its end, whatever its size."""
     try:
         with open_file(path) as file:

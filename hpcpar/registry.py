@@ -35,6 +35,9 @@ STRATEGIES = {
     "deepspeed-tp": "hpcpar.worker.strategies.deepspeed_tp:STRATEGY",
     "deepspeed-pp": "hpcpar.worker.strategies.deepspeed_pp:STRATEGY",
     "horovod": "hpcpar.worker.strategies.horovod_:STRATEGY",
+    "threads": "hpcpar.worker.strategies.one_node:THREADS",
+    "processes": "hpcpar.worker.strategies.one_node:PROCESSES",
+    "xgb-collective": "hpcpar.worker.strategies.xgb_collective:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
@@ -51,7 +54,10 @@ WORKLOADS = {
     "llama-7b": "hpcpar.worker.workloads.llama:B7",
     "llama-8b": "hpcpar.worker.workloads.llama:B8",
     "llama-moe": "hpcpar.worker.workloads.moe:WORKLOAD",
+    "llama-lora": "hpcpar.worker.workloads.lora:WORKLOAD",
     "clockwork": "hpcpar.worker.workloads.clockwork:WORKLOAD",
+    "estimator": "hpcpar.worker.workloads.estimator:WORKLOAD",
+    "xgboost": "hpcpar.worker.workloads.boosted_trees:WORKLOAD",
 }
 WORKER_ENTRY = "hpcpar.worker.main:run"
 """What every rank runs; the payload of a batch refers to it by name."""
@@ -97,7 +103,8 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "mixture-of-experts", "boosting", "estimator", "program", "clockwork".
+    """"neural", "mixture-of-experts", "adapters" (most parameters are frozen), "boosting", "estimator", "program",
+    "clockwork".
 
     Strategies say which kinds they accept.
     """
@@ -171,7 +178,8 @@ class Trainer(Protocol):
     training contained beside steps (compiling), for the record too; `complete(records)`, called on rank 0 after
     every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
     `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
-    on.
+    on; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was computed;
+    and `synchronous`: true where a step is over when it returns, on a GPU as well.
     """
 
     def batch(self, step: int) -> Any:
@@ -188,6 +196,8 @@ class Strategy(Protocol):
     """How work is spread.
 
     A point of the mesh also has `engine(options) -> EngineOptions`: the composition rules apply to it.
+    A strategy that looks at gradients before it uses them has `looks_at_gradients`: workloads may ask to skip those
+    that are not finite (neural.NeuralWorkload.nonfinite).
     A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
     which is "" then, and else the reason why it cannot.
     """

@@ -2,6 +2,8 @@
 
     RUNS/STUDY/KEY-rREPEAT/     a run:   spec.json submission.jsonl events.A.jsonl steps.A.jsonl record.json logs/
     RUNS/STUDY/batches/KEY/     a batch: job.sh payload.pkl manifest.jsonl
+    RUNS/STUDY/code/DIGEST/     the user's own code at a submission (snapshot.py)
+    RUNS/STUDY/                 requests.jsonl
 
 A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth; folder names are opaque. Everything is private
 to the user, and everything but the batches can be copied elsewhere and collected there.
@@ -9,11 +11,12 @@ to the user, and everything but the batches can be copied elsewhere and collecte
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +27,9 @@ from hpcpar.records import Event, RunRecord, Step, StepTime
 from hpcpar.spec import RunSpec, Submission
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
+R = TypeVar("R")
+_Signature = tuple[int, int, int]
+"""Inode, size and time of change: files of a run folder grow, or are replaced by another."""
 BATCHES = "batches"
 """The folder of a study's batches; no run and no study has this name."""
 
@@ -36,6 +42,28 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._at = str(path)  # ten thousand joins of paths cost more than their files
+        self._read: dict[str, tuple[_Signature, Any]] = {}
+
+    def _unchanged(self, name: str, read: Callable[[], R]) -> R:
+        """Return what was read from a file of this folder, or read it again where it is another one by now."""
+        try:
+            found = os.stat(f"{self._at}/{name}")  # noqa: PTH116
+        except OSError:
+            return read()
+        signature = (found.st_ino, found.st_size, found.st_mtime_ns)
+        before = self._read.get(name)
+        if before is not None and before[0] == signature:
+            return cast("R", before[1])
+        value = read()
+        self._read[name] = (signature, value)
+        return value
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._at)
+        except OSError:
+            return []
 
     @property
     def spec_path(self) -> Path:
@@ -89,11 +117,15 @@ class RunFolder:
 
     def spec(self) -> RunSpec | None:
         """Read spec.json; None where it is missing or damaged."""
-        return records.read_one(f"{self.path}/spec.json", RunSpec)
+        return self._unchanged("spec.json", lambda: records.read_one(f"{self._at}/spec.json", RunSpec))
 
     def record(self) -> RunRecord | None:
         """Read record.json; None where there is no result yet."""
-        return records.read_one(f"{self.path}/record.json", RunRecord)
+        return self._unchanged("record.json", lambda: records.read_one(f"{self._at}/record.json", RunRecord))
+
+    def has_record(self) -> bool:
+        """Say whether there is a result, readable or not."""
+        return os.path.isfile(f"{self._at}/record.json")  # noqa: PTH113
 
     def submissions(self) -> list[Submission]:
         """Read what the scheduler said, oldest first."""
@@ -101,43 +133,36 @@ class RunFolder:
 
     def submission_lines(self) -> records.Reading:
         """Read what the scheduler said, oldest first, with the number of lines that cannot be read."""
-        return records.read_lines(f"{self.path}/submission.jsonl", Submission)
 
-    def file_names(self) -> list[str]:
-        """List what lies in the folder, in no order; nothing where it cannot be listed."""
-        try:
-            return os.listdir(self.path)
-        except (OSError, ValueError):  # ValueError: a NUL in the path
-            return []
+        def read() -> records.Reading:
+            return records.read_lines(f"{self._at}/submission.jsonl", Submission)
+
+        return self._unchanged("submission.jsonl", read)
 
     def attempts(self) -> list[str]:
         """List the attempts that wrote events, oldest first."""
-        found = [
-            name.removeprefix("events.").removesuffix(".jsonl")
-            for name in self.file_names()
-            if name.startswith("events.") and name.endswith(".jsonl") and len(name) > len("events.jsonl")
-        ]
-        if len(found) < 2:
-            return found
-        first_seen = {attempt: self._first_time(attempt) for attempt in found}
-        return sorted(first_seen, key=lambda attempt: (first_seen[attempt], attempt))
+        found = [name for name in self._names() if name.startswith("events.") and name.endswith(".jsonl")]
+        names = [name.removeprefix("events.").removesuffix(".jsonl") for name in found]
+        if len(names) < 2:  # mostly; then nothing need be read
+            return names
+        first_seen = {name: self._first_time(name) for name in names}
+        return sorted(first_seen, key=lambda name: (first_seen[name], name))
 
     def _first_time(self, attempt: str) -> float:
-        path = self.events_path(attempt)
         try:
-            with open_file(path) as file:
+            with open_file(self.events_path(attempt)) as file:
                 head = records.parse_lines(file.readline(65536), Event).records
+                return head[0].time if head else os.fstat(file.fileno()).st_mtime
         except OSError:
-            head = []
-        return head[0].time if head else _mtime(path)
+            return 0.0
 
     def events(self, attempt: str) -> records.Reading:
         """Read the events of an attempt, those of its failed ranks included, in order of time."""
-        rank0 = records.read_lines(f"{self.path}/events.{attempt}.jsonl", Event)
+        rank0 = records.read_lines(f"{self._at}/events.{attempt}.jsonl", Event)
         gathered, rejected = list(rank0.records), rank0.rejected
-        failed = f"failed-rank.{attempt}."
-        for name in sorted(name for name in self.file_names() if name.startswith(failed) and name.endswith(".jsonl")):
-            more = records.read_lines(self.path / name, Event)
+        mark = f"failed-rank.{attempt}."
+        for name in sorted(name for name in self._names() if name.startswith(mark) and name.endswith(".jsonl")):
+            more = records.read_lines(f"{self._at}/{name}", Event)
             gathered += more.records
             rejected += more.rejected
         return records.Reading(sorted(gathered, key=lambda event: event.time), rejected)
@@ -148,12 +173,16 @@ class RunFolder:
 
     def step_times(self, attempt: str) -> records.Reading:
         """Read of the steps of an attempt what tables are made of, in less time."""
-        return records.read_lines(f"{self.path}/steps.{attempt}.jsonl", StepTime)
+        return records.read_lines(f"{self._at}/steps.{attempt}.jsonl", StepTime)
+
+    def last_steps(self, attempt: str) -> list[Step]:
+        """Return some of the steps that were recorded last."""
+        path = f"{self._at}/steps.{attempt}.jsonl"
+        return records.tail_lines(path, Step, 2048) or records.tail_lines(path, Step, 65536)
 
     def last_step(self, attempt: str) -> int:
         """Return the number of the last recorded step, 0 where there is none."""
-        tail = records.tail_lines(self.steps_path(attempt), Step)
-        return max((step.step for step in tail), default=0)
+        return max((step.step for step in self.last_steps(attempt)), default=0)
 
 
 class Snapshot(RunFolder):
@@ -161,32 +190,19 @@ class Snapshot(RunFolder):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._read: dict[tuple[str, ...], Any] = {}
+        self._kept: dict[str, Any] = {}
 
-    def _once(self, name: str, *words: str) -> Any:
-        if (name, *words) not in self._read:
-            self._read[name, *words] = getattr(super(), name)(*words)
-        return self._read[name, *words]
+    def _unchanged(self, name: str, read: Callable[[], R]) -> R:
+        if name not in self._kept:
+            self._kept[name] = read()
+        return cast("R", self._kept[name])
 
-    def spec(self) -> RunSpec | None:
-        """As RunFolder."""
-        return cast(RunSpec | None, self._once("spec"))
-
-    def record(self) -> RunRecord | None:
-        """As RunFolder."""
-        return cast(RunRecord | None, self._once("record"))
-
-    def submission_lines(self) -> records.Reading:
-        """As RunFolder."""
-        return cast(records.Reading, self._once("submission_lines"))
-
-    def file_names(self) -> list[str]:
-        """As RunFolder."""
-        return cast(list[str], self._once("file_names"))
+    def _names(self) -> list[str]:
+        return self._unchanged("", super()._names)
 
     def events(self, attempt: str) -> records.Reading:
         """As RunFolder."""
-        return cast(records.Reading, self._once("events", attempt))
+        return self._unchanged(f"events.{attempt}.jsonl", functools.partial(super().events, attempt))
 
 
 def batch_tag(study: str, batch_key: str) -> str:
@@ -197,19 +213,30 @@ def batch_tag(study: str, batch_key: str) -> str:
 class BatchLine(Struct, kw_only=True, omit_defaults=True):
     """One line of a batch's manifest.jsonl.
 
-    run: the run of an array index. intent: the scheduler is about to be asked. accepted: it gave a job id.
-    refused: it said no. Reading "intent" without an answer means: look the tag up at the scheduler.
+    asked: which of the study's requests this batch comes from. run: the run of an array index. intent: the scheduler is
+    about to be asked. accepted: it gave a job id. refused: it said no. Reading "intent" without an answer means: look
+    the tag up at the scheduler.
     """
 
-    kind: Literal["run", "intent", "accepted", "refused"]
+    kind: Literal["asked", "run", "intent", "accepted", "refused"]
+    asked: str = ""
+    """The request's name (control/requests.py)."""
+    excluded: tuple[str, ...] = ()
+    """Nodes that the batch is kept away from."""
     index: int | None = None
     run: str = ""
+    why: str = ""
+    """Why the run is sent, where nobody asked for it by `submit`."""
     time: float = 0.0
     begun: float = 0.0
     """When the submit began that this batch is part of: runs of one submit keep the study's order on this machine."""
     scheduler: str = ""
     job_id: str = ""
     script_sha256: str = ""
+    gate: str = ""
+    """"passed", or "skipped" by --no-gate."""
+    code_sha256: str = ""
+    """Of the snapshot of the user's code; "" where there is none."""
     error: str = ""
     host: str = ""
     pid: int = 0
@@ -222,6 +249,9 @@ class Batch(NamedTuple):
     intent: BatchLine | None
     accepted: BatchLine | None
     refused: BatchLine | None
+    asked: str = ""
+    excluded: tuple[str, ...] = ()
+    why: dict[int, str] = {}
 
 
 class BatchFolder:
@@ -260,8 +290,16 @@ class BatchFolder:
         """What the job scripts printed before and after the ranks."""
         return self.path / "logs"
 
-    def create(self, script: str, run_names: Iterable[str]) -> None:
+    def create(
+        self,
+        script: str,
+        run_names: Iterable[str],
+        asked: BatchLine | None = None,
+        why: Mapping[str, str] | None = None,
+    ) -> None:
         """Make the folder with script and manifest; fails if the batch is there already (somebody else submits it).
+
+        `asked` is its line of that kind; `why` says of runs, by name, why they are sent.
 
         Raises:
             InputError: another process made this batch.
@@ -274,7 +312,9 @@ class BatchFolder:
                 Problem(str(self.path), "these runs are being submitted by another process", "look at `hpcpar status`")
             ) from error
         make_folder(self.logs)
-        lines = [BatchLine(kind="run", index=i, run=name) for i, name in enumerate(run_names)]
+        why = why or {}
+        lines = [asked] if asked is not None else []
+        lines += [BatchLine(kind="run", index=i, run=name, why=why.get(name, "")) for i, name in enumerate(run_names)]
         write_file(self.manifest_path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         write_file(self.script_path, script.encode(), mode=0o700)
 
@@ -285,13 +325,18 @@ class BatchFolder:
     def read(self) -> Batch:
         """Read the manifest."""
         runs: dict[int, str] = {}
+        why: dict[int, str] = {}
         last: dict[str, BatchLine] = {}
         for line in records.read_lines(self.manifest_path, BatchLine).records:
             if line.kind == "run" and line.index is not None:
                 runs[line.index] = line.run
+                if line.why:
+                    why[line.index] = line.why
             else:
                 last[line.kind] = line
-        return Batch(runs, last.get("intent"), last.get("accepted"), last.get("refused"))
+        asked = last.get("asked", BatchLine(kind="asked"))
+        answers = (last.get("intent"), last.get("accepted"), last.get("refused"))
+        return Batch(runs, *answers, asked.asked, asked.excluded, why)
 
 
 class StudyFolder:
@@ -299,15 +344,24 @@ class StudyFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._runs: dict[str, RunFolder] = {}
 
     @property
     def name(self) -> str:
         """The study's name."""
         return self.path.name
 
+    @property
+    def requests_path(self) -> Path:
+        """requests.jsonl: what `submit` was asked for, a line each time that it was something else."""
+        return self.path / "requests.jsonl"
+
     def run(self, name: str) -> RunFolder:
         """Return the folder of a run, whether it exists or not."""
-        return RunFolder(self.path / name)
+        found = self._runs.get(name)
+        if found is None:
+            found = self._runs[name] = RunFolder(self.path / name)
+        return found
 
     def batch(self, key: str) -> BatchFolder:
         """Return the folder of a batch, whether it exists or not."""
@@ -315,7 +369,9 @@ class StudyFolder:
 
     def runs(self) -> list[RunFolder]:
         """List the runs: every folder that holds a spec.json."""
-        return [RunFolder(p) for p in _subfolders(self.path) if p.name != BATCHES and is_file(p / "spec.json")]
+        at = str(self.path)
+        names = [name for name in _subfolder_names(self.path) if name != BATCHES]
+        return [self.run(name) for name in names if os.path.isfile(f"{at}/{name}/spec.json")]  # noqa: PTH113
 
     def batches(self) -> list[BatchFolder]:
         """List the batches, oldest first."""
@@ -331,13 +387,16 @@ def _mtime(path: Path) -> float:
 
 
 def _subfolders(path: Path) -> list[Path]:
+    return [path / name for name in _subfolder_names(path)]
+
+
+def _subfolder_names(path: Path) -> list[str]:
     try:
         with os.scandir(path) as entries:
             # Links are not followed: a link could lead out of the tree.
-            names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return []
-    return [path / name for name in names]
 
 
 def find_studies(path: Path) -> list[StudyFolder]:

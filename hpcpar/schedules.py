@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 ScheduleName = Literal["1f1b", "gpipe", "looped-bfs", "interleaved-1f1b", "zero-bubble", "zbv", "dualpipev"]
@@ -41,3 +43,23 @@ def stages_of(schedule: Schedule, rank: int, ranks: int, stages_per_rank: int) -
     if schedule.v_shape:
         return [rank, 2 * ranks - 1 - rank]
     return [rank + turn * ranks for turn in range(stages_per_rank)]
+
+
+def partition(weights: Sequence[int], parts: int) -> tuple[int, ...]:
+    """Split a sequence into consecutive, non-empty parts so that the heaviest one is as light as can be.
+
+    Returns:
+        The `parts` + 1 bounds: part i is weights[bounds[i]:bounds[i + 1]].
+    """
+
+    @cache
+    def best(begin: int, left: int) -> tuple[int, tuple[int, ...]]:
+        if left == 1:
+            return sum(weights[begin:]), (begin, len(weights))
+        options = []
+        for end in range(begin + 1, len(weights) - left + 2):
+            rest, bounds = best(end, left - 1)
+            options.append((max(sum(weights[begin:end]), rest), (begin, *bounds)))
+        return min(options)
+
+    return best(0, parts)[1]

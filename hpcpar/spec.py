@@ -13,12 +13,14 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from hpcpar.mesh import Mesh, Positive
+from hpcpar.policy import Policy
 from hpcpar.profile import Name
 from hpcpar.units import parse_duration, parse_memory
 
 SCHEMA = 1
 UNDECLARED = "undeclared"
 """The scaling of runs of which nothing says that they do what the plan's batch says."""
+SinkName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 # ---------------------------------------------------------------- the scientist's words
@@ -62,6 +64,8 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     node_type: str = ""
     workload: str = "llama-tiny"
     workload_options: dict[str, Any] = field(default_factory=dict)
+    variants: tuple[dict[str, Any], ...] = ()
+    """Sets of workload options, each added to `workload_options`: the whole grid is run with every one of them."""
     strategies: tuple[str | StrategyChoice, ...] = ("ddp",)
     nodes: tuple[Positive, ...] = (1,)
     ranks_per_node: Positive | None = None
@@ -71,8 +75,11 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Samples an update at the smallest size; weak scaling grows it with the number of ranks."""
     micro_batch: Positive | None = None
     steps: Positive | None = None
-    warmup_steps: Annotated[int, Meta(ge=0)] = 10
-    """Steps that the collector leaves out; they are recorded all the same, so the cut can be changed later."""
+    warmup_steps: Annotated[int, Meta(ge=0)] | None = None
+    """Steps that the collector leaves out; they are recorded all the same, so the cut can be changed later. Not given:
+    until the step time is steady, at least 10."""
+    quick: bool = False
+    """A look: at most 30 steps, one repeat. Tables say so."""
     repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     time: str = ""
@@ -82,8 +89,12 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     partition: str = ""
     constraint: str = ""
     python: str = ""
+    sinks: tuple[SinkName, ...] = ()
+    """Tools that show a run while it goes on, beside its own records."""
     checkpoint: Checkpointing | None = None
     """Checkpoints of every run. Not given: none, except before the time limit where jobs are requeued."""
+    policy: Policy | None = None
+    """What follows a failure, by cause. Not given: nothing."""
 
     def __post_init__(self) -> None:
         if self.time:
@@ -92,8 +103,17 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             parse_memory(self.memory)
         if len(set(self.nodes)) != len(self.nodes):
             raise ValueError(f"nodes {list(self.nodes)}: a size is given twice")
+        if any(self.variants.count(variant) > 1 for variant in self.variants):
+            raise ValueError("variants: two of them are the same")
         if not self.strategies or not self.nodes:
             raise ValueError("a study needs at least one strategy and one node count")
+
+    def by_variant(self) -> list[Study]:
+        """Return a study without variants for each variant; the study itself where it has none."""
+        return [
+            msgspec.structs.replace(self, workload_options={**self.workload_options, **variant}, variants=())
+            for variant in self.variants or ({},)
+        ]
 
     def choices(self) -> list[StrategyChoice]:
         """Return the strategies with their options."""
@@ -147,6 +167,11 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     identity: Identity
     scaling: str
     warmup_steps: int
+    until_steady: bool = False
+    """`warmup_steps` is the least: the collector cuts until the step time is steady."""
+    quick: bool = False
+    """Fewer steps than the study asks for, to have a look."""
+    sinks: tuple[SinkName, ...] = ()
     gpus_per_node: int = 0
     device_order: tuple[int, ...] = ()
     host_suffix: str = ""
@@ -199,6 +224,13 @@ class Resources(Struct, frozen=True, kw_only=True):
     signal_s: int = 0
     """How long before the time limit the ranks are sent SIGUSR1; 0: never."""
     requeue: bool = False
+    """A run that left before its time limit goes back into the queue."""
+    requeue_on_fault: bool = False
+    """The scheduler may put the job back into the queue after a preemption or a node's failure."""
+    hang_after_s: float = 0.0
+    """A rank that begins no step for so long hangs; 0: the study does not say."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that are not wanted."""
 
 
 class Submission(Struct, frozen=True, kw_only=True):
@@ -216,6 +248,13 @@ class Submission(Struct, frozen=True, kw_only=True):
     job_id: str
     """Slurm: JOBID or JOBID_TASK. Local: a word of our own."""
     script_sha256: str = ""
+    gate: str = ""
+    """"passed": checked before it was sent. "skipped": sent with --no-gate. "": by a version that did not say."""
+    code_sha256: str = ""
+    """Of the snapshot of the user's code that was sent; "" where there is none."""
+    excluded: tuple[str, ...] = ()
+    """Nodes that this job was kept away from."""
     state: str = ""
     reason: str = ""
+    """Of what is submitted: why, where nobody asked for it by `submit`. Of what has ended: the scheduler's word."""
     exit_code: str = ""

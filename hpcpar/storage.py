@@ -31,6 +31,14 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> None:
         StorageError: it cannot be made.
         FileExistsError: it is there already and `exist_ok` is False.
     """
+    try:
+        _make_one(path, exist_ok=exist_ok)  # mostly it is the last folder alone that is missing
+    except (FileNotFoundError, NotADirectoryError):
+        _make_parents(path)
+        _make_one(path, exist_ok=exist_ok)
+
+
+def _make_parents(path: Path) -> None:
     with _as_storage_error(path):
         missing = [path, *path.parents]
         in_the_way = next((p for p in missing if p.exists()), None)
@@ -38,16 +46,19 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> None:
             raise NotADirectoryError(errno.ENOTDIR, f"{in_the_way} is not a folder")
         for parent in reversed([p for p in missing[1:] if not p.is_dir()]):
             parent.mkdir(mode=0o700, exist_ok=True)
-    if not exist_ok:
-        try:
-            path.mkdir(mode=0o700)
-        except FileExistsError:
+
+
+def _make_one(path: Path, *, exist_ok: bool) -> None:
+    try:
+        path.mkdir(mode=0o700, exist_ok=exist_ok)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except FileExistsError as error:
+        if not exist_ok:
             raise
-        except OSError as error:
-            raise StorageError(path, error) from error
-        return
-    with _as_storage_error(path):
-        path.mkdir(mode=0o700, exist_ok=True)
+        raise StorageError(path, NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder")) from error
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
 def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -101,7 +112,7 @@ def in_utf8(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path | str) -> BinaryIO:
     """Open a file to read; a pipe in its place (a copied folder may hold anything) reads as empty and never waits.
 
     Raises:

@@ -65,7 +65,7 @@ def _of_table(
         for nodes, rows in one.rows.items()
     ]
     comparisons, family = compare(arms, margins)
-    where = f"{table.key.workload} on {table.key.cluster} ({table.key.node_type} nodes)"
+    where = f"{table.key.work} on {table.key.cluster} ({table.key.node_type} nodes)"
     kind = _SCALING.get(table.key.scaling, "undeclared scaling")
     return ComparisonSet(
         key=table.key,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from hpcpar.analysis.baseline import Reference
+from hpcpar.analysis.comparability import versions
 from hpcpar.analysis.flags import DECLARED
 from hpcpar.analysis.intervals import Estimate, mean
 from hpcpar.analysis.numbers import estimate, plural
@@ -24,7 +25,7 @@ def title(table: Table) -> str:
     """Return the table's heading."""
     key = table.key
     kind = _TITLES.get(key.scaling, f"Runs ({key.scaling or 'undeclared'} scaling)")
-    return f"{kind} of {key.workload} on {key.cluster} ({key.node_type} nodes), study {key.study}"
+    return f"{kind} of {key.work} on {key.cluster} ({key.node_type} nodes), study {key.study}"
 
 
 def facts(table: Table) -> list[str]:
@@ -95,11 +96,19 @@ def _absolute(reference: Reference) -> str:
 
 
 def _statistic(table: Table) -> str:
-    cuts = sorted({cell.warmup_steps for cell in table.cells})
     return (
         f"Statistic: a run's step time is the mean over its steps (slowest rank of each) after the first "
-        f"{' or '.join(map(str, cuts))} (warm-up) were cut; a row is the geometric mean over its runs."
+        f"{warmup_words(table)} (warm-up) were cut; a row is the geometric mean over its runs."
     )
+
+
+def warmup_words(table: Table) -> str:
+    """Say how many steps were cut: one number, those that differ, or the range where runs became steady."""
+    cuts = {row.warmup_steps if row.warmup_cut is None else row.warmup_cut for row in table.rows}
+    if any(row.warmup_cut not in (None, row.warmup_steps) for row in table.rows):
+        least, most = min(cuts), max(cuts)
+        return f"{least if least == most else f'{least} to {most}'}, until they were steady,"
+    return " or ".join(map(str, sorted(cuts)))
 
 
 def _interval(table: Table) -> str:
@@ -138,10 +147,9 @@ def _evidence(rows: Sequence[Row]) -> list[str]:
 
 
 def _software(rows: Sequence[Row]) -> list[str]:
-    found = sorted({row.versions for row in rows if row.usable and row.versions != "{}"})
+    found = versions([msgspec.json.decode(row.versions) for row in rows if row.usable])
     if not found:
         return []
-    texts = [", ".join(f"{k} {v}" for k, v in msgspec.json.decode(text).items()) for text in found]
-    if len(texts) == 1:
-        return [f"Software: {texts[0]}."]
-    return [f"Software differs between runs: {' / '.join(texts)}."]
+    words = "Software differs between runs" if any(len(numbers) > 1 for numbers in found.values()) else "Software"
+    listing = ", ".join(f"{name} {' / '.join(numbers)}" for name, numbers in found.items())
+    return [f"{words}: {listing}."]

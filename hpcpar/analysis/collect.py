@@ -15,6 +15,7 @@ from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.results import Results
 from hpcpar.analysis.scaling import build
 from hpcpar.analysis.sizeup import sizeups
+from hpcpar.analysis.support import supports
 from hpcpar.errors import InputError, Problem
 
 
@@ -59,6 +60,7 @@ def collect(
         fitted=laws(tables, efficiency_target),
         crossovers=crossovers(tables),
         sized_up=sizeups(gathered.rows),
+        supports=supports(gathered.rows),
         lint=lint(tables, target_loss),
         studies=tuple(study.path for study in studies_at(paths)),
     )

@@ -16,14 +16,6 @@ from hpcpar.analysis.numbers import plural
 from hpcpar.analysis.reduce import Row
 
 
-class Condition(NamedTuple):
-    """Something that must be equal on both sides."""
-
-    name: str
-    words: str
-    value: Callable[[Row], Any]
-
-
 @functools.lru_cache(maxsize=1024)
 def _decoded(text: str) -> dict[str, Any]:
     """Decode what many runs have in common once."""
@@ -31,9 +23,50 @@ def _decoded(text: str) -> dict[str, Any]:
     return found
 
 
-def _software(row: Row) -> str:
-    versions = _decoded(row.versions)
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+class Condition(NamedTuple):
+    """Something that must be equal on both sides."""
+
+    name: str
+    words: str
+    value: Callable[[Row], Any]
+
+    def differs(self, baseline: Sequence[Row], compared: Sequence[Row]) -> str:
+        """Say what is here and what is there, where it is not the same; else ""."""
+        sides = [{self.value(row) for row in rows} for rows in (compared, baseline)]
+        if sides[0] == sides[1]:
+            return ""
+        here, there = (" and ".join(sorted(map(str, values))) or "nothing" for values in sides)
+        return f"{self.words}: {here} here, {there} there"
+
+    def mixture(self, rows: Sequence[Row]) -> str:
+        """Say which values there are among these runs, where there is more than one; else ""."""
+        values = sorted({str(self.value(row)) for row in rows})
+        return " and ".join(values) if len(values) > 1 else ""
+
+
+class Software(Condition):
+    """The versions of the packages that both sides have: what one side alone needs is part of its strategy."""
+
+    def differs(self, baseline: Sequence[Row], compared: Sequence[Row]) -> str:
+        """Name the packages that differ, and no others."""
+        here, there = ([_decoded(row.versions) for row in rows] for rows in (compared, baseline))
+        names = [name for name in versions(here) if name in versions(there)]
+        apart = [name for name in names if versions(here)[name] != versions(there)[name]]
+        if not apart:
+            return ""
+        sides = [", ".join(f"{name} {' and '.join(versions(rows)[name])}" for name in apart) for rows in (here, there)]
+        return f"{self.words}: {sides[0]} here, {sides[1]} there"
+
+    def mixture(self, rows: Sequence[Row]) -> str:
+        """Name the packages of which there is more than one version."""
+        found = versions([_decoded(row.versions) for row in rows])
+        return ", ".join(f"{name} {' and '.join(numbers)}" for name, numbers in found.items() if len(numbers) > 1)
+
+
+def versions(found: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+    """Return the versions of every package that any of these runs has."""
+    names = sorted({name for one in found for name in one})
+    return {name: sorted({one[name] for one in found if name in one}) for name in names}
 
 
 def _data(row: Row) -> str:
@@ -63,7 +96,7 @@ CONDITIONS = (
     Condition("node type", "node type", lambda row: row.node_type),
     Condition("device", "devices", lambda row: row.devices),
     Condition("code", "hpcpar that planned it", lambda row: row.code),
-    Condition("software", "software", _software),
+    Software("software", "software", lambda row: row.versions),
 )
 FACTORS = frozenset({"cluster", "node type", "device", "code", "software"})
 """What may differ where two collections are compared: it is what the comparison is about, and is named with it."""
@@ -83,9 +116,9 @@ def unlike(
         In what they are not alike, and what else spoiled the numbers of either.
     """
     differ = [
-        f"{condition.words}: {_several(compared, condition)} here, {_several(baseline, condition)} there"
+        words
         for condition in CONDITIONS
-        if condition.name not in factors and _values(baseline, condition) != _values(compared, condition)
+        if condition.name not in factors and (words := condition.differs(baseline, compared))
     ]
     return differ, [reason for rows in (baseline, compared) for reason in disturbed(rows)]
 
@@ -120,15 +153,7 @@ def disturbed(rows: Sequence[Row]) -> list[str]:
 def differing(baseline: Sequence[Row], compared: Sequence[Row]) -> list[str]:
     """Say which factors differ between two collections: "code: 0.2.0 here, 0.1.0 there"."""
     return [
-        f"{condition.words}: {_several(compared, condition)} here, {_several(baseline, condition)} there"
+        words
         for condition in CONDITIONS
-        if condition.name in FACTORS and _values(baseline, condition) != _values(compared, condition)
+        if condition.name in FACTORS and (words := condition.differs(baseline, compared))
     ]
-
-
-def _values(rows: Sequence[Row], condition: Condition) -> set[Any]:
-    return {condition.value(row) for row in rows}
-
-
-def _several(rows: Sequence[Row], condition: Condition) -> str:
-    return " and ".join(sorted(map(str, _values(rows, condition)))) or "nothing"

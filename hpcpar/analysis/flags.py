@@ -49,12 +49,18 @@ def of_times(usable: Sequence[Row]) -> list[str]:
     if crowded:
         machines = min(len(row.machines) for row in crowded)
         flags.append(f"{crowded[0].nodes} nodes on {plural(machines, 'physical machine')}")
+    if any(row.quick for row in usable):
+        flags.append("quick: shortened, not for publication")
+    if any(row.not_steady for row in usable):
+        flags.append("not steady: its step time never settled")
     waits = [row.data_wait_s / row.step_time_s for row in usable if row.data_wait_s and row.step_time_s]
     if waits and max(waits) > NOTABLE_WAIT:
         flags.append(f"waits for data up to {max(waits):.0%} of the step time, not counted in it")
     if any(row.whole_program for row in usable):
         flags.append("timed from outside: a step is a whole program")
-    flags += sorted({note for row in usable for note in row.notes if "were planned" in note})
+    flags += sorted(
+        {note for row in usable for note in row.notes if "were planned" in note or "wrong transport" in note}
+    )
     diverged = sum(row.loss_diverged for row in usable)
     return flags + ([f"the loss of {diverged} was not finite at the end"] if diverged else [])
 

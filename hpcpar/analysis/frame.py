@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.usage import CONVENTIONS, HELD
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PHASES = ("start", "build", "train", "finish")
-"""Phases that every worker reports; further ones get a column of their own."""
+PHASES = ("queue", "start", "build", "train", "finish", "idle")
+"""Phases that every whole run has; further ones get a column of their own."""
 _SIZES = (
     "nodes",
     "ranks",
@@ -28,13 +29,30 @@ _SIZES = (
     "steps_planned",
     "warmup_steps",
 )
-_RESULTS = ("loss_last", "evaluation_loss", "metric_value", "step_time_trend", "samples_to_target", "goodput")
+_RESULTS = (
+    *CONVENTIONS,
+    "model_flops_per_s",
+    "fabric_bus_bytes_per_s",
+    "load_balance",
+    "cpu_utilisation",
+    *(f"{whose}_{what}" for whose in ("device", "machine") for what in ("energy_j", "power_w")),
+    "effective_time_ratio",
+    "goodput_updates_per_s",
+    "loss_last",
+    "evaluation_loss",
+    "metric_value",
+    "step_time_trend",
+    "samples_to_target",
+)
 _COUNTS = (
     "peak_memory_bytes",
     "peak_device_bytes",
     "sum_memory_bytes",
     "sum_device_bytes",
+    "peak_reserved_bytes",
+    *(f"memory_{what}_bytes" for what in HELD),
     "usable_cpus",
+    "warmup_cut",
 )
 
 
@@ -54,7 +72,7 @@ def columns(phases: Sequence[str] = PHASES) -> list[str]:
     """Return the names of the columns in order."""
     fields = [field.name for field in msgspec.structs.fields(Row)]
     place = fields.index("phases")
-    fields[place : place + 1] = ["wall_s", *(f"phase_{name}_s" for name in phases)]
+    fields[place : place + 1] = ["wall_s", "total_s", *(f"phase_{name}_s" for name in phases)]
     fields.insert(fields.index("machines"), "num_machines")
     return fields
 
@@ -65,7 +83,7 @@ def _flat(row: Row, phases: Sequence[str]) -> dict[str, Any]:
         flat[f"phase_{name}_s"] = row.phases.get(name)
     if not row.nodes:  # spec.json could not be read: its sizes are unknown, not zero
         flat.update(dict.fromkeys(_SIZES))
-    flat["wall_s"] = row.wall_s
+    flat["wall_s"], flat["total_s"] = row.wall_s, row.total_s
     flat["num_machines"] = len(row.machines)
     flat["machines"] = " ".join(row.machines)
     flat["notes"] = "; ".join(row.notes)

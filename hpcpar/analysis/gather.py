@@ -17,6 +17,7 @@ from hpcpar import records
 from hpcpar.analysis.cache import keep_rows, known_rows
 from hpcpar.analysis.reduce import MISSING, UNREADABLE, Row
 from hpcpar.analysis.reducers import Options, reduce_all
+from hpcpar.analysis.series import name_variants
 from hpcpar.errors import InputError, Problem
 from hpcpar.inventory import list_runs
 from hpcpar.runs import BatchLine, StudyFolder, find_studies
@@ -48,7 +49,7 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
             Problem(", ".join(map(str, paths)), "there is no run in it", "name a runs folder or a study's folder")
         )
     unique, copies = _without_copies(rows)
-    return Gathered(tuple(sorted(_mark_shared(unique), key=sort_key)), tuple(sorted({*notes, *copies})))
+    return Gathered(tuple(sorted(name_variants(_mark_shared(unique)), key=sort_key)), tuple(sorted({*notes, *copies})))
 
 
 def sort_key(row: Row) -> tuple[object, ...]:

@@ -68,7 +68,7 @@ def lint(tables: Sequence[Table], target_loss: float | None = None) -> tuple[Fin
 
 
 def _title(table: Table) -> str:
-    return f"{table.key.study}, {table.key.workload}, {table.key.scaling or 'undeclared'}"
+    return f"{table.key.study}, {table.key.work}, {table.key.scaling or 'undeclared'}"
 
 
 def _cells(table: Table, wrong: Callable[[Cell], str]) -> Iterator[tuple[str, str]]:
@@ -144,9 +144,8 @@ def _few_sizes(table: Table) -> Iterator[tuple[str, str]]:
 def _mixed(table: Table) -> Iterator[tuple[str, str]]:
     usable = [row for row in table.rows if row.usable]
     for condition in CONDITIONS:
-        values = sorted({str(condition.value(row)) for row in usable}) if condition.name in FACTORS else []
-        if len(values) > 1:
-            yield condition.words, f"differs between runs of one table: {' and '.join(values)}"
+        if condition.name in FACTORS and (words := condition.mixture(usable)):
+            yield condition.words, f"differs between runs of one table: {words}"
 
 
 def _cpus(table: Table) -> Iterator[tuple[str, str]]:
@@ -167,6 +166,8 @@ def _stalls(row: Row) -> str:
 
 
 def _trend(row: Row) -> str:
+    if row.not_steady:
+        return "step times never settled"
     change = row.step_time_trend
     return f"step times change by {change:+.1%} over the window" if change is not None and abs(change) > TREND else ""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis import law_tables, tables, verdict_tables
+from hpcpar.analysis import foreseen, law_tables, support, tables, verdict_tables
 from hpcpar.analysis.captions import brief_facts, facts, title
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.headlines import headlines
+from hpcpar.analysis.models import model_sheet
 from hpcpar.analysis.numbers import plural
 from hpcpar.analysis.scaling import Table
 from hpcpar.analysis.sheet import Sheet
@@ -42,6 +43,7 @@ def _brief(results: Results) -> Iterator[Page]:
     if results.against:
         differs = [fact for one in results.against for fact in one.facts]
         yield Page("Against the other collection", differs, verdict_tables.verdict_sheet(results.against), [], [])
+    yield from _supports(results)
     for table in results.tables:
         yield Page(title(table), brief_facts(table), tables.sheet(table, narrow=True), tables.remarks(table), [])
     silent = [line for one in (*results.against, *results.comparisons) for line in verdict_tables.not_compared(one)]
@@ -62,17 +64,33 @@ def _brief(results: Results) -> Iterator[Page]:
 def _pages(results: Results) -> Iterator[Page]:
     if results.against:
         yield from _comparisons(results.against, "Against the other collection")
+    yield from _supports(results)
     for table in results.tables:
         yield _scaling(table, results)
+    models = model_sheet(results.tables)
+    if models is not None:
+        said = [
+            "Spans are smallest to largest over the runs. Losses and metrics of different models are not comparable."
+        ]
+        yield Page("Models", said, models, [], [])
     yield from _comparisons(results.comparisons, "Verdicts")
     yield from _laws(results)
     if results.sized_up:
         yield _sized_up(results)
+    if results.foreseen:
+        said = [foreseen.summary(results.foreseen)]
+        yield Page("Predicted and measured", said, foreseen.sheet(results.foreseen), [], [])
     if results.lint:
         body = [[one.severity, one.name, one.where, one.what, one.fix] for one in results.lint]
         heads = ["", "finding", "where", "what", "what to do"]
         yield Page("Findings", [], Sheet(heads, body, set(range(5))), [], [])
     yield from _problems(results)
+
+
+def _supports(results: Results) -> Iterator[Page]:
+    if results.supports:
+        heading = "Parallel support of estimators: claimed and measured"
+        yield Page(heading, [], support.sheet(results.supports), list(support.FACTS), [])
 
 
 def _sized_up(results: Results) -> Page:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from hpcpar.analysis import usage
 from hpcpar.analysis.attempts import read_history
 from hpcpar.analysis.window import LONGEST_S, Window, measure
 from hpcpar.outcome import Outcome, decide
@@ -42,6 +43,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     workload: str = ""
     workload_options: str = "{}"
     """Canonical JSON, so that equal options are equal text."""
+    variant: str = ""
+    """The workload options that tell it from other runs of its study, in words; "" where all have the same."""
     strategy: str = ""
     strategy_options: str = "{}"
     mesh: str = ""
@@ -60,6 +63,13 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sample_unit: str = "samples"
     steps_planned: int = 0
     warmup_steps: int = 0
+    """Declared, or the least."""
+    warmup_cut: int | None = None
+    """Steps that were cut after all."""
+    not_steady: bool = False
+    """The step time was not steady after any warm-up that was looked for."""
+    quick: bool = False
+    """Shortened on purpose (`--quick`): to look, not to publish."""
     uses_cpu: bool = True
     code: str = ""
     """Version of hpcpar that planned it."""
@@ -99,6 +109,29 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sum_memory_bytes: int | None = None
     """Peaks of all ranks, added up."""
     sum_device_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    memory_parameters_bytes: int | None = None
+    """What a rank holds after its last step, of the rank that holds the most of it; so are the next four."""
+    memory_gradients_bytes: int | None = None
+    memory_optimizer_bytes: int | None = None
+    memory_buffers_bytes: int | None = None
+    memory_activations_bytes: int | None = None
+    fabric_bus_bytes_per_s: float | None = None
+    fabric_transports: str = ""
+    load_balance: float | None = None
+    slowest_host: str = ""
+    cpu_utilisation: float | None = None
+    device_energy_j: float | None = None
+    device_power_w: float | None = None
+    machine_energy_j: float | None = None
+    machine_power_w: float | None = None
+    model_flops_per_s: float | None = None
+    mfu: float | None = None
+    """By PaLM's convention; the next two count otherwise."""
+    mfu_with_embedding: float | None = None
+    mfu_causal: float | None = None
+    processors: str = ""
+    device_names: str = ""
     oversubscribed: bool = False
     shared_with: int = 0
     """Other runs that used one of its physical machines at the same time."""
@@ -110,6 +143,12 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Boot ids of the physical machines."""
     usable_cpus: int | None = None
     """The most CPUs that any rank might use."""
+    predicted_step_s: float | None = None
+    """What the plan expected of a step."""
+    predicted_naive_s: float | None = None
+    """The same with constant efficiency."""
+    predicted_bytes: int | None = None
+    """What the plan expected a rank's tensors to need."""
     rejected_lines: int = 0
     rejected_steps: int = 0
     duplicate_steps: int = 0
@@ -119,7 +158,10 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: str = "{}"
     """What was trained on: name, size, digest, synthetic or not."""
     replayed_steps: int = 0
-    goodput: float | None = None
+    claim: str = ""
+    """What the documentation of an estimator promises of parallel work; "" for other workloads."""
+    effective_time_ratio: float | None = None
+    goodput_updates_per_s: float | None = None
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -132,6 +174,11 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def wall_s(self) -> float | None:
         """Seconds from the first rank's start to the end."""
         return None if self.started is None or self.ended is None else self.ended - self.started
+
+    @property
+    def total_s(self) -> float | None:
+        """Seconds from the scheduler's acceptance to the result: all phases together."""
+        return sum(self.phases.values()) if self.phases else None
 
 
 def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: float | None = None) -> Row:
@@ -153,11 +200,11 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
     attempt = _attempt(record, outcome)
     names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
     history = read_history(folder, attempt, record, names)
-    identity = spec.identity
+    identity, whole = spec.identity, _is_whole(record)
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
-    planned = identity.steps if spec.declares_steps and not _is_whole(record) else max(1, reached)
+    planned = identity.steps if spec.declares_steps and not whole else max(1, reached)
     warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
-    if _is_whole(record) or not spec.declares_steps:  # nobody could know how many there would be
+    if whole or not spec.declares_steps:  # nobody could know how many there would be
         warmup = min(warmup, planned // 2)
     window = measure(
         history.steps,
@@ -167,23 +214,27 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         rejected_lines=history.rejected_lines,
         target_loss=target_loss,
         begins=history.begins,
+        until_steady=spec.until_steady and warmup_steps is None and not whole,
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = folder.submission_lines().rejected
+    timed = _timed(spec, window, whole=whole)
     return Row(
         **_planned(spec, warmup),
         **_ended(outcome, record, record_note, window),
-        **_timed(spec, window, whole=_is_whole(record)),
+        **timed,
         **_places(record),
+        **_usage(record, spec, window, timed["samples_per_s"]),
+        phases=history.phases,
         attempt=attempt,
         rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
         loss_last=record.loss_last if record is not None else window.loss_last,
         **_evaluated(record),
-        whole_program=_is_whole(record),
+        whole_program=whole,
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
         replayed_steps=history.replayed_steps,
-        goodput=history.goodput,
+        **(history.goodput._asdict() if history.goodput else {}),
     )
 
 
@@ -249,10 +300,28 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "sample_unit": spec.sample_unit,
         "steps_planned": identity.steps,
         "warmup_steps": warmup,
+        "quick": spec.quick,
         "uses_cpu": spec.uses_cpu,
         "code": spec.code,
         "order": spec.order,
         "pair": spec.pair,
+        **_predicted(spec.prediction),
+    }
+
+
+def _predicted(noted: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plan expected; what is no positive number is left out, as the file may be damaged."""
+    step = noted.get("step_s")
+    step = step if isinstance(step, dict) else {}
+    found = {
+        "predicted_step_s": step.get("expected"),
+        "predicted_naive_s": step.get("naive"),
+        "predicted_bytes": noted.get("memory_bytes"),
+    }
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST
     }
 
 
@@ -293,6 +362,8 @@ def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
     return {
         "steps_measured": window.steps_measured,
         "steps_used": window.steps_used,
+        "warmup_cut": window.warmup_cut if window.steps_measured else None,
+        "not_steady": window.not_steady,
         "step_time_s": window.mean_s,
         "step_time_p50_s": window.p50_s,
         "step_time_trend": window.trend,
@@ -322,12 +393,12 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
     ranks = record.ranks
     return {
         "oversubscribed": record.oversubscribed,
-        "phases": {name: seconds for name, seconds in record.phases.items() if _possible(seconds)},
         "hosts": _compressed(tuple([fact.host for fact in ranks])),
         "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
         "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
+        "claim": claim if isinstance(claim := record.facts.get("claim"), str) else "",
         "sum_memory_bytes": _sum([fact.peak_memory_bytes for fact in ranks]),
         "sum_device_bytes": _sum([fact.peak_device_bytes for fact in ranks]),
         "devices": " ".join(sorted({fact.device for fact in ranks})),
@@ -340,6 +411,19 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
 def _compressed(hosts: tuple[str, ...]) -> str:
     """Compress the names of nodes; runs of a study were on the same few sets of them."""
     return compress_nodes(hosts)
+
+
+def _usage(record: RunRecord | None, spec: RunSpec, window: Window, samples_per_s: float | None) -> dict[str, Any]:
+    """Return what it used there, and how evenly."""
+    if record is None:
+        return {}
+    slowest = next((rank.host for rank in record.ranks if rank.rank == window.slowest), "")
+    return {
+        "load_balance": window.load_balance,
+        "slowest_host": slowest if len(record.ranks) > 1 else "",
+        **usage.used(record),
+        **usage.shares_of_peak(record, spec, samples_per_s),
+    }
 
 
 def _largest(values: Iterable[int]) -> int | None:
@@ -361,6 +445,8 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
         notes.append("written by a newer hpcpar: fields unknown to this one were left out")
+    if record is not None and usage.without_peak(record, spec):
+        notes.append(usage.without_peak(record, spec))
     if record is not None and record.lineage:
         resumed = ", ".join(str(span.first) for span in record.lineage[1:])
         notes.append(f"went on from a checkpoint before step {resumed}")

@@ -13,6 +13,7 @@ from hpcpar.analysis import law_tables, outputs, sheet, tables, verdict_tables
 from hpcpar.analysis.chart import bars
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.crossover import Crossover
+from hpcpar.analysis.foreseen import Foreseen, foreseen
 from hpcpar.analysis.laws import Law
 from hpcpar.analysis.lint import Finding
 from hpcpar.analysis.pages import Page, pages
@@ -20,6 +21,7 @@ from hpcpar.analysis.reduce import Row
 from hpcpar.analysis.report.latex import latex
 from hpcpar.analysis.scaling import Table
 from hpcpar.analysis.sizeup import SizeUp
+from hpcpar.analysis.support import Support
 from hpcpar.analysis.verdicts import Word
 from hpcpar.storage import make_folder, write_file
 
@@ -53,6 +55,13 @@ class Results(Struct, frozen=True, kw_only=True):
     lint: tuple[Finding, ...] = ()
     studies: tuple[Path, ...] = ()
     """Where the runs lie; nothing that is printed depends on it."""
+    supports: tuple[Support, ...] = ()
+    """Estimators: what they claim beside what was measured."""
+
+    @property
+    def foreseen(self) -> tuple[Foreseen, ...]:
+        """What the plan expected, beside what was measured; empty where no run has a prediction."""
+        return foreseen(self.rows)
 
     @property
     def complete(self) -> bool:
@@ -133,7 +142,9 @@ class Results(Struct, frozen=True, kw_only=True):
             "laws": law_tables.law_records(self.fitted),
             "crossovers": [{**msgspec.to_builtins(one), "sentence": one.sentence} for one in self.crossovers],
             "sizeup": law_tables.sizeup_records(self.sized_up),
+            "foreseen": [{**msgspec.to_builtins(one), "error": one.error} for one in self.foreseen],
             "findings": [msgspec.to_builtins(one) for one in self.lint],
+            "support": msgspec.to_builtins(self.supports),
             "problems": [msgspec.to_builtins(row) for row in self.problems],
             "notes": self.notes,
         }

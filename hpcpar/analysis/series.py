@@ -26,9 +26,15 @@ class TableKey(NamedTuple):
     node_type: str
     workload: str
     workload_options: str
+    variant: str
     scaling: str
     ranks_per_node: int
     cpus_per_rank: int
+
+    @property
+    def work(self) -> str:
+        """The workload by the name that tells it from others of its study."""
+        return f"{self.workload} ({self.variant})" if self.variant else self.workload
 
 
 class Series(NamedTuple):
@@ -89,6 +95,22 @@ def option_labels(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
     shown = _distinguishing(pairs)
     words = {pair: _option_words(pair[1], shown[pair[0]]) for pair in pairs}
     return {pair: f"{pair[0]}[{'; '.join(words[pair])}]" if words[pair] else pair[0] for pair in pairs}
+
+
+def name_variants(rows: Sequence[Row]) -> list[Row]:
+    """Name every run by the workload options that tell it from others of its study."""
+    named: list[Row] = []
+    for members in _group(rows, lambda row: (row.study, row.workload)).values():
+        shown = _distinguishing(sorted({(row.workload, row.workload_options) for row in members}))
+        words = {
+            options: "; ".join(_option_words(options, shown[members[0].workload]))
+            for options in {row.workload_options for row in members}
+        }
+        named += [
+            msgspec.structs.replace(row, variant=words[row.workload_options]) if words[row.workload_options] else row
+            for row in members
+        ]
+    return named
 
 
 def _unmix(rows: Sequence[Row]) -> Iterator[tuple[list[str], list[Row]]]:

@@ -42,7 +42,7 @@ def verdict_sheet(sets: Sequence[ComparisonSet]) -> Sheet:
     for one in sets:
         for (strategy, nodes), cells in _by_arm(one).items():
             shown = [_cell(cells[m.name]) if m.name in cells else NOTHING for m in metrics]
-            body.append([one.key.workload, strategy, one.baseline, str(nodes), *shown])
+            body.append([one.key.work, strategy, one.baseline, str(nodes), *shown])
     return Sheet(heads, [[one_line(text) for text in line] for line in body], set(range(len(heads))) - {3})
 
 
@@ -113,7 +113,7 @@ def sentences(one: ComparisonSet) -> list[str]:
 
 def _sentence(one: ComparisonSet, cell: Comparison) -> str:
     metric, key = _METRICS[cell.metric], one.key
-    where = f"On {key.cluster}, {key.workload}, {plural(cell.nodes, 'node')}, {key.scaling or 'undeclared'} scaling"
+    where = f"On {key.cluster}, {key.work}, {plural(cell.nodes, 'node')}, {key.scaling or 'undeclared'} scaling"
     runs = f"{cell.runs_strategy} and {cell.runs_baseline} {'seeds' if metric.quality else 'runs'}"
     evidence = f"x{estimate(cell.ratio)}, {runs}, {cell.basis}, margin {100 * cell.margin:g} %"
     doing = {

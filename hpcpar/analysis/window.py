@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import statistics
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from hpcpar.analysis.steady import MOST, settled
 from hpcpar.records import Step, StepTime
 
 SHORTEST_S = 1e-9
@@ -63,6 +65,14 @@ class Window(Struct, frozen=True, kw_only=True):
     """Lines with an impossible time or step number."""
     skipped_updates: int = 0
     """Steps of the window whose update was not applied."""
+    load_balance: float | None = None
+    """Time of the mean rank over time of the slowest rank, over the window."""
+    slowest: int = 0
+    """The rank that was slowest most often."""
+    warmup_cut: int = 0
+    """Steps that were cut after each begin."""
+    not_steady: bool = False
+    """The step time was not steady after any warm-up that was looked for."""
     reason: str = ""
 
 
@@ -82,6 +92,7 @@ def measure(
     rejected_lines: int,
     target_loss: float | None = None,
     begins: Sequence[int] = (1,),
+    until_steady: bool = False,
 ) -> Window:
     """Reduce the steps of a run to a window.
 
@@ -93,10 +104,14 @@ def measure(
         rejected_lines: lines of the file that could not be read. They may explain missing steps.
         target_loss: the loss whose first reaching is looked for.
         begins: the steps with which an attempt began: 1, and where the run went on from a checkpoint.
+        until_steady: `warmup` is the least; cut until the first attempt's step time is steady (steady.py).
     """
     picked = _pick(steps, planned)
     starts = sorted({1, *(begin for begin in begins if 1 <= begin <= planned)})
     counted = picked.steps
+    first = [step.time_s for step in counted[: bisect_left(counted, (*starts, planned + 1)[1], key=lambda s: s.step)]]
+    found = settled(first, warmup) if until_steady else warmup
+    warmup = min(MOST, len(first) // 2) if found is None else found
     used = _after_warmup(counted, starts, warmup)
     base = Window(
         steps_measured=len(counted),
@@ -105,6 +120,8 @@ def measure(
         duplicate_steps=picked.duplicates,
         rejected_steps=picked.rejected,
         skipped_updates=[step.applied for step in used].count(False),
+        warmup_cut=warmup,
+        not_steady=found is None,
     )
     reason = _why_no_time(base, planned, _num_cut(starts, planned, warmup), reached, rejected_lines)
     if reason:
@@ -116,9 +133,18 @@ def measure(
         mean_s=statistics.fmean(times),
         p50_s=statistics.median(times),
         trend=_trend(times),
+        load_balance=_balance(used, times),
+        slowest=statistics.mode([step.slowest for step in used]),
         reached=None if target_loss is None else _first_reaching(counted, target_loss),
         data_wait_s=statistics.fmean(waits) if min(waits) >= 0 and max(waits) <= LONGEST_S else None,
     )
+
+
+def _balance(used: Sequence[_Timed], times: Sequence[float]) -> float | None:
+    """Return the share that tells how evenly ranks are busy; None where a mean is no possible one."""
+    means = [step.time_mean_s for step in used]
+    possible = min(means) >= 0 and all(map(operator.le, means, times))
+    return math.fsum(means) / math.fsum(times) if possible else None
 
 
 def _after_warmup(steps: list[_Timed], starts: Sequence[int], warmup: int) -> list[_Timed]:

@@ -19,11 +19,17 @@ import click
 from hpcpar.errors import HpcparError, InputError
 
 VERBS = {
+    "plan": "Say before anything is submitted: does it fit, how long, what does it cost.",
     "submit": "Plan a study and submit it.",
+    "doctor": "Say everything that is wrong with a submission before it is sent.",
     "status": "Say what became of the runs, and why.",
     "logs": "Print what a run's ranks and its job script printed.",
+    "resubmit": "Send failed runs again.",
+    "rerun": "Run a run once more with the same bytes, or say what differs.",
+    "clean": "Remove what is half-written or over.",
     "cancel": "Cancel runs that wait or run.",
     "collect": "Turn the runs' records into scaling tables.",
+    "cluster": "Write a profile of this cluster, or compare one with it.",
     "data": "List and fetch real data sets, and say where they lie.",
     "list": "List clusters, strategies, workloads, jobs or templates.",
     "show": "Show a cluster profile, strategy, workload, study or template.",
@@ -35,6 +41,7 @@ VERBS = {
 _EPILOG = """
 \b
 Examples:
+  hpcpar plan --cluster perlmutter --workload llama-7b --nodes 4 8 16
   hpcpar submit --cluster local --strategy ddp --nodes 1 2 --repeats 3 --wait
   hpcpar submit --cluster perlmutter --strategy hybrid --nodes 4 --dry-run
   hpcpar submit jobs/quickstart.toml --cluster local

@@ -28,6 +28,17 @@ def select_runs(words: Iterable[str]) -> list[RunFolder]:
     return list(found.values())
 
 
+def all_runs() -> list[RunFolder]:
+    """Find all runs that `hpcpar status` would show without a path.
+
+    Raises:
+        InputError: there are none.
+    """
+    from hpcpar.cli.status import choose_studies
+
+    return [run for study in choose_studies(()) for run in study.runs()]
+
+
 def _select(word: str) -> list[RunFolder]:
     if not word:
         raise InputError(Problem("an empty name", "names no run", "see `hpcpar status`"))

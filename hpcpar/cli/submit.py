@@ -27,8 +27,8 @@ Examples:
   hpcpar submit --cluster local --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
 """
 _STUDY_FLAGS = (
-    "cluster node_type workload scaling global_batch micro_batch steps warmup_steps repeats seed time memory account"
-    " qos partition constraint python ranks_per_node cpus_per_rank"
+    "cluster node_type workload scaling global_batch micro_batch steps warmup_steps quick repeats seed time memory"
+    " account qos partition constraint python ranks_per_node cpus_per_rank"
 ).split()
 """Flags that stand for a key of the study of the same name."""
 
@@ -43,14 +43,14 @@ def _complete(kind: str) -> Any:
     return complete
 
 
-def _is_strategy(word: str) -> bool:
+def is_strategy(word: str) -> bool:
     """Tell a further strategy from a study's file: any plain word may be a strategy, of others only those known."""
     from hpcpar.registry import STRATEGIES
 
     return word.isidentifier() or word in STRATEGIES
 
 
-@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": _is_strategy}, epilog=_EPILOG)
+@click.command(cls=VariadicCommand, variadic={"--nodes": str.isdigit, "--strategy": is_strategy}, epilog=_EPILOG)
 @click.argument("study_file", metavar="[STUDY]", required=False, shell_complete=_complete("jobs"))
 @click.argument("program", metavar="[-- PROGRAM...]", nargs=-1, type=click.UNPROCESSED, callback=after_dashes)
 @click.option(
@@ -77,7 +77,10 @@ def _is_strategy(word: str) -> bool:
 @click.option("--global-batch", type=click.IntRange(min=1), help="Samples an update, at the smallest size.")
 @click.option("--micro-batch", type=click.IntRange(min=1), help="Samples a rank and forward pass.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer updates of a run.")
-@click.option("--warmup-steps", type=click.IntRange(min=0), help="Updates that the collector leaves out (default: 10).")
+@click.option(
+    "--warmup-steps", type=click.IntRange(min=0), help="Updates left out (default: until steady, at least 10)."
+)
+@click.option("--quick", is_flag=True, default=None, help="A look: at most 30 updates, one repeat; tables say so.")
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Seed of weights and order of data.")
 @click.option("--mesh", help="Mesh of strategy hybrid, e.g. pp=2,dp=-1 (-1 fills).")
 @click.option(
@@ -105,7 +108,16 @@ def _is_strategy(word: str) -> bool:
 @click.option(
     "--runs", "runs_dir", metavar="DIR", default="", help="Where run folders are kept (default: HPCPAR_RUNS, ./runs)."
 )
+@click.option(
+    "--predict/--no-predict",
+    default=None,
+    envvar="HPCPAR_PREDICT",
+    help="Foresee memory and time first, as `hpcpar plan` does (default: where plan has looked at the model before).",
+)
+@click.option("--force", is_flag=True, help="Submit also what will not fit into memory.")
 @click.option("--again", is_flag=True, help="Run what is complete once more.")
+@click.option("--no-gate", is_flag=True, help="Send it unchecked (see `hpcpar doctor`); the submission says so.")
+@click.option("--no-snapshot", is_flag=True, help="Run your own files as they are when the job starts, not as now.")
 @click.option("--dry-run", is_flag=True, help="Print the exact scripts; submit nothing.")
 @click.option("--wait", is_flag=True, help="Stay until every run has ended, and show the progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -118,13 +130,33 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
     nodes, more repeats.
     """
     from hpcpar.control import submit
+
+    request, profile_path = request_of(study_file, program, flags)
+    prepared = submit.prepare(request)
+    for problem in prepared.plan.warnings:
+        warn(str(problem))
+    for text in prepared.trouble:
+        warn(text)
+    if flags["dry_run"]:
+        return _show(prepared, profile_path, as_json=flags["as_json"])
+    job_ids = submit.submit(prepared, lambda problem: warn(str(problem)))
+    return _answer(prepared, job_ids, flags)
+
+
+def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str, Any]) -> tuple[Any, Path]:
+    """Read the files and merge the flags; return the control wing's Request and the profile's file.
+
+    Raises:
+        InputError: with every problem of names and keys.
+    """
+    from hpcpar.control import submit
     from hpcpar.control.plan import study_problems
     from hpcpar.runs import runs_root
 
     flags["program"] = program
-    study, where = _study(study_file, flags)
+    study, where = read_study(study_file, flags)
     try:
-        profile, profile_path = _profile(study, where)
+        profile, profile_path = read_profile(study, where)
     except InputError as error:  # a person who mistyped two names wants to hear of both
         raise InputError([*error.problems, *study_problems(study, where)]) from error
     request = submit.Request(
@@ -134,16 +166,12 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
         root=runs_root(flags["runs_dir"], profile.runs_root),
         version=__version__,
         again=flags["again"],
+        no_gate=flags["no_gate"],
+        no_snapshot=flags["no_snapshot"],
+        predict=flags["predict"],
+        force=flags["force"],
     )
-    prepared = submit.prepare(request)
-    for problem in prepared.plan.warnings:
-        warn(str(problem))
-    for text in prepared.trouble:
-        warn(text)
-    if flags["dry_run"]:
-        return _show(prepared, profile_path, as_json=flags["as_json"])
-    job_ids = submit.submit(prepared)
-    return _answer(prepared, job_ids, flags)
+    return request, profile_path
 
 
 def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:
@@ -158,7 +186,12 @@ def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:
     data["workload_options"] = {**data.get("workload_options", {}), "command": list(words)}
 
 
-def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
+def read_study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
+    """Merge a study's file and the flags; return it and the words for messages.
+
+    Raises:
+        InputError: with every problem of both.
+    """
     data: dict[str, Any] = {}
     where = "flags"
     if study_file is not None:
@@ -172,7 +205,7 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     }
     data = {**data, **{key: flags[key] for key in _STUDY_FLAGS if flags[key] is not None}}
     if pairs["workload_options"]:
-        data["workload_options"] = _merged(data.get("workload_options", {}), nested(pairs["workload_options"]))
+        _set_options(data, nested(pairs["workload_options"]))
     if flags["nodes"]:
         data["nodes"] = list(flags["nodes"])
     _apply_strategies(data, flags, nested(pairs["strategy_options"]))
@@ -187,6 +220,15 @@ def _study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
     if problems:
         raise InputError(problems)
     return decode(Study, data, where), where
+
+
+def _set_options(data: dict[str, Any], given: dict[str, Any]) -> None:
+    """Let --set override the file's options, those of its variants too; variants that become the same are one."""
+    data["workload_options"] = _merged(data.get("workload_options", {}), given)
+    variants = data.get("variants", [])
+    if variants and isinstance(variants, list) and all(isinstance(one, dict) for one in variants):
+        merged = [_merged(one, given) for one in variants]
+        data["variants"] = [one for place, one in enumerate(merged) if one not in merged[:place]]
 
 
 def _apply_strategies(data: dict[str, Any], flags: dict[str, Any], options: dict[str, Any]) -> None:
@@ -227,7 +269,12 @@ def _pairs(given: tuple[str, ...], flag: str, problems: list[Problem]) -> dict[s
     return pairs
 
 
-def _profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
+def read_profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
+    """Read the profile of the study's cluster.
+
+    Raises:
+        InputError: there is none, or it is wrong.
+    """
     if not study.cluster:
         known = ", ".join(assets.available("clusters"))
         raise InputError(Problem(f"{where}: cluster", "is not given", f"--cluster NAME, one of: {known}"))

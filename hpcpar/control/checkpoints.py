@@ -22,6 +22,12 @@ from hpcpar.units import parse_duration
 _BEFORE_LIMIT_S = 90.0
 """Slurm looks every 30 s, so that its signal is up to 30 s late; the rest is for the save."""
 
+_NOT_KEPT = {
+    "boosting": "trees are not in a checkpoint yet",
+    "estimator": "every step is a fit of its own, of which nothing is kept",
+}
+"""Why a kind of workload has none, whatever the strategy."""
+
 
 def with_checkpoints(resources: Resources, study: Study, profile: ClusterProfile, *, possible: bool) -> Resources:
     """Return the resources of a run with its checkpoints; `possible` says whether it can have any."""
@@ -59,6 +65,8 @@ def why_not(strategy: Any, mesh: Mesh, declared: Declaration) -> str:
     refused = why_no_checkpoints(mesh)
     if refused:
         return refused
+    if declared.kind in _NOT_KEPT:
+        return _NOT_KEPT[declared.kind]
     if declared.experts is not None:
         return "what balances a mixture of experts is not in a checkpoint yet"
     return str(getattr(strategy, "no_checkpoints", "it does not say how"))

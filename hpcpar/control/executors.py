@@ -29,6 +29,10 @@ class _OneBatch:
     batch_folder: BatchFolder
     script_sha256: str
     begun: float
+    gate: str
+    """Whether the runs were checked: "passed" or "skipped"."""
+    code: str
+    """Digest of the snapshot of the user's code, or ""."""
     scheduler: str
     submit: Any
     batch: Any
@@ -60,7 +64,7 @@ class _OneBatch:
             DelayedSubmission(delayed_submissions[0].function).dump(self.batch_folder.payload_path)
         except OSError as error:
             raise StorageError(self.batch_folder.payload_path, error) from error
-        self._journal("intent", begun=self.begun, script_sha256=self.script_sha256)
+        self._journal("intent", begun=self.begun, **self._what())
         try:
             job_id = self.enqueue()
         except UnansweredError:
@@ -68,10 +72,13 @@ class _OneBatch:
         except HpcparError as error:
             self._journal("refused", error=str(error))
             raise
-        self._journal("accepted", job_id=job_id, script_sha256=self.script_sha256)
+        self._journal("accepted", job_id=job_id, **self._what())
         num_tasks = len(delayed_submissions)
         ids = [f"{job_id}_{i}" if num_tasks > 1 else job_id for i in range(num_tasks)]
         return [self.job_class(folder=self.folder, job_id=one) for one in ids]
+
+    def _what(self) -> dict[str, str]:
+        return {"script_sha256": self.script_sha256, "gate": self.gate, "code_sha256": self.code}
 
     def _journal(self, kind: Any, **fields: Any) -> None:
         line = BatchLine(
@@ -85,12 +92,15 @@ class SlurmBatchExecutor(_OneBatch, SlurmExecutor):
 
     scheduler = "slurm"
 
-    def __init__(self, batch_folder: BatchFolder, script_sha256: str, begun: float) -> None:
+    def __init__(
+        self, batch_folder: BatchFolder, script_sha256: str, begun: float, gate: str = "", code: str = ""
+    ) -> None:
         for command in ("sbatch", "srun"):  # submitit's own message for a missing srun is a RuntimeError
             if not slurm.have(command):
                 raise NoSchedulerError(command)
         super().__init__(batch_folder.path)
         self.batch_folder, self.script_sha256, self.begun = batch_folder, script_sha256, begun
+        self.gate, self.code = gate, code
 
     def enqueue(self) -> str:
         """Call sbatch."""
@@ -102,9 +112,12 @@ class LocalBatchExecutor(_OneBatch, LocalExecutor):
 
     scheduler = "local"
 
-    def __init__(self, batch_folder: BatchFolder, script_sha256: str, begun: float) -> None:
+    def __init__(
+        self, batch_folder: BatchFolder, script_sha256: str, begun: float, gate: str = "", code: str = ""
+    ) -> None:
         super().__init__(batch_folder.path)
         self.batch_folder, self.script_sha256, self.begun = batch_folder, script_sha256, begun
+        self.gate, self.code = gate, code
 
     def enqueue(self) -> str:
         """Write the queue's entry."""

@@ -1,76 +1,77 @@
-"""What is checked once more before anything is written or submitted for real: things a dry run need not have."""
+"""All checks before a submission: what `hpcpar doctor` prints is what stands in front of every submit.
+
+Errors stop a submit before anything is written. Warnings are said. What could not be looked at stops nobody.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
-from hpcpar import registry, workload_files
-from hpcpar.control import slurm
-from hpcpar.control.plan import Plan
-from hpcpar.errors import InputError, MissingExtraError, NoSchedulerError, Problem, install_line
-from hpcpar.profile import ClusterProfile
-from hpcpar.spec import RunSpec
-
-EXTRA_PACKAGES = {
-    "torch": ("torch", "numpy", "sklearn"),
-    "deepspeed": ("deepspeed",),
-    "xgboost": ("xgboost",),
-    "dask": ("dask_jobqueue", "distributed"),
-}
-"""Packages by which an extra is recognised."""
-_CHILD_TIMEOUT_S = 120
+from hpcpar.control import checks, online
+from hpcpar.control.checks import Case, Finding
+from hpcpar.errors import InputError, Problem
 
 
-def check(plan: Plan, profile: ClusterProfile, python: str) -> None:
-    """Raise what would make these runs fail for certain.
+class Check(NamedTuple):
+    """One check by its name."""
+
+    name: str
+    about: str
+    look: Callable[[Case], Iterable[Finding]]
+    needs_plan: bool = True
+
+
+OFFLINE = (
+    Check("account", "an account to charge, where the cluster wants one", checks.account),
+    Check("scheduler", "the scheduler's commands", checks.scheduler, needs_plan=False),
+    Check("environment", "packages in the Python that the job will use", checks.environment),
+    Check("script", "CPUs on the srun line, directives before the first command", checks.script),
+    Check("gpus", "every rank sees its node's GPUs, and none is idle", checks.gpus),
+    Check("ports", "ports on which ranks meet", checks.ports, needs_plan=False),
+    Check("network", "no setting of the network that is known to be bad", checks.fabric),
+    Check("storage", "room, and folders that all nodes see", checks.storage, needs_plan=False),
+    Check("profile", "no value that the profile calls unconfirmed", checks.profile, needs_plan=False),
+)
+ONLINE = (
+    Check("sbatch", "sbatch --test-only of every script", online.test_only),
+    Check("limits", "limits of partition, QOS and association that --test-only misses", online.limits),
+)
+
+
+class Result(NamedTuple):
+    """What a check found."""
+
+    check: Check
+    findings: tuple[Finding, ...]
+
+
+def examine(case: Case) -> Iterator[Result]:
+    """Run every check; those that ask Slurm only where its commands are there."""
+    online_too = case.profile.scheduler == "slurm"
+    why_not = unasked = "" if case.shots else "there is nothing to submit"
+    for check in OFFLINE:
+        yield (result := _look(check, case, why_not if check.needs_plan else ""))
+        if check.name == "scheduler" and result.findings:
+            unasked = unasked or "its commands are not here"
+    for check in ONLINE if online_too else ():
+        yield _look(check, case, unasked)
+
+
+def _look(check: Check, case: Case, why_not: str) -> Result:
+    if why_not:
+        return Result(check, (Finding("unchecked", Problem(check.about, why_not)),))
+    return Result(check, tuple(check.look(case)))
+
+
+def check(case: Case) -> list[Problem]:
+    """Run every check and return the warnings.
 
     Raises:
-        InputError: with every problem: no scheduler, no account, packages missing in the nodes' Python.
+        InputError: with every error of every check.
     """
-    problems = [problem for problem in plan.warnings if problem.where.startswith("cluster ")]
-    if profile.scheduler == "slurm":
-        for command in ("sbatch", "srun", "squeue"):
-            if not slurm.have(command):
-                problems += NoSchedulerError(command).problems
-                break
-    extras = sorted({extra for run in plan.runs for extra in _extras(run.spec.identity.strategy)})
-    extras = sorted({*extras, *(extra for run in plan.runs for extra in _workload_extras(run.spec))})
-    problems += _package_problems(extras, profile, python)
-    if problems:
-        raise InputError(problems)
-
-
-def _extras(strategy: str) -> tuple[str, ...]:
-    return registry.get_strategy(strategy).extras
-
-
-def _workload_extras(spec: RunSpec) -> tuple[str, ...]:
-    if spec.workload_file:
-        return workload_files.describe(spec.workload_file, spec.identity.workload_options, "gate").extras
-    return registry.get_workload(spec.identity.workload).extras
-
-
-def _package_problems(extras: list[str], profile: ClusterProfile, python: str) -> Iterator[Problem]:
-    if python == sys.executable:
-        for extra in extras:
-            for package in EXTRA_PACKAGES.get(extra, (extra,)):
-                if importlib.util.find_spec(package) is None:
-                    yield from MissingExtraError(package, extra, f"extra '{extra}'").problems
-        return
-    if profile.environment.modules or profile.environment.activate:
-        return  # that Python exists only once the job has loaded its modules; the job itself will tell
-    packages = ["hpcpar", *(package for extra in extras for package in EXTRA_PACKAGES.get(extra, (extra,)))]
-    # -P: a folder that happens to be called hpcpar where the user stands is not the installed package.
-    code = f"import importlib.util as u, sys; sys.exit(' '.join(p for p in {packages!r} if not u.find_spec(p)) or 0)"
-    try:
-        done = subprocess.run([python, "-P", "-c", code], capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        yield Problem(f"python '{python}'", f"cannot be started: {error}", "name the nodes' interpreter with --python")
-        return
-    if done.returncode:
-        missing = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it failed without a message"
-        hint = f"with that interpreter: {install_line(*extras or ['all'])}"
-        yield Problem(f"python '{python}'", f"lacks: {missing}", hint)
+    findings = [finding for result in examine(case) for finding in result.findings]
+    errors = [finding.problem for finding in findings if finding.level == "error"]
+    if errors:
+        raise InputError(list(dict.fromkeys(errors)))
+    return list(dict.fromkeys(finding.problem for finding in findings if finding.level == "warning"))

@@ -16,11 +16,17 @@ from hpcpar.decode import find_problems
 from hpcpar.errors import HpcparError, InputError, Problem, nearest
 from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.policy import Policy
 from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
 from hpcpar.spec import UNDECLARED, Identity, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
+
+LEAST_WARMUP = 10
+"""Steps that are cut where a study declares no warm-up; more, until the step time is steady."""
+QUICK_STEPS = 30
+"""The most steps of a run that is only to be looked at."""
 
 
 class PlannedRun(NamedTuple):
@@ -34,6 +40,23 @@ class Plan(NamedTuple):
     """All runs of a study in their order of execution, and what the user should know."""
 
     runs: tuple[PlannedRun, ...]
+    warnings: tuple[Problem, ...]
+
+
+class Refused(NamedTuple):
+    """A cell of the grid that cannot be."""
+
+    choice: StrategyChoice
+    nodes: int
+    problem: Problem
+
+
+class Survey(NamedTuple):
+    """Every cell of a study on its own, once, without repeats: what can be run, and what cannot."""
+
+    runs: tuple[PlannedRun, ...]
+    refused: tuple[Refused, ...]
+    declared: Declaration
     warnings: tuple[Problem, ...]
 
 
@@ -88,14 +111,48 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     """
     problems = list(_text_problems(study, where))
     place = _place(study, profile, where, problems)
-    resolved = _resolve(study, where, problems)
+    resolved = [found for one in study.by_variant() if (found := _resolve(one, where, problems))]
+    problems += _twins(resolved, where)
     if place is not None:
         problems += _limits(study, place, where)
     # A wrong name must not hide a size that does not fit: the grid of what was found is checked all the same.
-    cells = list(_cells(resolved, place, problems)) if resolved and place else []
+    cells = [(one, cell) for one in resolved for cell in _cells(one, place, problems)] if place else []
+    if problems or place is None:
+        raise InputError(list(dict.fromkeys(problems)))
+    return Plan(tuple(_runs(place, cells, version, folder)), tuple(_warnings(study, profile)))
+
+
+def survey(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Survey:
+    """Look at every cell of a study by itself: one that cannot be does not stand in the way of the others.
+
+    Args:
+        study: what to run; one of its variants (`Study.by_variant`).
+        profile: where to run it.
+        where: the study's file, or "flags"; stands in messages.
+        version: the version of hpcpar, noted in each run.
+
+    Raises:
+        InputError: with every problem that all cells have (unknown names, wrong options).
+    """
+    problems = list(_text_problems(study, where))
+    place = _place(study, profile, where, [] if profile.scheduler == "pbs" else problems)
+    resolved = _resolve(study, where, problems)
     if problems or resolved is None or place is None:
         raise InputError(list(dict.fromkeys(problems)))
-    return Plan(tuple(_runs(resolved, place, cells, version, folder)), tuple(_warnings(study, profile)))
+    cells: list[_Cell] = []
+    refused: list[Refused] = []
+    for chosen in resolved.strategies:
+        for nodes in dict.fromkeys(chosen.choice.nodes or study.nodes):
+            resources = _resources(study, place, nodes)
+            against = list(limit_problems(resources, profile, place.node_type, where))
+            found = against[0] if against else _cell(resolved, chosen, resources, profile)
+            if isinstance(found, Problem):
+                refused.append(Refused(chosen.choice, nodes, found))
+            else:
+                cells.append(found)
+    once = resolved._replace(study=msgspec.structs.replace(study, repeats=1))
+    runs = tuple(_runs(place, [(once, cell) for cell in cells], version, ""))
+    return Survey(runs, tuple(refused), resolved.declared, tuple(_warnings(study, profile)))
 
 
 def _text_problems(study: Study, where: str) -> Iterator[Problem]:
@@ -110,8 +167,18 @@ def _text_problems(study: Study, where: str) -> Iterator[Problem]:
 def study_problems(study: Study, where: str) -> list[Problem]:
     """List what is wrong with a study whatever the cluster: names and options of workload and strategies."""
     problems: list[Problem] = []
-    _resolve(study, where, problems)
-    return problems
+    for one in study.by_variant():
+        _resolve(one, where, problems)
+    return list(dict.fromkeys(problems))
+
+
+def _twins(resolved: list[_Study], where: str) -> Iterator[Problem]:
+    """Yield the variants that mean the same once defaults are filled in: their runs would share folders."""
+    seen: list[Any] = []
+    for one in resolved:
+        if one.workload_options in seen:
+            yield Problem(f"{where}: variants", f"two of them mean the same: {one.study.workload_options}")
+        seen.append(one.workload_options)
 
 
 # ---------------------------------------------------------------- names
@@ -138,6 +205,7 @@ def _resolve(study: Study, where: str, problems: list[Problem]) -> _Study | None
     declared = workload.declare(options)
     problems += workload.check(options)
     problems += _kind_problems(strategies, study.workload, declared)
+    problems += _nonfinite_problems(strategies, getattr(options, "nonfinite", "record"))
     return _Study(study, where, workload, options, declared, strategies)
 
 
@@ -188,6 +256,15 @@ def _kind_problems(strategies: list[_Chosen], workload: str, declared: Declarati
             what = f"cannot run workload {workload} (it is of the kind '{declared.kind}')"
             able = ", ".join(_strategies_for(declared.kind))
             yield Problem(f"strategy {choice.name}", what, f"strategies that can: {able}")
+
+
+def _nonfinite_problems(strategies: list[_Chosen], policy: str) -> Iterator[Problem]:
+    for choice, strategy, _ in strategies:
+        if policy != "record" and not getattr(strategy, "looks_at_gradients", False):
+            what = f"cannot look at gradients before they are used, as nonfinite={policy} asks"
+            yield Problem(
+                f"strategy {choice.name}", what, "leave nonfinite out, or use a point of the mesh (ddp, fsdp, ...)"
+            )
 
 
 def _strategies_for(kind: str) -> list[str]:
@@ -281,6 +358,7 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
     account = study.account or place.profile.account
     if account and node_type.account_suffix and not account.endswith(node_type.account_suffix):
         account += node_type.account_suffix
+    policy = study.policy or Policy()
     gpus = node_type.gpus_per_node if node_type.whole_nodes else min(ranks_per_node, node_type.gpus_per_node)
     return Resources(
         nodes=nodes,
@@ -293,18 +371,20 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
         qos=study.qos or node_type.qos,
         partition=study.partition or node_type.partition,
         constraint=study.constraint or node_type.constraint,
+        requeue_on_fault=place.profile.scheduler == "slurm" and policy.requeue,
+        hang_after_s=parse_duration(policy.hang_after) if policy.hang_after else 0.0,
     )
 
 
 # ---------------------------------------------------------------- runs
 
 
-def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str, folder: str) -> Iterator[PlannedRun]:
-    study, declared = resolved.study, resolved.declared
+def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder: str) -> Iterator[PlannedRun]:
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
-    for repeat in range(1, study.repeats + 1):
-        for cell in cells:
+    for repeat in range(1, max((_repeats(resolved.study) for resolved, _ in cells), default=0) + 1):
+        for resolved, cell in cells:
+            study, declared = resolved.study, resolved.declared
             identity = _identity(resolved, place, cell, repeat)
             spec = RunSpec(
                 key=identity.key(),
@@ -312,6 +392,9 @@ def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str, fol
                 identity=identity,
                 scaling=study.scaling if declared.declares_batch else UNDECLARED,
                 warmup_steps=_warmup(study, declared, identity.steps),
+                until_steady=study.warmup_steps is None,
+                quick=study.quick and declared.declares_steps,
+                sinks=study.sinks,
                 declares_steps=declared.declares_steps,
                 **_file(resolved.workload),
                 folder=folder if declared.kind == "program" else "",
@@ -331,7 +414,17 @@ def _runs(resolved: _Study, place: _Place, cells: list[_Cell], version: str, fol
 
 
 def _warmup(study: Study, declared: Declaration, steps: int) -> int:
-    return min(study.warmup_steps, steps // 2) if declared.declares_steps else study.warmup_steps
+    asked = LEAST_WARMUP if study.warmup_steps is None else study.warmup_steps
+    return min(asked, steps // 2) if declared.declares_steps else asked
+
+
+def _repeats(study: Study) -> int:
+    return 1 if study.quick else study.repeats
+
+
+def _steps(study: Study, declared: Declaration) -> int:
+    steps = study.steps or declared.steps
+    return min(steps, QUICK_STEPS) if study.quick and declared.declares_steps else steps
 
 
 def _file(workload: Any) -> dict[str, Any]:
@@ -356,7 +449,7 @@ def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Iden
         micro_batch=cell.sizes.micro_batch,
         grad_accum=cell.sizes.grad_accum,
         global_batch=cell.sizes.global_batch,
-        steps=study.steps or resolved.declared.steps,
+        steps=_steps(study, resolved.declared),
         seed=study.seed,
         repeat=repeat,
     )
@@ -367,6 +460,9 @@ def _warnings(study: Study, profile: ClusterProfile) -> Iterator[Problem]:
         what = "needs an account to charge, and none is given"
         fix = "name it with --account, or put `account` into your own copy of the profile"
         yield Problem(f"cluster {profile.name}", what, fix)
-    if study.repeats < 3:
+    if study.quick:
+        what = f"a look: at most {QUICK_STEPS} steps and one repeat"
+        yield Problem("quick", what, "leave --quick out for anything that you publish")
+    elif study.repeats < 3:
         what = f"{study.repeats} repeat{'s' * (study.repeats > 1)}: the interval of a result needs at least 3"
         yield Problem("repeats", what)

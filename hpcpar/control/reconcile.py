@@ -18,7 +18,7 @@ from typing import NamedTuple
 from hpcpar import records
 from hpcpar.control import local_queue, slurm
 from hpcpar.control.pending import in_words
-from hpcpar.errors import NoSchedulerError, SchedulerError
+from hpcpar.errors import NoSchedulerError, SchedulerError, StorageError
 from hpcpar.outcome import Live, is_outdated
 from hpcpar.runs import Batch, BatchFolder, BatchLine, RunFolder, StudyFolder, batch_tag
 from hpcpar.spec import Submission
@@ -39,6 +39,8 @@ class Knowledge(NamedTuple):
 
     live: dict[Path, Live]
     trouble: list[str]
+    unasked: str = ""
+    """Why the scheduler's queue is unknown; "" where it was asked, or needed not be."""
 
 
 class _Open(NamedTuple):
@@ -64,6 +66,7 @@ def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
     open_runs = [found for study in studies for run in study.runs() if (found := _open(run)) is not None]
     live: dict[Path, Live] = {}
     trouble: list[str] = []
+    unasked = ""
     _local(open_runs, lost, live)
     on_slurm = [one for one in open_runs if one.submission.scheduler == "slurm"]
     lost_slurm = [batch for batch in lost if _intent(batch).scheduler == "slurm"]
@@ -72,13 +75,14 @@ def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
             _slurm(on_slurm, lost_slurm, live, trouble)
         except (SchedulerError, NoSchedulerError) as error:
             trouble.append(f"the scheduler could not be asked: {error}")
-    return Knowledge(live, trouble)
+            unasked = str(error)
+    return Knowledge(live, trouble, unasked)
 
 
 def _open(run: RunFolder) -> _Open | None:
     submissions = run.submissions()
     submitted = next((line for line in reversed(submissions) if line.kind == "submitted"), None)
-    if run.record_path.is_file():
+    if run.has_record():
         record = run.record() if len(submissions) > 1 else None  # only a second submission can outdate a result
         if record is None or not is_outdated(record, submitted):
             return None
@@ -108,7 +112,7 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
     assert accepted is not None
     for index, name in batch.runs.items():
         run = folder.study.run(name)
-        if not run.path.is_dir() or any(line.batch == folder.key for line in run.submissions()):
+        if any(line.batch == folder.key for line in run.submissions()) or not run.path.is_dir():
             continue
         if accepted.scheduler == "local":
             job_id = local_queue.job_id_of(folder.key, index, len(batch.runs))
@@ -120,6 +124,10 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
             scheduler=accepted.scheduler,
             job_id=job_id,
             script_sha256=accepted.script_sha256,
+            gate=accepted.gate,
+            code_sha256=accepted.code_sha256,
+            reason=batch.why.get(index, ""),
+            excluded=batch.excluded,
         )
         records.append(run.submission_path, line)
 
@@ -139,6 +147,8 @@ def _adopt(folder: BatchFolder, job_id: str) -> None:
             scheduler=intent.scheduler,
             job_id=job_id,
             script_sha256=intent.script_sha256,
+            gate=intent.gate,
+            code_sha256=intent.code_sha256,
         )
     )
     note_submission(folder, folder.read())
@@ -232,7 +242,7 @@ def _from_queue(row: slurm.QueueRow) -> Live:
     if row.state in _ENDING:
         return Live("ending", nodes=row.nodes)
     if row.state in _WAITING:
-        return Live("queued", reason=in_words(row.reason))
+        return Live("queued", reason=in_words(row.reason), starts=slurm.moment(row.start))
     return Live("running", elapsed_s=slurm.elapsed_s(row.elapsed), nodes=row.nodes)
 
 
@@ -249,10 +259,10 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
     for one in left:
         word = by_task.get((one.job, one.task))
         if word is not None and word.state not in _UNFINISHED:
-            _settle(one, word.state, word.exit_code, word.reason)
+            _settle(one, word.state, word.exit_code, word.reason, trouble)
         elif not accounting or _last_sign(one) + ACCOUNTING_LAG_S < time.time():
             if word is None:
-                _settle(one, "", "", "" if accounting else "accounting is off")
+                _settle(one, "", "", "" if accounting else "accounting is off", trouble)
             live[one.run.path] = Live("gone")
         else:
             live[one.run.path] = Live("ending")
@@ -270,7 +280,7 @@ def _last_sign(one: _Open) -> float:
     return newest
 
 
-def _settle(one: _Open, state: str, exit_code: str, reason: str) -> None:
+def _settle(one: _Open, state: str, exit_code: str, reason: str, trouble: list[str]) -> None:
     line = Submission(
         kind="ended",
         time=time.time(),
@@ -281,4 +291,9 @@ def _settle(one: _Open, state: str, exit_code: str, reason: str) -> None:
         exit_code=exit_code,
         reason=reason,
     )
-    records.append(one.run.submission_path, line)
+    try:
+        records.append(one.run.submission_path, line)
+    except StorageError as error:  # on a full disk the answer is as good; the next look writes it down
+        trouble.append(
+            f"{one.run.path.name} ended ({state or 'unknown'}), which cannot be noted: {error.problems[0].what}"
+        )

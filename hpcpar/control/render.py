@@ -16,6 +16,7 @@ from markupsafe import Markup
 from msgspec import Struct
 
 from hpcpar.assets import builtin_folder, search_path
+from hpcpar.control import container
 from hpcpar.control.safe import (
     control_character,
     option_problems,
@@ -27,6 +28,7 @@ from hpcpar.control.safe import (
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.runs import batch_tag
+from hpcpar.snapshot import FOLDER_VARIABLE, ROOT_VARIABLE
 from hpcpar.spec import Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
 
@@ -44,6 +46,8 @@ class JobText(Struct, frozen=True, kw_only=True):
     payload: str
     python: str
     srun_options: tuple[str, ...]
+    wrap: tuple[str, ...]
+    """Words before the interpreter: the container in which a rank runs."""
     nodes: int
     ranks_per_node: int
     time_s: float
@@ -72,6 +76,8 @@ class Shape(NamedTuple):
     resources: Resources
     profile: ClusterProfile
     node_type: NodeType
+    code: tuple[Path, Path] | None = None
+    """A snapshot of the user's code, and the folder of which it is a copy."""
 
 
 def job_text(shape: Shape) -> JobText:
@@ -79,12 +85,16 @@ def job_text(shape: Shape) -> JobText:
     return JobText(
         batch=shape.key,
         directives=_directives(shape),
-        environment=_environment(shape.resources, shape.profile),
+        environment=(*_environment(shape.resources, shape.profile), *_code(shape.code)),
         run_names=shape.run_names,
         study_folder=str(shape.folder.parent.parent),
         payload=str(shape.payload),
         python=shape.python,
-        srun_options=_srun_options(shape.resources, shape.profile, shape.node_type),
+        srun_options=(
+            *_srun_options(shape.resources, shape.profile, shape.node_type),
+            *container.srun_options(shape.profile.environment.container, shape.folder.parent.parent),
+        ),
+        wrap=container.words(shape.profile.environment.container, shape.node_type, shape.folder.parent.parent),
         nodes=shape.resources.nodes,
         ranks_per_node=shape.resources.ranks_per_node,
         time_s=shape.resources.time_s,
@@ -108,6 +118,7 @@ def _directives(shape: Shape) -> tuple[str, ...]:
         "--qos": resources.qos,
         "--partition": resources.partition,
         "--constraint": resources.constraint,
+        "--exclude": ",".join(resources.exclude),
         **_gpu_request(resources, shape.node_type),
         "--mem": _memory(resources.memory),
         "--signal": f"USR1@{resources.signal_s}" if resources.signal_s else "",
@@ -115,7 +126,7 @@ def _directives(shape: Shape) -> tuple[str, ...]:
         "--output": log,
     }
     given = tuple(f"{option}={value}" for option, value in options.items() if value != "")
-    requeue = "--requeue" if resources.requeue else "--no-requeue"
+    requeue = "--requeue" if resources.requeue or resources.requeue_on_fault else "--no-requeue"
     return (*given, requeue, *shape.profile.directives)
 
 
@@ -141,11 +152,16 @@ def _environment(resources: Resources, profile: ClusterProfile) -> tuple[tuple[s
         # A rank that is killed must not take what it printed with it.
         "PYTHONUNBUFFERED": "1",
         **_checkpointing(resources),
+        **({"HPCPAR_HANG_AFTER_S": f"{resources.hang_after_s:g}"} if resources.hang_after_s else {}),
         **profile.environment.set,
     }
     if resources.nodes > 1:
         variables.update(profile.environment.multi_node)
     return tuple(variables.items())
+
+
+def _code(code: tuple[Path, Path] | None) -> tuple[tuple[str, str], ...]:
+    return ((FOLDER_VARIABLE, str(code[0])), (ROOT_VARIABLE, str(code[1]))) if code else ()
 
 
 def _checkpointing(resources: Resources) -> dict[str, str]:
@@ -173,6 +189,7 @@ def _srun_options(resources: Resources, profile: ClusterProfile, node_type: Node
 def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -> list[Problem]:
     """List, by name, every value that must not reach a script."""
     words = {name: getattr(resources, name) for name in ("account", "qos", "partition", "constraint")}
+    words["exclude"] = ",".join(resources.exclude)
     cluster = f"cluster {profile.name}"
     activate = {f"{cluster}: environment.activate": profile.environment.activate}
     named = [
@@ -185,6 +202,7 @@ def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -
         *variable_problems(profile.environment.multi_node, f"{cluster}: environment.multi_node"),
         *path_problems({"runs folder": job.study_folder, "python": job.python, **activate}),
     ]
+    named += container.problems(profile, job.study_folder)
     # What the job is made of has been named by its source; the job itself is looked at for what has no source here.
     return named or list(value_problems(job, "job"))
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,9 +24,11 @@ _JOB_ID = re.compile(r"(\d{1,18})(?:;\S+)?", re.ASCII)
 _LOST_ANSWER = re.compile(r"timed? ?out|zero bytes|receive failed|unexpected message|connection reset", re.IGNORECASE)
 """slurm_errno.c: the request went out and the answer did not come. A controller that is not there is a plain no."""
 _TASKS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", re.ASCII)
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}", re.ASCII)
+_UNUSABLE = re.compile(r"down|drain|fail|error|unknown|not_responding", re.IGNORECASE)
 _MAX_INDEX = 4_000_000
 """slurm.conf(5): MaxArraySize is at most 4000001."""
-_SQUEUE_FIELDS = "%F|%K|%T|%M|%R|%j|%N"
+_SQUEUE_FIELDS = "%F|%K|%T|%M|%S|%R|%j|%N"
 _SACCT_FIELDS = "JobID,State,ExitCode,ElapsedRaw,NodeList,JobName,Reason"
 
 
@@ -36,6 +39,8 @@ class QueueRow(NamedTuple):
     tasks: frozenset[int] | None
     state: str
     elapsed: str
+    start: str
+    """When it began; of what waits, when the scheduler expects it to ("N/A": it does not know)."""
     reason: str
     name: str
     nodes: str
@@ -72,7 +77,7 @@ def sbatch(script: str) -> str:
     except _BrokenOffError as error:
         raise UnansweredError("sbatch", error.stderr) from error
     except SchedulerError as error:
-        if _LOST_ANSWER.search(error.stderr):
+        if lost_answer(error):
             raise UnansweredError("sbatch", error.stderr) from error
         raise
     # Sites wrap sbatch and print a line before or after it.
@@ -82,6 +87,11 @@ def sbatch(script: str) -> str:
     raise UnansweredError("sbatch", f"no job id in its answer: {answer.strip()[:200]!r}")
 
 
+def lost_answer(error: SchedulerError) -> bool:
+    """Say whether the request may have reached Slurm and only its answer got lost."""
+    return isinstance(error, _BrokenOffError) or bool(_LOST_ANSWER.search(error.stderr))
+
+
 def squeue() -> list[QueueRow]:
     """List all jobs of this user that wait or run: one call, whatever their number.
 
@@ -89,6 +99,16 @@ def squeue() -> list[QueueRow]:
         NoSchedulerError, SchedulerError: as above.
     """
     return parse_squeue(_call(["squeue", "--noheader", f"--user={os.getuid()}", f"--format={_SQUEUE_FIELDS}"]))
+
+
+def unusable_nodes() -> set[str]:
+    """Return the names of the nodes that are down, drained or failing.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    rows = (line.partition("|") for line in _call(["sinfo", "--noheader", "--Node", "--format=%N|%T"]).splitlines())
+    return {name.strip() for name, _, state in rows if _UNUSABLE.match(state.strip())}
 
 
 def sacct(job_ids: Sequence[str]) -> list[AccountingRow]:
@@ -118,6 +138,35 @@ def scancel(words: Sequence[str]) -> None:
         _call(["scancel", "--quiet", *chunk])
 
 
+def scontrol_show(what: str) -> str:
+    """Return what scontrol says of the configuration, the partitions or the nodes, a line for each.
+
+    Raises:
+        NoSchedulerError, SchedulerError: as above.
+    """
+    return _call(["scontrol", "--oneliner", "show", what])
+
+
+def sacctmgr_show(what: str, *words: str) -> str:
+    """Return a table of the accounting, with its header; errors as above, also when accounting is off."""
+    return _call(["sacctmgr", "--parsable2", "--readonly", "show", what, *words])
+
+
+def sinfo_nodes(fields: str) -> str:
+    """Return a line for each node and partition; errors as above."""
+    return _call(["sinfo", "--Node", "--noheader", f"--format={fields}"])
+
+
+def test_only(script: str) -> None:
+    """Let sbatch check a script's text without submitting it (it uses up a job id).
+
+    Raises:
+        NoSchedulerError: there is no sbatch here.
+        SchedulerError: Slurm would refuse it; in its own words.
+    """
+    _call(["sbatch", "--test-only"], script)
+
+
 _SACCT = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={_SACCT_FIELDS}"]
 
 
@@ -127,11 +176,11 @@ def parse_squeue(text: str) -> list[QueueRow]:
     for line in text.splitlines():
         parts = line.split("|")
         # A job's name is ours, but the user's other jobs may have bars in theirs: count from both ends.
-        if len(parts) < 7 or not _NUMBER.fullmatch(parts[0].strip()):
+        if len(parts) < 8 or not _NUMBER.fullmatch(parts[0].strip()):
             continue
-        job, tasks, state, elapsed, reason = (part.strip() for part in parts[:5])
-        name, nodes = "|".join(parts[5:-1]).strip(), parts[-1].strip()
-        rows.append(QueueRow(job, parse_tasks(tasks), state, elapsed, reason, name, nodes))
+        job, tasks, state, elapsed, start, reason = (part.strip() for part in parts[:6])
+        name, nodes = "|".join(parts[6:-1]).strip(), parts[-1].strip()
+        rows.append(QueueRow(job, parse_tasks(tasks), state, elapsed, start, reason, name, nodes))
     return rows
 
 
@@ -183,12 +232,12 @@ class _BrokenOffError(SchedulerError):
     """A command was ended before it could say what it had done."""
 
 
-def _call(command: list[str]) -> str:
+def _call(command: list[str], text_in: str = "") -> str:
     try:
         done = subprocess.run(
             command,
             capture_output=True,
-            stdin=subprocess.DEVNULL,
+            input=text_in,
             timeout=TIMEOUT_S,
             env=clean_environment(),
             text=True,
@@ -213,6 +262,14 @@ def _chunks(items: Iterable[str], size: int) -> Iterable[list[str]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def moment(text: str) -> float | None:
+    """Parse Slurm's time of day (2026-11-21T17:30:00, of this machine's zone) into seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if _MOMENT.fullmatch(text) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def elapsed_s(text: str) -> float | None:

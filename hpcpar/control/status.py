@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
 
 from msgspec import Struct
 
-from hpcpar.control import local_queue
+from hpcpar.control import local_queue, requests
 from hpcpar.control.reconcile import reconcile
-from hpcpar.outcome import decide
+from hpcpar.outcome import Live, Outcome, decide
+from hpcpar.records import Step
 from hpcpar.runs import RunFolder, StudyFolder
 
 STATES = ("planned", "submitted", "queued", "running", "done", "failed")
@@ -36,19 +37,27 @@ class StatusRow(Struct, kw_only=True):
     steps: int
     elapsed_s: float | None
     """Wall time since its first rank began (running) or until its end (done, failed)."""
+    left_s: float | None
+    """Of what runs: about how long its remaining steps take, at the pace of the last ones."""
+    starts: float | None
+    """Of what waits: when the scheduler expects it to start, in seconds since the epoch; None: it does not say."""
     job_id: str
     attempts: int
     folder: str
 
 
 class Status(Struct, kw_only=True):
-    """All rows, counts by state, and what stood in the way of knowing more."""
+    """All rows, counts by state and by cause, and what stood in the way of knowing more."""
 
     rows: list[StatusRow]
     counts: dict[str, int]
+    causes: dict[str, int]
+    """Failed runs by cause, the most frequent first."""
     unreadable: list[str]
     """Runs that no row can be made of: their spec.json is gone or damaged. As STUDY/RUN."""
     trouble: list[str]
+    sent: list[str] = []
+    """What the studies' policies sent again, a sentence for each run."""
 
     @property
     def finished(self) -> bool:
@@ -56,9 +65,28 @@ class Status(Struct, kw_only=True):
         return all(row.state in FINAL for row in self.rows)
 
 
-def get_status(studies: Iterable[StudyFolder]) -> Status:
-    """Look at every run of these studies: one squeue, at most one sacct for 200 array ids, none when all have ended."""
+def get_status(studies: Iterable[StudyFolder], *, policy: bool = False) -> Status:
+    """Look at every run of these studies: one squeue, at most one sacct for 200 array ids, none when all have ended.
+
+    `policy`: also send again what the studies' policies say, and then look once more.
+    """
     studies = list(studies)
+    status = _look(studies)
+    failed = [RunFolder(Path(row.folder)) for row in status.rows if row.state == "failed"] if policy else []
+    with_policy = [study for study in studies if failed and requests.has_policy(study)]
+    if not with_policy:
+        return status
+    from hpcpar.control.policy import apply  # what renders scripts is slow to import, and mostly not needed
+
+    applied = apply(with_policy, failed)
+    if applied.sent:
+        status = _look(studies)
+        status.sent = applied.sent
+    status.trouble += applied.trouble
+    return status
+
+
+def _look(studies: list[StudyFolder]) -> Status:
     knowledge = reconcile(studies)
     rows: list[StatusRow] = []
     unreadable: list[str] = []
@@ -72,22 +100,22 @@ def get_status(studies: Iterable[StudyFolder]) -> Status:
     return Status(
         rows=rows,
         counts={state: counts[state] for state in STATES if counts[state]},
+        causes=dict(Counter(row.cause for row in rows if row.state == "failed").most_common()),
         unreadable=unreadable,
         trouble=[*knowledge.trouble, *_queue_trouble(rows), *_unreadable_trouble(unreadable)],
     )
 
 
-def _row(study: StudyFolder, folder: RunFolder, live: Any) -> StatusRow | None:
+def _row(study: StudyFolder, folder: RunFolder, live: Live | None) -> StatusRow | None:
     spec = folder.spec()
     if spec is None:
         return None
     found = decide(folder, live)
     identity = spec.identity
     submissions = folder.submissions()
-    elapsed = live.elapsed_s if live is not None and live.elapsed_s is not None else None
-    if elapsed is None and found.started is not None:
-        elapsed = (found.ended or time.time()) - found.started
     done = found.state == "done"
+    last = [] if done or not found.attempt else folder.last_steps(found.attempt)
+    step = max((one.step for one in last), default=0)
     return StatusRow(
         study=study.name,
         run=spec.run_name,
@@ -99,13 +127,31 @@ def _row(study: StudyFolder, folder: RunFolder, live: Any) -> StatusRow | None:
         state=found.state,
         cause="" if found.cause is None or done else str(found.cause),
         note=found.message,
-        step=identity.steps if done else (folder.last_step(found.attempt) if found.attempt else 0),
+        step=identity.steps if done else step,
         steps=identity.steps,
-        elapsed_s=None if found.state in ("planned", "queued", "submitted") else elapsed,
-        job_id=submissions[-1].job_id if submissions else "",
+        elapsed_s=_elapsed_s(found, live),
+        left_s=_left_s(last, identity.steps - step) if found.state == "running" and spec.declares_steps else None,
+        starts=live.starts if live is not None and found.state == "queued" else None,
+        job_id=next((line.job_id for line in reversed(submissions)), ""),
         attempts=found.num_attempts,
         folder=str(folder.path),
     )
+
+
+def _elapsed_s(found: Outcome, live: Live | None) -> float | None:
+    if found.state in ("planned", "queued", "submitted"):
+        return None
+    if live is not None and live.elapsed_s is not None:
+        return live.elapsed_s
+    return None if found.started is None else (found.ended or time.time()) - found.started
+
+
+def _left_s(last: list[Step], num_left: int) -> float | None:
+    """Return how long the steps that are left take at the pace of the last ones: no evaluation, no checkpoint."""
+    if not last:
+        return None
+    pace_s = sum(step.time_s + step.data_s for step in last) / len(last)
+    return pace_s * max(0, num_left)
 
 
 def _unreadable_trouble(names: list[str]) -> list[str]:

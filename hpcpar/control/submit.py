@@ -12,23 +12,39 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from hpcpar.control import gate, local_queue
+import msgspec
+
+from hpcpar import snapshot
+from hpcpar.control import gate, local_queue, requests
+from hpcpar.control.checks import Case, Shot
+from hpcpar.control.forecast.ask import known
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
 from hpcpar.errors import HpcparError, InputError, Problem, StorageError
 from hpcpar.outcome import decide
 from hpcpar.profile import ClusterProfile
-from hpcpar.runs import BATCHES, BatchFolder, RunFolder, StudyFolder, remember_study
-from hpcpar.spec import Resources, Study
+from hpcpar.runs import BATCHES, BatchFolder, BatchLine, RunFolder, StudyFolder, remember_study
+from hpcpar.snapshot import Snapshot
+from hpcpar.spec import Resources, RunSpec, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 _LOCK = ".lock"
+_FEW, _WRITERS = 32, 16
 _UNDER_WAY = ("submitted", "queued", "running")
+
+
+class Wish(NamedTuple):
+    """How a run is to be sent that nobody names to `submit`."""
+
+    why: str
+    exclude: tuple[str, ...] = ()
+    """Nodes that it is to be kept away from."""
 
 
 class Request(NamedTuple):
@@ -41,11 +57,34 @@ class Request(NamedTuple):
     root: Path
     version: str
     again: bool = False
+    no_gate: bool = False
+    """Send it unchecked; every submission says so."""
+    no_snapshot: bool = False
+    """Let the job run the user's files as they are when it starts."""
+    cwd: str = ""
+    """Where programs of the user's own are started; not given: here."""
+    interpreter: str = ""
+    """The interpreter on the nodes, where neither study nor profile name one; not given: this one."""
+    only: Mapping[str, Wish] | None = None
+    """The runs that are meant, by name, where not all are."""
+    predict: bool | None = False
+    """Foresee memory and time: refuse what cannot fit, choose time limits that nobody gave, write it into spec.json.
+    None: of models whose shapes are known from an earlier plan; a submit starts no child process unasked."""
+    force: bool = False
+    """Submit what cannot fit all the same."""
 
     @property
     def python(self) -> str:
         """The interpreter on the nodes."""
-        return self.study.python or self.profile.python or sys.executable
+        wanted = self.profile.environment
+        # Of an environment that the job enters first, the interpreter is the first on its PATH.
+        otherwise = "python" if wanted.conda or wanted.container.image else sys.executable
+        return self.study.python or self.profile.python or self.interpreter or otherwise
+
+    @property
+    def folder(self) -> str:
+        """Where programs of the user's own are started."""
+        return self.cwd or str(Path.cwd())
 
 
 class PreparedBatch(NamedTuple):
@@ -71,6 +110,10 @@ class Prepared(NamedTuple):
     skipped: dict[str, int]
     """Runs left out, by state: done, queued, running."""
     trouble: tuple[str, ...]
+    ordinal: int
+    """How many batches the study had: when there are more, somebody else has sent some meanwhile."""
+    snapshot: Snapshot | None = None
+    """The user's own code, where there is any."""
 
 
 def prepare(request: Request) -> Prepared:
@@ -79,17 +122,74 @@ def prepare(request: Request) -> Prepared:
     Raises:
         InputError: with every problem of the input at once.
     """
-    plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=str(Path.cwd()))
+    plan = make_plan(request.study, request.profile, request.where, version=request.version, folder=request.folder)
+    if request.predict or (request.predict is None and known()):
+        plan = _predicted(plan, request)
     study = StudyFolder(request.root / request.study.name)
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
-    todo, skipped = _select(plan, study, knowledge, again=request.again)
+    todo, skipped = _select(plan, study, knowledge, request)
     ordinal = len(study.batches())
-    batches = tuple(_prepare_batch(request, study, group, ordinal) for group in _arrays(todo, request.profile))
-    return Prepared(request, plan, study, batches, skipped, tuple(knowledge.trouble))
+    code = code_of(request, todo)
+    batches = tuple(_prepare_batch(request, study, group, ordinal, code) for group in _arrays(todo, request.profile))
+    trouble = [*knowledge.trouble, *(f"left out of the snapshot: {name}" for name in (code.left_out if code else ()))]
+    return Prepared(request, plan, study, batches, skipped, tuple(trouble), ordinal, code)
 
 
-def submit(prepared: Prepared) -> list[str]:
+def code_of(request: Request, runs: Sequence[PlannedRun]) -> Snapshot | None:
+    """Read the code of the user's own workload or program; None where there is no file of it, or none is wanted.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return None if request.no_snapshot or not runs else _snapshot(runs[0].spec, request.root)
+
+
+def _predicted(plan: Plan, request: Request) -> Plan:
+    from hpcpar.control.forecast.attach import attach
+    from hpcpar.runs import find_studies
+
+    studies = find_studies(request.root) if is_folder(request.root) else []
+    return attach(
+        plan,
+        request.study,
+        request.profile,
+        request.where,
+        studies=studies,
+        force=request.force,
+        trace=request.predict is not None,
+    )
+
+
+def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:
+    if spec.workload_file:
+        return snapshot.take(Path(spec.workload_file.rpartition(":")[0]), root)
+    command = spec.identity.workload_options.get("command", ()) if spec.folder else ()
+    place = snapshot.entry(command)
+    if place is None or not is_file(Path(spec.folder, command[place])):
+        return None
+    return snapshot.take(Path(spec.folder, command[place]), root)
+
+
+def case(prepared: Prepared) -> Case:
+    """Return what the gate and the doctor look at."""
+    request = prepared.request
+    shots = tuple(
+        Shot(
+            text=batch.script.text,
+            template=batch.script.template,
+            num_runs=len(batch.runs),
+            resources=batch.runs[0].resources,
+            node_type=request.profile.node_types[batch.runs[0].spec.identity.node_type],
+        )
+        for batch in prepared.batches
+    )
+    return Case(prepared.plan, request.profile, request.python, shots, request.root)
+
+
+def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None) -> list[str]:
     """Write the run folders and batches and hand them to the scheduler; return the job ids.
+
+    `warn` is told what the gate found and lets pass.
 
     Everything is on disk before the scheduler is asked for the first time; if it cannot be written, what was begun is
     taken back and nothing is submitted.
@@ -99,14 +199,19 @@ def submit(prepared: Prepared) -> list[str]:
         SchedulerError: the scheduler refused a batch; batches before it stand, its own runs stay planned.
     """
     request = prepared.request
-    gate.check(prepared.plan, request.profile, request.python)
+    if not request.no_gate:
+        for problem in gate.check(case(prepared)):
+            warn(problem)
     if not prepared.batches:
         if request.profile.scheduler == "local" and prepared.skipped.keys() & set(_UNDER_WAY):
             local_queue.start()  # it may have died; one that is at work stays the only one
+        if request.only is None and is_folder(prepared.study.path):
+            requests.note(prepared.study, request)  # the policy may be new
         return []
     with contextlib.ExitStack() as lock:
         with _taken_back_on_failure(prepared.study) as made:
             lock.enter_context(_only_submit_of(prepared.study))
+            _refuse_overtaken(prepared)
             _refuse_in_flight(prepared)
             _write_all(prepared, made)
             remember_study(prepared.study)
@@ -114,17 +219,38 @@ def submit(prepared: Prepared) -> list[str]:
 
 
 def _select(
-    plan: Plan, study: StudyFolder, knowledge: Knowledge, *, again: bool
+    plan: Plan, study: StudyFolder, knowledge: Knowledge, request: Request
 ) -> tuple[list[PlannedRun], dict[str, int]]:
     todo, skipped = [], Counter[str]()
     for run in plan.runs:
-        folder = study.run(run.spec.run_name)
+        name = run.spec.run_name
+        if request.only is not None and name not in request.only:
+            continue
+        folder = study.run(name)
         state = decide(folder, knowledge.live.get(folder.path)).state if is_file(folder.spec_path) else "planned"
-        if state in _UNDER_WAY or (state == "done" and not again):
+        if state in _UNDER_WAY or (state == "done" and not request.again):
             skipped[state] += 1
         else:
-            todo.append(run)
+            todo.append(_as_wished(run, request, study) if request.only is not None else run)
     return todo, dict(skipped)
+
+
+def _as_wished(run: PlannedRun, request: Request, study: StudyFolder) -> PlannedRun:
+    assert request.only is not None
+    run = as_first_sent(run, request, study)
+    exclude = request.only[run.spec.run_name].exclude
+    return run._replace(resources=msgspec.structs.replace(run.resources, exclude=exclude))
+
+
+def as_first_sent(run: PlannedRun, request: Request, study: StudyFolder) -> PlannedRun:
+    """Return the run with the time limit that it has on disk: where the study names none, a forecast may have."""
+    was = study.run(run.spec.run_name).spec()
+    if was is None or request.study.time:
+        return run
+    return PlannedRun(
+        msgspec.structs.replace(run.spec, time_s=was.time_s),
+        msgspec.structs.replace(run.resources, time_s=was.time_s),
+    )
 
 
 def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[PlannedRun, ...]]:
@@ -139,29 +265,41 @@ def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[P
             yield tuple(runs[start : start + size])
 
 
-def _prepare_batch(request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int) -> PreparedBatch:
+def _prepare_batch(
+    request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int, code: Snapshot | None
+) -> PreparedBatch:
     # The key follows from what is submitted and from what was submitted before: a dry run shows the bytes that are
     # sent.
     names = tuple(run.spec.run_name for run in runs)
     key = hashlib.sha256("\n".join([str(study.path), str(ordinal), *names]).encode("utf-8", "replace")).hexdigest()[:10]
     folder = study.batch(key)
+    return PreparedBatch(folder, runs, script_of(request, folder, runs, code))
+
+
+def script_of(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...], code: Snapshot | None) -> Script:
+    """Render the script of a batch in this folder.
+
+    Raises:
+        InputError: a value must not stand in a script, or the template is wrong.
+    """
     identity = runs[0].spec.identity
     shape = Shape(
-        key=key,
+        key=folder.key,
         study=request.study.name,
-        run_names=names,
+        run_names=tuple(run.spec.run_name for run in runs),
         folder=folder.path,
         payload=folder.payload_path,
         python=request.python,
         resources=runs[0].resources,
         profile=request.profile,
         node_type=request.profile.node_types[identity.node_type],
+        code=(code.folder(folder.study.path), code.root) if code else None,
     )
     job = job_text(shape)
     problems = refuse_unsafe(job, request.profile, runs[0].resources)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
-    return PreparedBatch(folder, runs, render(job, request.profile))
+    return render(job, request.profile)
 
 
 @contextlib.contextmanager
@@ -182,6 +320,13 @@ def _only_submit_of(study: StudyFolder) -> Iterator[None]:
         except OSError:  # no locks on this file system
             pass
         yield
+
+
+def _refuse_overtaken(prepared: Prepared) -> None:
+    """Two that prepared at the same time would both send what neither saw under way."""
+    if len(prepared.study.batches()) != prepared.ordinal:
+        what = "other runs of this study were submitted in this moment"
+        raise InputError(Problem(str(prepared.study.path), what, "look at `hpcpar status`, then try again"))
 
 
 def _refuse_in_flight(prepared: Prepared) -> None:
@@ -216,20 +361,36 @@ def _taken_back_on_failure(study: StudyFolder) -> Iterator[list[Path]]:
 
 def _write_all(prepared: Prepared, made: list[Path]) -> None:
     if not prepared.study.batches():
-        made.append(prepared.study.path / BATCHES / _LOCK)
+        made += [prepared.study.path / BATCHES / _LOCK, prepared.study.requests_path]
+    if prepared.snapshot is not None:
+        place = prepared.snapshot.folder(prepared.study.path)
+        made += [path for path in (place, place.parent) if not path.exists()]
+        snapshot.store(prepared.snapshot, prepared.study.path)
+    asked = requests.note(prepared.study, prepared.request)
+    why = {name: wish.why for name, wish in (prepared.request.only or {}).items()}
     for batch in prepared.batches:
-        for run in batch.runs:
-            folder = RunFolder(prepared.study.path / run.spec.run_name)
-            if not is_file(folder.spec_path):
-                if not folder.path.exists():
-                    made.append(folder.path)
-                folder.write_spec(run.spec)
+        _write_specs(prepared.study, batch, made)
         try:
-            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs])
+            line = BatchLine(kind="asked", asked=asked, excluded=batch.runs[0].resources.exclude)
+            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs], line, why)
         except StorageError:
             made.append(batch.folder.path)
             raise
         made.append(batch.folder.path)  # only now: where another submit made it first, it is not ours to remove
+
+
+def _write_specs(study: StudyFolder, batch: PreparedBatch, made: list[Path]) -> None:
+    folders = [(RunFolder(study.path / run.spec.run_name), run.spec) for run in batch.runs]
+    missing = [(folder, spec) for folder, spec in folders if not is_file(folder.spec_path)]
+    made += [folder.path for folder, _ in missing if not folder.path.exists()]
+    if len(missing) < _FEW:
+        for folder, spec in missing:
+            folder.write_spec(spec)
+        return
+    # Each waits until its file is on the disk; together the disk makes one wait of many.
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        for _ in writers.map(lambda pair: pair[0].write_spec(pair[1]), missing):
+            pass
 
 
 def _hand_over(prepared: Prepared) -> list[str]:
@@ -239,7 +400,10 @@ def _hand_over(prepared: Prepared) -> list[str]:
     job_ids = []
     try:
         for batch in prepared.batches:
-            executor = EXECUTORS[prepared.request.profile.scheduler](batch.folder, batch.sha256, begun)  # type: ignore[call-arg]
+            gate_passed = "skipped" if prepared.request.no_gate else "passed"
+            make: Any = EXECUTORS[prepared.request.profile.scheduler]
+            code = prepared.snapshot.digest if prepared.snapshot else ""
+            executor = make(batch.folder, batch.sha256, begun, gate_passed, code)
             job_ids.append(executor.submit_runs([prepared.study.path / run.spec.run_name for run in batch.runs]))
             note_submission(batch.folder, batch.folder.read())
     finally:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
-from hpcpar.errors import RunError
+from hpcpar.errors import RunError, StorageError
 from hpcpar.records import Cause
 
 _NETWORK_TYPES = frozenset({"DistNetworkError", "DistStoreError", "DistBackendError", "ConnectionError"})
@@ -14,6 +15,7 @@ _NETWORK_WORDS = re.compile(
     re.IGNORECASE,
 )
 """Words of gloo, NCCL and the store for a peer that is gone: they raise plain RuntimeErrors (torch 2.11 to 2.13)."""
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _HOST_MEMORY_WORDS = re.compile(r"DefaultCPUAllocator|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 
 
@@ -27,6 +29,8 @@ def classify(error: BaseException) -> Cause:
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, RunError):
         return Cause(error.cause)
+    if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _UNWRITABLE):
+        return Cause.STORAGE
     if isinstance(error, MemoryError):
         return Cause.OOM_HOST
     if "OutOfMemoryError" in names:

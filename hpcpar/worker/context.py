@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from hpcpar.mesh import AXES, Mesh
 from hpcpar.spec import Identity
+from hpcpar.worker.measure.phases import Phases
 from hpcpar.worker.rank import RankInfo
 
 
@@ -20,12 +21,19 @@ class JobContext(Struct, frozen=True, kw_only=True):
     """torch.device."""
     groups: dict[str, Any]
     """The process group of every axis that is larger than one; with ep also "experts", the ranks with the same ones."""
-    store_at: Any = None
-    """rendezvous.Place: where rank 0 hosts the store of this job; None for one rank."""
     device_mesh: Any = None
     """torch.distributed.DeviceMesh over the axes that are larger than one; None for one rank."""
     ep_mesh: Any = None
     """The one-dimensional DeviceMesh of the ranks that share a set of experts; None without ep."""
+    meeting: Any = None
+    """rendezvous.Meeting, for small messages between ranks; None for one rank."""
+    phases: Phases = field(default_factory=lambda: Phases(lambda _name, _seconds: None))
+    """Times what a strategy wants to see apart in the record."""
+
+    @property
+    def store_at(self) -> Any:
+        """rendezvous.Place: where rank 0 hosts the store of this job; None for one rank."""
+        return self.meeting.place if self.meeting is not None else None
 
     @property
     def mesh(self) -> Mesh:
@@ -44,11 +52,14 @@ class JobContext(Struct, frozen=True, kw_only=True):
         return place["dp_replicate"] * self.mesh.dp_shard + place["dp_shard"]
 
 
-def make_context(info: RankInfo, identity: Identity, device: Any, store_at: Any = None) -> JobContext:
-    """Make the groups of the mesh. Every rank calls it at the same time; one rank needs no process group."""
+def make_context(info: RankInfo, identity: Identity, device: Any, **more: Any) -> JobContext:
+    """Make the groups of the mesh. Every rank calls it at the same time; one rank needs no process group.
+
+    `more` are further fields of the context.
+    """
     axes = [axis for axis in AXES if getattr(identity.mesh, axis) > 1]
     if not axes:
-        return JobContext(info=info, identity=identity, device=device, groups={}, store_at=store_at)
+        return JobContext(info=info, identity=identity, device=device, groups={}, **more)
     from torch.distributed.device_mesh import init_device_mesh
 
     sizes = tuple(getattr(identity.mesh, axis) for axis in axes)
@@ -62,7 +73,7 @@ def make_context(info: RankInfo, identity: Identity, device: Any, store_at: Any 
         groups=groups,
         device_mesh=device_mesh,
         ep_mesh=ep_mesh,
-        store_at=store_at,
+        **more,
     )
 
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from hpcpar.records import RankFacts
+from hpcpar.worker import provenance
 from hpcpar.worker.rank import RankInfo
 
 _PACKAGES = ("hpcpar", "torch", "numpy", "submitit")
+_IF_USED = {
+    "xgboost": "xgboost",
+    "xgboost-cpu": "xgboost",
+    "scikit-learn": "sklearn",
+    "joblib": "joblib",
+    "distributed": "distributed",
+}
+"""Packages that matter only to a run that has imported the module beside them."""
 
 
 class Quota(NamedTuple):
@@ -35,20 +45,33 @@ class RankReport(Struct, frozen=True, kw_only=True):
     quota: Quota | None = None
 
 
-def report(info: RankInfo, threads: int, device: str) -> RankReport:
-    """Describe this rank."""
+def report(info: RankInfo, threads: int, device: Any) -> RankReport:
+    """Describe this rank, which computes on this torch.device."""
+    device_name, driver = provenance.device_names(device)
     affinity, quota = _affinity(), cpu_quota()
-    usable = len(affinity) if quota is None else min(len(affinity), max(1, int(quota.cpus)))
     facts = RankFacts(
         rank=info.rank,
         host=info.node_name,
         boot_id=_boot_id(),
-        usable_cpus=usable,
+        usable_cpus=_usable(affinity, quota),
         cpus_asked=info.cpus_asked,
         threads=threads,
-        device=device,
+        device=device.type,
+        processor=provenance.processor(),
+        device_name=device_name,
+        driver=driver,
     )
     return RankReport(facts=facts, affinity=affinity, quota=quota)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use at once: its affinity mask and its control groups, never the machine's
+    number."""
+    return _usable(_affinity(), cpu_quota())
+
+
+def _usable(affinity: Sequence[int], quota: Quota | None) -> int:
+    return len(affinity) if quota is None else min(len(affinity), max(1, int(quota.cpus)))
 
 
 def _affinity() -> tuple[int, ...]:
@@ -139,9 +162,23 @@ def shortage_notes(reports: Sequence[RankReport]) -> list[str]:
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
     """Return the versions of Python and of the packages that matter to a result; `more` are those of the strategy."""
     found = {"python": platform.python_version()}
-    for package in (*_PACKAGES, *more):
+    used = [package for package, module in _IF_USED.items() if module in sys.modules]
+    for package in dict.fromkeys((*_PACKAGES, *more, *used)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found | _of_torch()
+
+
+def _of_torch() -> dict[str, str]:
+    """Return the versions of what torch was built with for GPUs; {} for a build without."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or torch.version.cuda is None:
+        return {}
+    found = {"cuda": str(torch.version.cuda)}
+    if torch.cuda.is_available():
+        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
     return found

@@ -53,12 +53,18 @@ class Journal:
     def last_words(self, cause: Cause, message: str, trace: str = "", *, echo: bool = False) -> None:
         """Append the events "error" and "exit" of this rank, whichever it is. Never raises."""
         print(f"hpcpar: rank {self._info.rank}: {cause}: {message}", file=sys.stderr, flush=True)
+        error: dict[str, Any] = {"cause": str(cause), "message": message, "traceback": trace}
+        if echo:
+            error["echo"] = True
         try:
-            error = {"cause": str(cause), "message": message, "traceback": trace}
-            self._append("error", {**error, "echo": True} if echo else error)
+            try:
+                self._append("error", error)
+            except HpcparError:
+                # A full disk often has room in the file's last block, but not for a traceback.
+                self._append("error", {**error, "traceback": ""})
             self._append("exit", {"cause": str(cause)})
         except HpcparError as unwritable:
-            # The folder is full, read-only or gone: stderr (the rank's log) is all that is left.
+            # The folder is full, read-only or gone: stderr (the rank's log) and the exit code are all that is left.
             print(f"hpcpar: rank {self._info.rank}: {unwritable}", file=sys.stderr, flush=True)
 
     def _append(self, kind: str, data: dict[str, Any]) -> None:

@@ -12,30 +12,40 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from hpcpar import registry, storage
+from hpcpar import registry, snapshot, storage
 from hpcpar.errors import HpcparError
-from hpcpar.records import Cause, Evaluated, RunRecord, Step
+from hpcpar.outcome import UNWRITABLE_CODE
+from hpcpar.records import Cause, Evaluated, Fabric, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import UNDECLARED, RunSpec
-from hpcpar.worker import facts
+from hpcpar.worker import facts, provenance
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
 from hpcpar.worker.journal import Journal
-from hpcpar.worker.measure.clock import CpuClock, CudaClock
+from hpcpar.worker.measure import fabric
+from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
+from hpcpar.worker.measure.memory import held_bytes
 from hpcpar.worker.measure.phases import Phases
+from hpcpar.worker.measure.usage import Meter
+from hpcpar.worker.progress import Progress
 from hpcpar.worker.rank import RankInfo, rank_info
 from hpcpar.worker.signals import BEFORE_LIMIT, Stop, end_on_signal
+from hpcpar.worker.sinks import Sinks
 from hpcpar.worker.team import Team, assemble
+from hpcpar.worker.watchdog import watched
 from hpcpar.workload_files import digest
 
+Listener = Callable[[Sequence[Step]], None]
+"""Hears of the steps of every window, on rank 0."""
 HEARTBEAT_S = 5.0
 """At most one heartbeat in this time."""
 
@@ -44,8 +54,8 @@ def run(run_folder: str) -> None:
     """Run this rank of the run in `run_folder` to its end.
 
     Raises:
-        SystemExit: with 1, after a failure that was recorded; with 0 or 128 + the signal, after a checkpoint that a
-            signal asked for.
+        SystemExit: with 1, after a failure that was recorded; with 74, where the run folder could not be written; with
+            0 or 128 + the signal, after a checkpoint that a signal asked for.
     """
     folder = RunFolder(Path(run_folder))
     spec = folder.spec()
@@ -60,8 +70,8 @@ def run(run_folder: str) -> None:
     try:
         _work(folder, spec, info, journal, stop)
     except Exception as error:
-        journal.fail(error)
-        raise SystemExit(1) from error
+        cause = journal.fail(error)
+        raise SystemExit(UNWRITABLE_CODE if cause == Cause.STORAGE else 1) from error
 
 
 def _give_up(message: str) -> NoReturn:
@@ -74,6 +84,8 @@ class _Built(NamedTuple):
     data: dict[str, Any]
     evaluation: Any
     """neural.Evaluation of the workload, or None."""
+    model_flops: dict[str, float]
+    """For a sample, by convention; empty where the workload does not say."""
 
 
 def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, stop: Stop) -> None:
@@ -83,23 +95,33 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
     phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
     with phases("start"):
         team = assemble(spec, info, folder)
-    notes = [*facts.shortage_notes(team.reports), *_changed(spec)]
+    connected = None
+    if team.meeting is not None:
+        with phases("fabric"):
+            connected = team.prove_fabric()
+    notes = [*facts.shortage_notes(team.reports), *_changed(spec), *_wrong_transport(connected, spec, team)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
-        built = _build(spec, team)
+        built = _build(spec, team, phases)
     keeper = make_keeper(Job(folder, spec, team, journal, phases), built.trainer, stop)
     with contextlib.closing(built.trainer):
         if keeper is not None:
             keeper.restore()
         with phases("train"):
-            clock = CudaClock() if team.device.type == "cuda" else CpuClock()
-            sink = _StepWriter(folder.steps_path(info.attempt), journal)
+            meter = Meter(team.device)
+            clock = _clock(built.trainer, team)
             is_program = hasattr(built.trainer, "run")
+            live = Sinks(spec if info.rank == 0 else None, folder.path, partial(_warn, journal))
+            progress = Progress(sys.stdout, spec.identity.steps, spec.sample_unit, spec.identity.global_batch)
+            listeners: list[Listener] = [live] if is_program else [progress, live]  # a program speaks for itself
+            sink = _StepWriter(folder.steps_path(info.attempt), journal, listeners)
             if is_program:
                 done = _run_program(built.trainer, spec, team, sink)
             else:
-                steps = spec.identity.steps
-                done = _Done(train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper), steps)
+                pulse, steps = watched(spec, info, journal), spec.identity.steps
+                losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=pulse)
+                done = _Done(losses, steps)
+            used = meter.used()
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
         evaluated = None
@@ -107,7 +129,8 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             with phases("evaluate"):
                 evaluated = _evaluate(built, team)
         with phases("finish"):
-            ranks = team.peaks(of_children=is_program)
+            live.close()
+            ranks = team.facts(used, _held(built.trainer, team), of_children=is_program)
     if info.rank == 0:
         record = RunRecord(
             key=spec.key,
@@ -119,14 +142,19 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             ended=time.time(),
             steps=done.steps,
             whole_program=done.whole_program,
-            phases={**phases.seconds, **getattr(built.trainer, "phases", dict)()},
+            phases=phases.less(getattr(built.trainer, "phases", dict)()),
             loss_first=done.losses.first,
             loss_last=done.losses.last,
             ranks=ranks,
             oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
             data=built.data,
+            facts=getattr(built.trainer, "facts", dict)(),
             evaluation=evaluated,
+            code_sha256=snapshot.digest_of(code) if (code := snapshot.here()) else "",
+            fabric=connected,
+            model_flops=built.model_flops,
             versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
+            provenance=provenance.describe(),
             notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
             lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
         )
@@ -172,30 +200,51 @@ def _leave(folder: RunFolder, team: Team, journal: Journal, keeper: Keeper, stop
     raise SystemExit(128 + signal.SIGTERM if not before_limit else int(not keeper.safe))
 
 
-def _build(spec: RunSpec, team: Team) -> _Built:
+def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
     identity = spec.identity
     strategy = registry.get_strategy(identity.strategy)
     workload = _workload(spec)
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
-    place = team.meeting.place if team.meeting is not None else None
-    context = make_context(team.info, identity, team.device, place)
+    context = make_context(team.info, identity, team.device, meeting=team.meeting, phases=phases)
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}
     evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
-    return _Built(trainer, data, evaluation)
+    return _Built(trainer, data, evaluation, dict(getattr(loaded, "model_flops", {})))
+
+
+def _held(trainer: Any, team: Team) -> dict[str, int]:
+    learned = getattr(trainer, "learned", None)
+    return held_bytes(learned, team.device) if learned is not None else {}
 
 
 def _changed(spec: RunSpec) -> list[str]:
     """Say whether the file of the user's own workload is another one than was planned."""
     if not spec.workload_file:
         return []
-    now = digest(Path(spec.workload_file.rpartition(":")[0]))
+    now = digest(snapshot.found(Path(spec.workload_file.rpartition(":")[0])))
     if now == spec.workload_sha256:
         return []
     return [f"the workload's file has changed since the plan: sha256 {now[:16]}, it was {spec.workload_sha256[:16]}"]
+
+
+def _wrong_transport(connected: Fabric | None, spec: RunSpec, team: Team) -> list[str]:
+    if connected is None:
+        return []
+    found = fabric.wrong_transport(
+        connected,
+        wanted=spec.socket_interface,
+        num_machines=len({report.facts.boot_id for report in team.reports}),
+        has_infiniband=any(":" in name for name in fabric.sent_bytes()),
+    )
+    return [found] if found else []
+
+
+def _warn(journal: Journal, text: str) -> None:
+    with contextlib.suppress(HpcparError):  # a sink's thread has nobody to tell that the folder is full
+        journal.write("warning", message=text)
 
 
 def _workload(spec: RunSpec) -> Any:
@@ -204,7 +253,7 @@ def _workload(spec: RunSpec) -> Any:
     from hpcpar.worker import workload_file
 
     path, _, name = spec.workload_file.rpartition(":")
-    return workload_file.load(path, name)
+    return workload_file.load(str(snapshot.found(Path(path))), name)
 
 
 def _evaluate(built: _Built, team: Team) -> Evaluated | None:
@@ -226,16 +275,23 @@ def _ratio(total: float, weight: float) -> float | None:
     return ratio if math.isfinite(ratio) else None
 
 
+def _clock(trainer: Trainer, team: Team) -> Clock:
+    synchronous = team.device.type != "cuda" or getattr(trainer, "synchronous", False)
+    return CpuClock() if synchronous else CudaClock()
+
+
 class _StepWriter:
     """Appends the records of a window, and a heartbeat now and then."""
 
-    def __init__(self, path: Path, journal: Journal) -> None:
-        self._path, self._journal = path, journal
+    def __init__(self, path: Path, journal: Journal, listeners: Sequence[Listener]) -> None:
+        self._path, self._journal, self._listeners = path, journal, listeners
         self._last_beat = 0.0
 
     def __call__(self, steps: Sequence[Step]) -> None:
         storage.append_line(self._path, b"\n".join(msgspec.json.encode(step) for step in steps))
         self.beat(steps[-1].step)
+        for listener in self._listeners:
+            listener(steps)
 
     def beat(self, step: int) -> None:
         """Write a heartbeat, unless the last one is young."""

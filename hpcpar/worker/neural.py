@@ -30,14 +30,16 @@ class Samples(Protocol):
         """Describe the data for the record: name, num_samples, sha256, synthetic."""
 
 
-TensorStyle = Literal["vocabulary", "gather", "norm", "column", "row", "logits"]
+TensorStyle = Literal["vocabulary", "gather", "norm", "column", "row", "replica", "logits"]
 """What a module of a unit is to tensor parallelism.
 
 "vocabulary": an embedding, split by rows. "gather": a part that needs the whole sequence on its way in. "norm": works
 on every token by itself. "column": a linear layer split by its outputs. "row": one split by its inputs, which are the
-outputs of columns; its results are added up. "logits": a last layer split by its classes. What is not named is the
+outputs of columns; its results are added up. "replica": whole on every rank, between a "gather" and a column.
+"logits": a last layer split by its classes. What is not named is the
 same on every rank, and gets whole inputs.
 """
+Nonfinite = Literal["record", "skip", "stop"]
 SequenceStyle = Literal["attention", "positions", "counts"]
 """What a module of a unit is to a rank that has a slice of the sequence.
 
@@ -123,5 +125,9 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     seed: int
     max_grad_norm: float = 0.0
     """The longest that a gradient may be; 0: as long as it is."""
+    nonfinite: Nonfinite = "record"
+    """What becomes of an update whose loss or gradient is not finite."""
     evaluation: Evaluation | None = None
     """None: it is not evaluated after the training."""
+    model_flops: Mapping[str, float] = MappingProxyType({})
+    """Operations that the model needs for a sample, forward and backward, by convention (workloads/flops.py)."""

@@ -35,6 +35,8 @@ class RankInfo(Struct, frozen=True, kw_only=True):
     """This node, as the scheduler names it."""
     checkpoint: Checkpointing | None = None
     """What the job script asks for; None: no checkpoints."""
+    hang_after_s: float = 0.0
+    """How long this rank may begin no step, as the study says; 0: it does not say."""
     launch_address: str = ""
     """Slurm's address of the node that runs the job script, which is rank 0's; "" elsewhere."""
 
@@ -75,6 +77,7 @@ def _from_environment(scheduler: str, job: Any, variables: Mapping[str, str], cp
         cpus_asked=int(variables.get("HPCPAR_CPUS_PER_RANK") or cpus_per_rank),
         scheduler=scheduler,
         checkpoint=_checkpointing(variables),
+        hang_after_s=float(variables.get("HPCPAR_HANG_AFTER_S") or 0),
         node_name=variables.get("SLURMD_NODENAME") or socket.gethostname(),
         launch_address=variables.get("SLURM_LAUNCH_NODE_IPADDR", "") if scheduler == "slurm" else "",
     )

@@ -71,6 +71,25 @@ class Meeting:
             raise RunError(Cause.NETWORK, self._absence(topic, keys)) from error
         return [self.store.get(key) for key in keys]
 
+    @property
+    def patience_s(self) -> float:
+        """How long ranks wait for each other."""
+        return self._patience
+
+    def share(self, topic: str, content: bytes) -> None:
+        """Let every rank `learn` this."""
+        self.store.set(topic, content)
+
+    def learn(self, topic: str) -> bytes:
+        """Wait until a rank shares the topic and return what it said.
+
+        Raises:
+            ConnectionError: none did in time.
+        """
+        self.await_word(topic)
+        content: bytes = self.store.get(topic)
+        return content
+
     def announce(self, topic: str) -> None:
         """Let the ranks that `await_word` of this topic go on."""
         self.store.set(topic, b"1")

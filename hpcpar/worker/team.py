@@ -9,20 +9,30 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar.errors import MissingExtraError, RunError
-from hpcpar.records import Cause, RankFacts
+from hpcpar.records import Cause, Fabric, RankFacts
 from hpcpar.registry import Scores
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
 from hpcpar.worker import facts
 from hpcpar.worker.facts import RankReport
-from hpcpar.worker.measure.memory import peak_device_bytes, peak_memory_bytes
+from hpcpar.worker.measure import fabric
+from hpcpar.worker.measure.memory import peak_device_bytes, peak_memory_bytes, peak_reserved_bytes
+from hpcpar.worker.measure.usage import Used
 from hpcpar.worker.measure.window import Exchange, GroupExchange, exchange_alone
 from hpcpar.worker.rank import RankInfo
 
 
-class _Peaks(Struct):
-    memory_bytes: int
-    device_bytes: int
+class _Used(Struct):
+    """The fields of RankFacts that are known at the end."""
+
+    peak_memory_bytes: int
+    peak_device_bytes: int
+    peak_reserved_bytes: int
+    held_bytes: dict[str, int]
+    train_wall_s: float | None
+    train_cpu_s: float | None
+    device_energy_j: float | None
+    machine_energy_j: float | None
 
 
 class Team(Struct, frozen=True, kw_only=True):
@@ -40,23 +50,41 @@ class Team(Struct, frozen=True, kw_only=True):
     meeting: Any = None
     """rendezvous.Meeting; None for one rank."""
 
-    def peaks(self, *, of_children: bool = False) -> list[RankFacts]:
-        """Return the facts of all ranks with their peak memory, on rank 0; an empty list elsewhere.
+    def facts(self, used: Used | None, held: dict[str, int], *, of_children: bool = False) -> list[RankFacts]:
+        """Return the facts of all ranks with what they used, on rank 0; an empty list elsewhere.
 
         `of_children`: what counts is the memory of what the ranks have started.
         """
-        device_bytes = 0 if of_children else peak_device_bytes(self.device)
-        mine = _Peaks(peak_memory_bytes(of_children=of_children), device_bytes)
+        mine = _Used(
+            peak_memory_bytes=peak_memory_bytes(of_children=of_children),
+            peak_device_bytes=0 if of_children else peak_device_bytes(self.device),
+            peak_reserved_bytes=0 if of_children else peak_reserved_bytes(self.device),
+            held_bytes=held,
+            train_wall_s=used.wall_s if used else None,
+            train_cpu_s=used.cpu_s if used and not of_children else None,
+            device_energy_j=used.device_energy_j if used else None,
+            machine_energy_j=used.machine_energy_j if used else None,
+        )
         everybody = [mine]
         if self.meeting is not None:
-            self.meeting.tell("peaks", msgspec.json.encode(mine))
+            self.meeting.tell("used", msgspec.json.encode(mine))
             if self.info.rank:
                 return []
-            everybody = [msgspec.json.decode(content, type=_Peaks) for content in self.meeting.hear("peaks")]
+            everybody = [msgspec.json.decode(content, type=_Used) for content in self.meeting.hear("used")]
         return [
-            msgspec.structs.replace(r.facts, peak_memory_bytes=p.memory_bytes, peak_device_bytes=p.device_bytes)
-            for r, p in zip(self.reports, everybody, strict=True)
+            msgspec.structs.replace(report.facts, **msgspec.structs.asdict(one))
+            for report, one in zip(self.reports, everybody, strict=True)
         ]
+
+    def prove_fabric(self) -> Fabric | None:
+        """Do the all-reduce that shows what connects the ranks; the result of all on rank 0, None elsewhere."""
+        if self.meeting is None:
+            return None
+        self.meeting.tell("fabric", msgspec.json.encode(fabric.prove(self.device, self.info.world_size)))
+        if self.info.rank:
+            return None
+        everybody = [msgspec.json.decode(content, type=Fabric) for content in self.meeting.hear("fabric")]
+        return fabric.merged(everybody)
 
     def gather(self, topic: str, mine: bytes, patience_s: float) -> list[bytes]:
         """Wait for all ranks and return what each of them says; the same on all."""
@@ -110,7 +138,7 @@ def assemble(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Team:
     from hpcpar.worker.device import choose_device
 
     device = choose_device(spec, info)
-    mine = facts.report(info, threads=info.cpus_asked, device=device.type)
+    mine = facts.report(info, threads=info.cpus_asked, device=device)
     if info.world_size == 1:
         return Team(info=info, device=device, reports=[mine], exchange=exchange_alone)
     from hpcpar.worker import group, rendezvous

@@ -29,6 +29,7 @@ from hpcpar.spec import Study
 
 JOB = "7"
 SBATCH = """
+[[ $1 != --test-only ]] || exit 0
 shopt -s nullglob globstar dotglob
 number=$(cat "{out}/calls" 2>/dev/null || echo 0)
 echo $((number + 1)) >"{out}/calls"
@@ -294,7 +295,8 @@ def test_a_line_break_in_a_value_becomes_a_line_of_the_script(scheduler, place):
 
 
 def test_a_refused_batch_says_so_and_its_runs_stay_planned(scheduler, commands, place):
-    commands.write("sbatch", "echo 'sbatch: error: Invalid account' >&2; exit 1")
+    refusal = "echo 'sbatch: error: Invalid account' >&2; exit 1"
+    commands.write("sbatch", f"[[ $1 != --test-only ]] || exit 0; {refusal}")
     with pytest.raises(SchedulerError, match="Invalid account"):
         submit.submit(prepared(place / "ours"))
     (batch,) = StudyFolder(place / "ours" / "study").batches()
@@ -326,7 +328,7 @@ def test_a_job_whose_id_nobody_heard_is_adopted_and_not_sent_again(scheduler, co
         submit.submit(prepared(place / "ours"))
 
     name = batch_tag("study", batch.key)
-    commands.write("squeue", f"echo '7|[0-2]|PENDING|0:00|Priority|{name}|'")
+    commands.write("squeue", f"echo '7|[0-2]|PENDING|0:00|N/A|Priority|{name}|'")
     again = prepared(place / "ours")
     assert (again.batches, again.skipped) == ((), {"submitted": 3})
     assert batch.read().accepted.job_id == JOB

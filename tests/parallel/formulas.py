@@ -16,8 +16,7 @@ from matrix_cases import load
 
 from hpcpar import composition, registry
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.schedules import SCHEDULES, stages_of
-from hpcpar.worker.mesh_engine import stages
+from hpcpar.schedules import SCHEDULES, partition, stages_of
 from hpcpar.worker.neural import Unit
 
 BYTES = 4
@@ -73,7 +72,7 @@ def stages_on(job: Job, options: EngineOptions, rank: int) -> list[tuple[Unit, .
     if mesh.pp == 1:
         return [units]
     turns = composition.stages_per_rank(options)
-    bounds = stages.partition([sum(size_of((unit,))) for unit in units], mesh.pp * turns)
+    bounds = partition([sum(size_of((unit,))) for unit in units], mesh.pp * turns)
     mine = stages_of(SCHEDULES[options.schedule], mesh.coordinates(rank)["pp"], mesh.pp, turns)
     return [units[bounds[i] : bounds[i + 1]] for i in mine]
 

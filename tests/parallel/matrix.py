@@ -67,6 +67,12 @@ SHAPES: dict[str, Shape] = {
         16,
         sgd_lr=0.005,
     ),
+    "llama-lora": Shape(
+        {"dim": 32, "heads": 16, "kv_heads": 8, "hidden": 48, "sequence": 16, "rank": 4},
+        lambda units: {"layers": units},
+        16,
+        sgd_lr=0.005,
+    ),
 }
 UNITS = 4
 """How deep a model is where no pipeline needs more."""
@@ -109,7 +115,7 @@ def _word(name: str, value: Any) -> str:
     return str(value) if name in ("mesh", "schedule") else f"{name}={value}"
 
 
-KINDS = {"neural", "mixture-of-experts"}
+KINDS = {"neural", "mixture-of-experts", "adapters"}
 PIPELINES = [Row("pp", {"schedule": name}, stages=facts.stages_per_rank) for name, facts in SCHEDULES.items()]
 SPLIT = [name for name, facts in SCHEDULES.items() if facts.splits_backward]
 NOT_LINEAR = "AdamW is not linear in the gradient: averaging after it is not averaging before it"

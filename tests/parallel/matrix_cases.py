@@ -79,8 +79,10 @@ def named_parameters(trainer: Any) -> dict[str, Any]:
     """Return this rank's parameters, by the names that they have in the trainer."""
     # DDP over tensor parallelism hands the model other objects during a step: the update has kept the right ones.
     update = getattr(trainer, "_update", None)
-    kept: dict[str, Any] = update._named if hasattr(update, "_named") else dict(trainer.model.named_parameters())
-    return kept
+    every = dict(trainer.model.named_parameters())
+    if not hasattr(update, "_named"):
+        return every
+    return {**{name: p for name, p in every.items() if not p.requires_grad}, **update._named}
 
 
 def full_weights(trainer: Any, units: Sequence[Unit]) -> dict[str, Any]:

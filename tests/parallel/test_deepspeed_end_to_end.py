@@ -17,7 +17,13 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 @pytest.mark.parametrize(
-    ("strategy", "nodes"), [("deepspeed-zero", 2), ("deepspeed-tp", 2), ("deepspeed-pp", 2), ("deepspeed-zero", 1)]
+    ("strategy", "nodes"),
+    [
+        ("deepspeed-zero", 2),
+        pytest.param("deepspeed-tp", 2, marks=pytest.mark.full),
+        pytest.param("deepspeed-pp", 2, marks=pytest.mark.full),
+        pytest.param("deepspeed-zero", 1, marks=pytest.mark.full),
+    ],
 )
 def test_a_run_learns_without_a_compiler_and_leaves_nothing_in_shared_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, nodes: int
@@ -40,7 +46,10 @@ def test_a_run_learns_without_a_compiler_and_leaves_nothing_in_shared_memory(
     assert logs(folder, 0).count("deprecated") == 0, "some lines a step would drown what matters"
 
 
-@pytest.mark.parametrize(("rank", "deed", "cause"), [(1, "kill", Cause.KILLED), (0, "blunder", Cause.PYTHON_ERROR)])
+@pytest.mark.parametrize(
+    ("rank", "deed", "cause"),
+    [(1, "kill", Cause.KILLED), pytest.param(0, "blunder", Cause.PYTHON_ERROR, marks=pytest.mark.full)],
+)
 def test_a_lost_rank_ends_the_run(tmp_path: Path, rank: int, deed: str, cause: Cause) -> None:
     accident = {"deed": deed, "rank": rank, "step": 7, "under": "deepspeed-zero"}
     folder = make_run(tmp_path / "run", "chaos", accident, nodes=2, ranks_per_node=1, steps=100_000)

@@ -35,7 +35,10 @@ def test_a_run_over_two_nodes_learns_and_says_how(tmp_path: Path, strategy: str)
         assert all(0 <= late <= 2 for _, late in step.arrivals)
 
 
-@pytest.mark.parametrize(("rank", "deed", "cause"), [(1, "kill", Cause.KILLED), (0, "blunder", Cause.PYTHON_ERROR)])
+@pytest.mark.parametrize(
+    ("rank", "deed", "cause"),
+    [pytest.param(1, "kill", Cause.KILLED, marks=pytest.mark.full), (0, "blunder", Cause.PYTHON_ERROR)],
+)
 def test_a_lost_rank_ends_an_asynchronous_run(tmp_path: Path, rank: int, deed: str, cause: Cause) -> None:
     accident = {"deed": deed, "rank": rank, "step": 7, "under": "async"}
     folder = make_run(tmp_path / "run", "chaos", accident, nodes=2, ranks_per_node=1, steps=100_000)

@@ -111,7 +111,7 @@ def test_a_program_that_cannot_be_started_says_so(tmp_path: Path) -> None:
     assert "No such file or directory" in outcome.message
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.full), 2])
 def test_torchs_rendezvous_finds_the_workers_store(tmp_path: Path, ranks: int) -> None:
     folder, code = _run(tmp_path, STORE, ranks_per_node=ranks)
     assert code == 0, logs(folder, 0)

@@ -97,6 +97,7 @@ def test_where_the_last_is_damaged_all_ranks_use_the_one_before(
     assert _events(folder, SECOND, "resume")[0].data["step"] == 30
 
 
+@pytest.mark.full
 def test_before_the_time_limit_a_run_saves_and_leaves(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "single", ranks_per_node=1, steps=ENDLESS)
     process = start(folder, HPCPAR_ATTEMPT=FIRST, **ON_SIGNAL)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from worker_runs import ATTEMPT, finish, logs, make_run, start, worker_command
 
-from hpcpar.outcome import decide
+from hpcpar.analysis.reduce import reduce_run
+from hpcpar.outcome import UNWRITABLE_CODE, decide
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder
 from hpcpar.worker.measure.window import MAX_STEPS
@@ -19,7 +20,7 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     folder = make_run(tmp_path / "run", "ddp", nodes=2, ranks_per_node=1)
     assert finish(folder, start(folder)) == 0, logs(folder, 0)
     kinds = [event.kind for event in folder.events(ATTEMPT).records if event.kind != "heartbeat"]
-    assert kinds == ["start", "phase", "ready", "phase", "phase", "phase", "phase", "exit", "script_exit"]
+    assert kinds == ["start", "phase", "phase", "ready", *["phase"] * 4, "exit", "script_exit"]
     first = folder.events(ATTEMPT).records[0]
     assert first.data["job_id"] == "job7_2"
     assert first.data["num_ranks"] == 2
@@ -35,13 +36,31 @@ def test_a_run_over_two_nodes_leaves_events_steps_and_a_record(tmp_path: Path) -
     assert record.loss_last == reading.records[-1].loss
     assert record.loss_last is not None
     assert record.loss_last < record.loss_first / 2, "it learns"
-    assert set(record.phases) == {"start", "build", "train", "evaluate", "finish"}
+    assert set(record.phases) == {"start", "fabric", "build", "train", "evaluate", "finish"}
+    wall_s = record.ended - record.started
+    assert sum(record.phases.values()) == pytest.approx(wall_s, rel=0.01), "phases add up to the wall time"
+    row = reduce_run(folder)
+    assert row.phases["idle"] < 0.01 * wall_s
+    assert row.total_s == pytest.approx(wall_s, rel=1e-9), "nobody knows when the scheduler took it"
+    assert row.goodput_updates_per_s == pytest.approx(40 / wall_s)
     assert record.evaluation is not None
     assert (record.evaluation.num_samples, record.evaluation.metric) == (359, "accuracy")
     assert record.evaluation.value is not None
     assert 0.5 < record.evaluation.value <= 1
     assert [facts.rank for facts in record.ranks] == [0, 1]
     assert all(facts.peak_memory_bytes > 50e6 and facts.threads == 1 for facts in record.ranks)
+    assert record.fabric is not None
+    assert (record.fabric.backend, row.fabric_transports) == ("gloo", "lo"), "two processes of one machine"
+    assert record.fabric.bus_bytes_per_s == pytest.approx(record.fabric.num_bytes / record.fabric.time_s)
+    held = record.ranks[0].held_bytes
+    assert held["parameters"] == held["gradients"] == sum(4 * size for size in (64 * 128 + 128, 6 * 128 * 129, 1290))
+    assert held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.001), "two moments and counts of steps"
+    assert row.cpu_utilisation is not None
+    assert 0 < row.cpu_utilisation < 1.5
+    assert row.load_balance is not None
+    assert 0 < row.load_balance <= 1
+    assert len(record.provenance["hpcpar_sha256"]) == 16
+    assert set(record.provenance) >= {"system", "environment"}
     assert record.data["name"] == "digits"
     assert {"python", "torch", "hpcpar", "numpy"} <= set(record.versions)
     assert not folder.rendezvous_path(ATTEMPT).exists()
@@ -62,10 +81,15 @@ def test_llama_tiny_learns_from_text_of_ones_own_on_one_process(tmp_path: Path) 
     assert record.loss_first == pytest.approx(5.55, abs=0.2), "ln(256): it knows nothing yet"
     assert record.loss_last is not None
     assert record.loss_last < 3
-    assert record.data["num_samples"] == (45 * 400 - 1) // 32
+    windows = (45 * 400 - 1) // 32
+    assert record.data["num_samples"] == windows - windows // 5
+    assert record.evaluation is not None
+    assert record.evaluation.num_samples == windows // 5
+    assert record.evaluation.loss is not None
+    assert record.evaluation.loss < 3, "the held out text is the same sentence"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_a_rank_that_is_killed_leaves_readable_steps_and_a_cause(tmp_path: Path, rank: int) -> None:
     fatal = 50
     folder = make_run(tmp_path / "run", "chaos", {"deed": "kill", "rank": rank, "step": fatal}, steps=1000)
@@ -104,6 +128,21 @@ def test_a_rank_stuck_in_a_collective_still_says_that_it_was_ended(tmp_path: Pat
     assert "SIGTERM" in errors[0].data["message"]
 
 
+@pytest.mark.full  # ranks that hang stay ten seconds for each other
+def test_a_rank_that_hangs_ends_the_run_with_the_stacks_of_every_rank(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "chaos", {"deed": "hang", "rank": 1, "step": 4}, ranks_per_node=3, steps=1000)
+    assert finish(folder, start(folder, HPCPAR_HANG_AFTER_S="3")) == 1
+    outcome = decide(folder)
+    assert outcome.cause == Cause.HUNG
+    assert outcome.message.startswith("rank 1 on "), "the one that waits for nobody"
+    assert outcome.message.endswith("step 4 did not end within 3 s")
+    errors = {event.rank: event.data for event in folder.events(ATTEMPT).records if event.kind == "error"}
+    assert sorted(errors) == [0, 1, 2]
+    assert {rank: "echo" in data for rank, data in errors.items()} == {0: True, 1: False, 2: True}
+    assert "in hang\n    time.sleep(600)" in errors[1]["traceback"]
+    assert "loss_sum" in errors[0]["traceback"] or "backward" in errors[0]["traceback"]
+
+
 def test_missing_data_is_a_cause_of_its_own(tmp_path: Path) -> None:
     options = {"data": {"path": str(tmp_path / "nowhere")}}
     folder = make_run(tmp_path / "run", "single", None, "llama-tiny", options, ranks_per_node=1)
@@ -126,7 +165,8 @@ def test_a_rank_that_never_arrives_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_with_a_sentence_and_harms_nothing(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", "single", ranks_per_node=1)
     folder.steps_path(ATTEMPT).symlink_to("/dev/full")
-    assert finish(folder, start(folder)) == 1
+    assert finish(folder, start(folder)) == UNWRITABLE_CODE
+    assert decide(folder).cause == Cause.STORAGE
     assert "No space left on device" in logs(folder, 0)
     assert folder.record() is None
     assert folder.events(ATTEMPT).rejected == 0

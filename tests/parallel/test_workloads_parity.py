@@ -49,15 +49,12 @@ CELLS = {
     "pp-tp": Cell("hybrid", {"mesh": "pp=2,tp=2"}, 4, 2),
 }
 EVERYDAY = {
-    ("vgg11", "pp"),
     ("vgg11", "tp"),
     ("cnn", "fsdp"),
     ("conv-autoencoder", "ddp"),
     ("nbow", "tp"),
-    ("nbow", "hybrid"),
     ("seq2seq", "ddp"),
     ("seq2seq", "pp"),
-    ("seq2seq", "pp-tp"),
     ("mlp", "hybrid"),
 }
 

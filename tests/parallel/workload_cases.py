@@ -39,11 +39,21 @@ def has_evaluation(rank: int, *, workload: str) -> bool:
     return getattr(work.load(work.Options(), 0), "evaluation", None) is not None
 
 
-def learn(rank: int, *, workload: str, workload_options: dict[str, Any], steps: int) -> tuple[str, float, float]:
-    """Train with the declared batch on one process; return the metric's name, its value, and that before training."""
+class Learned(NamedTuple):
+    """What the evaluation says of a model."""
+
+    metric: str
+    value: float
+    before: float
+    """The same before the training."""
+    loss: float
+
+
+def learn(rank: int, *, workload: str, workload_options: dict[str, Any], steps: int) -> Learned:
+    """Train with the declared batch on one process, and evaluate before and after."""
     work = registry.get_workload(workload)
     if rank:
-        return "", 0.0, 0.0
+        return Learned("", 0.0, 0.0, 0.0)
     declared = work.declare(msgspec.convert(workload_options, work.Options))
     trainer = cases.build(
         0,
@@ -61,7 +71,8 @@ def learn(rank: int, *, workload: str, workload_options: dict[str, Any], steps: 
         trainer.step(trainer.batch(step))
     after = trainer.evaluate()
     metric = trainer._workload.evaluation.metric
-    return metric, after.score_sum / after.score_weight, before.score_sum / before.score_weight
+    values = (scores.score_sum / scores.score_weight for scores in (after, before))
+    return Learned(metric, *values, after.loss_sum / after.weight)
 
 
 def run_a_little(rank: int, *, steps: int, **arguments: Any) -> int:

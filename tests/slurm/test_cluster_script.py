@@ -204,6 +204,7 @@ def test_the_high_partition_preempts_and_the_job_is_requeued(cluster):
     poll(lambda: state(cluster, low) == "CANCELLED", 20, "the low job is gone")
 
 
+@pytest.mark.full
 def test_a_crashed_node_fails_its_job_and_comes_back(cluster):
     marks = cluster.folder.parent
     script = f"sleep 7 && touch {marks}/survived-$SLURM_RESTART_COUNT; sleep 40"

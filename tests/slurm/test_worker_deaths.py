@@ -42,7 +42,7 @@ def _processes(run: str, rank: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.full), 3])
 def test_a_rank_that_is_killed_ends_the_run_with_a_cause(slurm: Any, tmp_path: Path, rank: int) -> None:
     slurm.hpcpar("submit", *LONG, "--strategy", "ddp", "--nodes", "2", "--runs", str(tmp_path))
     row = slurm.wait(tmp_path, _running)["rows"][0]

@@ -201,6 +201,16 @@ def test_arms_under_other_conditions_are_not_compared(tmp_path, change, reason):
     assert cells["fsdp", 1].verdict == Word.IMPROVES
 
 
+def test_a_package_that_one_strategy_alone_needs_is_part_of_the_strategy(tmp_path):
+    for run in replace(STUDY, nodes=(1,)).write(tmp_path):
+        if run.spec().identity.strategy == "pp":
+            change_record(run, versions={"hpcpar": "0.1.0", "deepspeed": "0.19.2"})
+    results = collect([tmp_path])
+
+    assert found(results)["pp", 1].verdict != Word.NOT_COMPARABLE
+    assert "Software: deepspeed 0.19.2, hpcpar 0.1.0." in results.to_markdown()
+
+
 def test_precision_is_a_factor_of_one_strategy_and_a_disturbance_between_two(tmp_path):
     truths = {"ddp/a": BASE, "ddp/b": FASTER, "fsdp": FASTER}
     precisions = {"ddp/a": {"precision": "fp32"}, "ddp/b": {"precision": "bf16"}, "fsdp": {"precision": "bf16"}}

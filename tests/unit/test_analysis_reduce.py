@@ -306,7 +306,7 @@ def test_a_file_cut_at_any_byte_gives_a_row(pristine, name):
 def interrupted(run, kept):
     """Split a whole run: attempt 0.9 did `kept` updates that count, and five more that were lost; 1.0 did the rest."""
     steps = run.steps("1.0").records
-    begun = ORACLE.begun_s
+    begun = run.record().started
     run.steps_path("1.0").unlink()
     for name, part, start in (("0.9", steps[: kept + 5], begun - 200), ("1.0", steps[kept:], begun)):
         for one in part:
@@ -330,7 +330,61 @@ def test_a_run_that_went_on_counts_every_step_once_and_says_what_was_lost(run):
     assert row.loss_last == loss_at(40)
     assert "went on from a checkpoint before step 21" in row.notes
     assert whole.replayed_steps == 0
-    assert 0 < row.goodput < whole.goodput < 1  # fifty seconds more for the same updates
+    # Fifty seconds more for the same updates.
+    assert 0 < row.effective_time_ratio < whole.effective_time_ratio < 1
+    assert whole.goodput_updates_per_s == pytest.approx(40 / 100)
+    assert row.goodput_updates_per_s == pytest.approx(40 / 150)
+
+
+def submitted(run, job_id, seconds_before):
+    line = Submission(time=run.record().started - seconds_before, batch="b", scheduler="slurm", job_id=job_id)
+    run.submission_path.unlink(missing_ok=True)
+    records.append(run.submission_path, line)
+
+
+def test_phases_add_up_from_the_scheduler_s_acceptance_to_the_result(run):
+    submitted(run, "1", 30.0)
+    row = reduce_run(run)
+
+    assert row.phases["queue"] == 30.0
+    assert row.total_s == pytest.approx(130.0)
+    assert row.phases["idle"] == pytest.approx(100.0 - sum(run.record().phases.values()))
+
+
+def test_phases_of_a_run_that_went_on_begin_with_its_first_attempt(run):
+    submitted(run, "0", 230.0)
+    interrupted(run, 20)
+    row = reduce_run(run)
+
+    # Thirty seconds in the queue, fifty in the first attempt, 150 until the second one, and that one's hundred.
+    assert (row.phases["queue"], row.phases["earlier"]) == (30.0, 50.0)
+    assert row.total_s == pytest.approx(330.0)
+    assert row.phases["idle"] == pytest.approx(150.0 + 100.0 - sum(run.record().phases.values()))
+
+
+def test_without_the_scheduler_s_word_there_is_no_queue(run):
+    submitted(run, "another", 30.0)
+    row = reduce_run(run)
+
+    assert "queue" not in row.phases
+    assert row.total_s == pytest.approx(100.0)
+
+
+def test_phases_that_are_longer_than_the_run_are_not_made_to_fit(run):
+    change_record(run, phases={"start": 50.0, "train": 90.0})
+
+    assert reduce_run(run).phases == {"start": 50.0, "train": 90.0}
+
+
+def test_skipped_updates_are_no_goodput(run):
+    whole = reduce_run(run)
+    steps = run.steps("1.0").records
+    run.steps_path("1.0").unlink()
+    for step in steps:
+        records.append(run.steps_path("1.0"), msgspec.structs.replace(step, applied=step.step > 10))
+
+    assert reduce_run(run).goodput_updates_per_s == pytest.approx(whole.goodput_updates_per_s * 30 / 40)
+    assert reduce_run(run).effective_time_ratio < whole.effective_time_ratio
 
 
 def test_a_result_that_was_made_again_lost_nothing(run):

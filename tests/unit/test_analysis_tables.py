@@ -16,6 +16,7 @@ from hpcpar.analysis import numbers, tables
 from hpcpar.analysis.collect import collect
 from hpcpar.analysis.frame import columns
 from hpcpar.analysis.intervals import Estimate
+from hpcpar.analysis.models import HEADS
 from hpcpar.records import Cause
 
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -164,7 +165,7 @@ def test_software_that_differs_between_runs_is_said(tmp_path):
     runs = ORACLE.write(tmp_path)
     change_record(runs[0], versions={"hpcpar": "0.2.0"})
 
-    assert "Software differs between runs: hpcpar 0.1.0 / hpcpar 0.2.0." in collect([tmp_path]).to_markdown()
+    assert "Software differs between runs: hpcpar 0.1.0 / 0.2.0." in collect([tmp_path]).to_markdown()
 
 
 def test_the_manual_defines_every_column_that_is_printed():
@@ -172,3 +173,27 @@ def test_the_manual_defines_every_column_that_is_printed():
     intervals = {f"{name}_{side}" for name in tables.ESTIMATES for side in ("low", "high")}
 
     assert {*columns(), *tables.record_names()} - intervals == defined
+
+
+def test_several_models_stand_beside_each_other(tmp_path):
+    truths = {"ddp": Truth(0.01, 0.002)}
+    for workload, value in (("cnn", 0.9), ("mlp", 0.8)):
+        oracle = Oracle(truths=truths, workload=workload, nodes=(1,), repeats=2, study=workload)
+        for repeat in (1, 2):
+            run = oracle.write_run(tmp_path, "ddp", 1, repeat)
+            found = {"num_samples": 9, "loss": 0.5, "metric": "accuracy", "value": value + repeat / 100}
+            change_record(run, evaluation=found)
+    text = collect([tmp_path]).to_markdown()
+    section = text.split("Models", 1)[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    assert rows[0] == HEADS
+    assert [row[1:8] for row in rows[2:4]] == [
+        ["cnn", "ddp", "1", "2", "2/2", "accuracy", "0.910000 .. 0.920000"],
+        ["mlp", "ddp", "1", "2", "2/2", "accuracy", "0.810000 .. 0.820000"],
+    ]
+
+
+def test_one_model_has_no_table_of_models(tmp_path):
+    run = Oracle(truths={"ddp": Truth(0.01, 0.002)}, nodes=(1,)).write_run(tmp_path, "ddp", 1, 1)
+    change_record(run, evaluation={"num_samples": 9, "loss": 0.5, "metric": "accuracy", "value": 0.5})
+    assert "\n**Models**" not in collect([tmp_path]).to_markdown()

@@ -103,7 +103,7 @@ def on_slurm(bench, jobs):
 
 def test_one_word_a_job_goes_to_scancel(bench, commands, tmp_path, capsys):
     on_slurm(bench, ["12_0", "12_3", "12_10", "13"])
-    commands.write("squeue", r"printf '12|[0,3,10]|PENDING|0:00|(Priority)|n|\n13|N/A|RUNNING|0:01|n1|n|n1\n'")
+    commands.write("squeue", r"printf '12|[0,3,10]|PENDING|0:00|N/A|(Priority)|n|\n13|N/A|RUNNING|0:01|N/A|n1|n|n1\n'")
     commands.write("scancel", f"printf '%s\\n' \"$@\" >>{tmp_path}/told")
     assert main(["cancel", str(bench.study.path)]) == 0
     assert (tmp_path / "told").read_text().split() == ["--quiet", "12_[0,3,10]", "13"]
@@ -113,7 +113,7 @@ def test_one_word_a_job_goes_to_scancel(bench, commands, tmp_path, capsys):
 
 def test_what_scancel_refuses_stays_as_it_was(bench, commands, capsys):
     on_slurm(bench, ["12"])
-    commands.write("squeue", r"printf '12|N/A|RUNNING|0:01|n1|n|n1\n'")
+    commands.write("squeue", r"printf '12|N/A|RUNNING|0:01|N/A|n1|n|n1\n'")
     commands.write("scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
     assert main(["cancel", str(bench.study.path)]) == 1
     assert "Access denied" in capsys.readouterr().err

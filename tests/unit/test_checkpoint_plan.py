@@ -107,3 +107,19 @@ def test_a_run_that_left_early_goes_back_into_the_queue_where_that_was_asked_for
     assert asked == ("requeue 12\n" if stopped and requeue else "")
     (events,) = tmp_path.glob("s/*/events.12.3.jsonl")
     assert f'"code":{done.returncode}' in events.read_text()
+
+
+@pytest.mark.parametrize(
+    ("workload", "strategy", "reason"),
+    [
+        ("xgboost", "single", "trees are not in a checkpoint yet"),
+        ("xgboost", "xgb-collective", "trees are not in a checkpoint yet"),
+        ("estimator", "threads", "every step is a fit of its own, of which nothing is kept"),
+    ],
+)
+def test_trees_and_fits_are_refused_checkpoints_and_run_without_where_jobs_are_requeued(workload, strategy, reason):
+    shape = {"workload": workload, "strategies": [strategy], "nodes": [1], "ranks_per_node": 1}
+    (text,) = problems(**shape, checkpoint={"every": 5})
+    assert f"cannot be checkpointed: {reason}" in text
+    got = resources(profile(requeue=True), **shape)
+    assert (got.checkpoint, got.signal_s) == (None, 0)

@@ -300,6 +300,20 @@ def test_flags_override_the_file(run, tmp_path):
     assert (identity["steps"], identity["seed"], options["layers"], options["heads"]) == (7, 3, 3, 2)
 
 
+def test_set_overrides_the_variants_of_a_file(run, tmp_path):
+    path = tmp_path / "x.toml"
+    path.write_text(
+        'schema = 1\nworkload = "mlp"\nvariants = [{ layers = 3, lr = 0.5 }, { layers = 4 }]\nrepeats = 1\n'
+    )
+    specs = dry_run(run, path, "--cluster", "local", "--strategy", "single", "--set", "lr=0.1")
+    found = [
+        (spec["identity"]["workload_options"]["layers"], spec["identity"]["workload_options"]["lr"]) for spec in specs
+    ]
+    assert found == [(3, 0.1), (4, 0.1)]
+    specs = dry_run(run, path, "--cluster", "local", "--strategy", "single", "--set", "lr=0.1", "--set", "layers=5")
+    assert len(specs) == 1, "variants that become the same are one"
+
+
 def test_set_reaches_nested_options(run, tmp_path):
     corpus = tmp_path / "corpus of mine.txt"
     corpus.write_text("text " * 10_000)

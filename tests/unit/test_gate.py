@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 
-from hpcpar.control import gate
+from hpcpar.control import checks, gate
 from hpcpar.control.plan import make_plan
+from hpcpar.control.render import Shape, job_text, render
 from hpcpar.decode import decode
 from hpcpar.errors import InputError
 from hpcpar.profile import ClusterProfile
@@ -28,8 +30,20 @@ def _profile(**more):
     return decode(ClusterProfile, {**PROFILE, **more}, "test")
 
 
-def _plan(profile, strategy="ddp"):
-    return make_plan(Study(workload="mlp", strategies=(strategy,)), profile, "test")
+def _check(profile, strategy="ddp", *, python=sys.executable, **study):
+    """Run the gate for one run that would be sent; return its warnings."""
+    return gate.check(_case(profile, strategy, python=python, **study))
+
+
+def _case(profile, strategy="ddp", *, python=sys.executable, **study):
+    plan = make_plan(Study(workload="mlp", strategies=(strategy,), **study), profile, "test")
+    shots = []
+    for run in plan.runs:
+        kind = profile.node_types[run.spec.identity.node_type]
+        shape = Shape("key", "study", ("run",), Path("/r/s/b/k"), Path("/r/p"), python, run.resources, profile, kind)
+        script = render(job_text(shape), profile)
+        shots.append(checks.Shot(script.text, script.template, 1, run.resources, kind))
+    return checks.Case(plan, profile, python, tuple(shots))
 
 
 def _interpreter(tmp_path, body):
@@ -41,7 +55,7 @@ def _interpreter(tmp_path, body):
 
 def test_another_interpreter_that_has_everything_passes(tmp_path):
     profile = _profile()
-    gate.check(_plan(profile), profile, _interpreter(tmp_path, f'exec "{sys.executable}" "$@"'))
+    _check(profile, python=_interpreter(tmp_path, f'exec "{sys.executable}" "$@"'))
 
 
 def test_another_interpreter_that_lacks_packages_is_refused_with_their_names(tmp_path):
@@ -49,13 +63,13 @@ def test_another_interpreter_that_lacks_packages_is_refused_with_their_names(tmp
     # -S leaves out the installed packages: an interpreter that has nothing but the standard library.
     python = _interpreter(tmp_path, f'exec "{sys.executable}" -I -S "$@"')
     with pytest.raises(InputError, match=r"lacks: hpcpar torch numpy sklearn"):
-        gate.check(_plan(profile), profile, python)
+        _check(profile, python=python)
 
 
 def test_an_interpreter_that_is_not_there_is_refused(tmp_path):
     profile = _profile()
     with pytest.raises(InputError, match="cannot be started"):
-        gate.check(_plan(profile), profile, str(tmp_path / "nosuch"))
+        _check(profile, python=str(tmp_path / "nosuch"))
 
 
 def test_the_current_folder_does_not_stand_in_for_an_installed_package(tmp_path, monkeypatch):
@@ -67,19 +81,19 @@ def test_the_current_folder_does_not_stand_in_for_an_installed_package(tmp_path,
     python = _interpreter(tmp_path, f'exec "{sys.executable}" -S "$@"')
     monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(InputError, match="lacks"):
-        gate.check(_plan(profile), profile, python)
+        _check(profile, python=python)
 
 
 def test_an_interpreter_that_modules_bring_is_left_to_the_job():
     profile = _profile(environment={"modules": ["python"]})
-    gate.check(_plan(profile), profile, "python-of-the-module")
+    _check(profile, python="python-of-the-module")
 
 
 def test_a_missing_package_of_this_interpreter_gives_the_install_line(monkeypatch):
-    monkeypatch.setitem(gate.EXTRA_PACKAGES, "torch", ("no_such_package_anywhere",))
+    monkeypatch.setitem(checks.EXTRA_PACKAGES, "torch", ("no_such_package_anywhere",))
     profile = _profile()
     with pytest.raises(InputError, match=r"pip install 'hpcpar\[torch\]'"):
-        gate.check(_plan(profile), profile, sys.executable)
+        _check(profile, python=sys.executable)
 
 
 def _without(monkeypatch, package):
@@ -92,7 +106,7 @@ def test_without_deepspeed_its_strategies_are_refused_with_the_line_that_install
     _without(monkeypatch, "deepspeed")
     profile = _profile()
     with pytest.raises(InputError) as caught:
-        gate.check(_plan(profile, strategy), profile, sys.executable)
+        _check(profile, strategy, python=sys.executable)
     (problem,) = [problem for problem in caught.value.problems if "deepspeed" in problem.what]
     assert problem.what == "needs the package 'deepspeed', which is not installed"
     assert problem.fix == "pip install 'hpcpar[deepspeed]'"
@@ -102,11 +116,11 @@ def test_without_horovod_it_is_refused_with_the_version_that_fits(monkeypatch, t
     _without(monkeypatch, "horovod")
     profile = _profile()
     with pytest.raises(InputError) as caught:
-        gate.check(_plan(profile, "horovod"), profile, sys.executable)
+        _check(profile, "horovod", python=sys.executable)
     (problem,) = [problem for problem in caught.value.problems if "horovod" in problem.what]
     assert problem.fix.startswith("hpcpar cannot install Horovod: version 0.28.1 (the newest) works with torch 2.13")
     assert "pip install" not in problem.fix
     python = _interpreter(tmp_path, f'exec "{sys.executable}" -I -S "$@"')
     with pytest.raises(InputError) as caught:
-        gate.check(_plan(profile, "horovod"), profile, python)
+        _check(profile, "horovod", python=python)
     assert "pip install 'hpcpar[torch]'; hpcpar cannot install Horovod" in caught.value.problems[0].fix

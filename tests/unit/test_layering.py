@@ -141,7 +141,8 @@ from hpcpar import registry
 described = []
 for name in registry.STRATEGIES:
     strategy = registry.get_strategy(name)
-    mesh = strategy.layout(registry.World(1, 1 if name in ("single", "layerwise", "dp") else 2), strategy.Options())
+    one_rank = name in ("single", "layerwise", "dp", "threads", "processes")
+    mesh = strategy.layout(registry.World(1, 1 if one_rank else 2), strategy.Options())
     described.append([name, strategy.name, mesh.world_size])
 for name in registry.WORKLOADS:
     workload = registry.get_workload(name)

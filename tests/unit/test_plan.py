@@ -148,6 +148,13 @@ def test_what_experts_cannot_do_is_said_before_anything_is_submitted(values, wor
         plan(**values)
 
 
+@pytest.mark.parametrize("strategy", ["localsgd", "async", "deepspeed-zero", "horovod"])
+def test_who_cannot_look_at_gradients_refuses_to_skip_those_that_are_not_finite(strategy):
+    words = f"strategy {strategy}: cannot look at gradients before they are used, as nonfinite=skip asks"
+    with pytest.raises(InputError, match=re.escape(words)):
+        plan(strategies=["ddp", strategy], workload_options={"nonfinite": "skip"})
+
+
 def test_repeats_are_outermost_so_that_a_drifting_machine_spoils_all_cells_alike():
     planned = plan(strategies=["ddp", "pp"], nodes=[1, 2], repeats=2)
     assert [run.spec.order for run in planned.runs] == list(range(8))
@@ -157,6 +164,21 @@ def test_repeats_are_outermost_so_that_a_drifting_machine_spoils_all_cells_alike
 def test_the_warm_up_takes_at_most_half_of_a_short_run():
     planned = plan(steps=9, warmup_steps=10)
     assert {run.spec.warmup_steps for run in planned.runs} == {4}
+
+
+def test_without_a_declared_warm_up_it_lasts_until_the_step_time_is_steady_and_at_least_ten_steps():
+    ruled, declared = plan(steps=100).runs[0].spec, plan(steps=100, warmup_steps=10).runs[0].spec
+    assert (ruled.warmup_steps, ruled.until_steady) == (10, True)
+    assert (declared.warmup_steps, declared.until_steady) == (10, False)
+
+
+def test_a_quick_look_is_short_and_says_so():
+    planned = plan(steps=500, repeats=5, quick=True)
+    assert {(run.spec.identity.steps, run.spec.identity.repeat, run.spec.quick) for run in planned.runs} == {
+        (30, 1, True)
+    }
+    assert "quick: a look: at most 30 steps and one repeat" in str(planned.warnings[-1])
+    assert {run.spec.identity.steps for run in plan(steps=12, quick=True).runs} == {12}
 
 
 # ---------------------------------------------------------------- identity
@@ -441,3 +463,36 @@ def test_the_accounts_suffix_is_added_once_and_to_an_account_only(given, sent):
 def test_fewer_than_three_repeats_are_warned_of(repeats):
     warned = any(warning.where == "repeats" for warning in plan(repeats=repeats).warnings)
     assert warned is (repeats < 3)
+
+
+# ---------------------------------------------------------------- variants
+
+
+def test_the_whole_grid_is_run_with_every_variant():
+    planned = plan(workload="mlp", workload_options={"lr": 0.1}, variants=[{"layers": 3}, {"layers": 4}], nodes=[1, 2])
+    shapes = [(one.repeat, one.workload_options["layers"], one.nodes) for one in identities(planned)]
+    assert shapes == [(r, layers, nodes) for r in (1, 2, 3) for layers in (3, 4) for nodes in (1, 2)]
+    assert {one.workload_options["lr"] for one in identities(planned)} == {0.1}
+
+
+def test_every_variant_that_is_wrong_is_told():
+    found = problems(workload="mlp", variants=[{"layers": 0}, {"layerz": 3}])
+    assert any("layers" in text for text in found)
+    assert any("layerz" in text for text in found)
+
+
+def test_variants_that_mean_the_same_would_share_their_folders():
+    layers = identities(plan(workload="mlp"))[0].workload_options["layers"]
+    (text,) = problems(workload="mlp", variants=[{}, {"layers": layers}])
+    assert f"variants: two of them mean the same: {{'layers': {layers}}}" in text
+
+
+@pytest.mark.parametrize(("option", "value"), [("activation_checkpointing", "full"), ("precision", "bf16")])
+def test_what_is_chosen_about_units_is_refused_for_trees(option, value):
+    (text,) = problems(
+        workload="xgboost",
+        strategies=[{"name": "single", "options": {option: value}}],
+        nodes=[1],
+        ranks_per_node=1,
+    )
+    assert f"{option}: a workload of the kind 'boosting' is no model made of units" in text

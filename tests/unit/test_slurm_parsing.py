@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 
 import pytest
 from hypothesis import example, given
@@ -19,24 +20,24 @@ from hpcpar.spec import Submission
 
 
 def test_a_pending_array_with_gaps_and_a_throttle():
-    (row,) = parse_squeue("123|[0-7,9%2]|PENDING|0:00|(Priority)|name|\n")
+    (row,) = parse_squeue("123|[0-7,9%2]|PENDING|0:00|N/A|(Priority)|name|\n")
     assert row == slurm.QueueRow(
-        "123", frozenset({0, 1, 2, 3, 4, 5, 6, 7, 9}), "PENDING", "0:00", "(Priority)", "name", ""
+        "123", frozenset({0, 1, 2, 3, 4, 5, 6, 7, 9}), "PENDING", "0:00", "N/A", "(Priority)", "name", ""
     )
 
 
 def test_a_running_task_of_an_array():
-    (row,) = parse_squeue("123|8|RUNNING|1:02|n[1-2]|hpcpar-s-abc|n[1-2]\n")
+    (row,) = parse_squeue("123|8|RUNNING|1:02|N/A|n[1-2]|hpcpar-s-abc|n[1-2]\n")
     assert (row.tasks, row.state, row.nodes) == (frozenset({8}), "RUNNING", "n[1-2]")
 
 
 def test_a_job_that_is_no_array():
-    (row,) = parse_squeue("124|N/A|RUNNING|1-02:03:04|n1|name|n1\n")
+    (row,) = parse_squeue("124|N/A|RUNNING|1-02:03:04|N/A|n1|name|n1\n")
     assert row.tasks is None
 
 
 def test_bars_in_the_name_of_a_strangers_job_shift_nothing():
-    (row,) = parse_squeue("125|N/A|RUNNING|0:01|n1|a|b|c|n1\n")
+    (row,) = parse_squeue("125|N/A|RUNNING|0:01|N/A|n1|a|b|c|n1\n")
     assert (row.name, row.nodes) == ("a|b|c", "n1")
 
 
@@ -104,8 +105,8 @@ noise = st.lists(WORDS | st.text(max_size=4), max_size=30).map("".join)
 
 
 @given(noise)
-@example("²|N/A|RUNNING|0:00|n1|name|n1")
-@example("1|" + "9" * 5000 + "|RUNNING|0:00|n1|name|n1")
+@example("²|N/A|RUNNING|0:00|N/A|n1|name|n1")
+@example("1|" + "9" * 5000 + "|RUNNING|0:00|N/A|n1|name|n1")
 def test_squeues_answer_is_never_an_exception(text):
     assert all(row.job.isascii() and row.job.isdecimal() for row in parse_squeue(text))
 
@@ -217,6 +218,50 @@ def test_a_command_that_may_not_be_run_is_no_traceback(commands):
 
 
 def test_bytes_that_are_not_utf8_in_an_answer_are_read_over(commands):
-    commands.write("squeue", "printf '1|N/A|RUNNING|0:01|n1|\\xff|n1\\n'")
+    commands.write("squeue", "printf '1|N/A|RUNNING|0:01|N/A|n1|\\xff|n1\\n'")
     (row,) = slurm.squeue()
     assert row.job == "1"
+
+
+# ---------------------------------------------------------------- moments and nodes
+
+
+def test_a_moment_is_of_this_machines_zone():
+    assert slurm.moment("2026-11-21T17:30:00") == time.mktime((2026, 11, 21, 17, 30, 0, 0, 0, -1))
+
+
+@given(noise | st.text(max_size=25) | st.from_regex(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}", fullmatch=True))
+@example("N/A")
+@example("Unknown")
+@example("0000-00-00T00:00:00")
+@example("2026-02-30T00:00:00")
+@example("٢٠٢٦-11-21T17:30:00")
+def test_a_moment_is_never_an_exception(text):
+    found = slurm.moment(text)
+    assert found is None or isinstance(found, float)
+
+
+@pytest.mark.parametrize(
+    ("state", "usable"),
+    [
+        ("idle", True),
+        ("mixed", True),
+        ("allocated", True),
+        ("down*", False),
+        ("drained", False),
+        ("draining@", False),
+        ("failing", False),
+        ("unknown", False),
+    ],
+)
+def test_nodes_that_cannot_be_used(commands, state, usable):
+    commands.write("sinfo", f"echo 'n7|{state}'")
+    assert slurm.unusable_nodes() == (set() if usable else {"n7"})
+
+
+@given(state=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="|"), max_size=16))
+@example("SOMETHING_NEW")
+@example("COMPLETED")
+def test_a_job_that_the_queue_holds_is_never_over(state):
+    for row in parse_squeue(f"1|N/A|{state}|0:01|N/A|n1|name|n1\n"):
+        assert reconcile._from_queue(row).state in ("queued", "running", "ending")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worker_spec import make_spec
+from worker_spec import make_info, make_spec
 
 from hpcpar.errors import RunError, StorageError
 from hpcpar.outcome import decide
@@ -49,7 +49,8 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection cl
         (DistBackendError("NCCL error in: ..."), Cause.NETWORK),
         (ConnectionResetError("Connection reset by peer"), Cause.NETWORK),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"), Cause.PYTHON_ERROR),
-        (StorageError("x", OSError(28, "No space left on device")), Cause.PYTHON_ERROR),
+        (StorageError("x", OSError(28, "No space left on device")), Cause.STORAGE),
+        (OSError(122, "Disk quota exceeded"), Cause.STORAGE),
         (FileNotFoundError("x"), Cause.PYTHON_ERROR),
     ],
 )
@@ -58,19 +59,7 @@ def test_classes(error: BaseException, cause: Cause) -> None:
 
 
 def _info(rank: int = 0) -> RankInfo:
-    return RankInfo(
-        rank=rank,
-        local_rank=0,
-        node_rank=0,
-        nodes=1,
-        world_size=2,
-        hostnames=("h",),
-        attempt="5.0",
-        job_id="5",
-        cpus_asked=1,
-        scheduler="slurm",
-        node_name="h",
-    )
+    return make_info(rank=rank)
 
 
 def _folder(path: Path, spec: RunSpec) -> RunFolder:
@@ -93,15 +82,19 @@ def _script_exit(folder: RunFolder, code: int) -> None:
         (RunError("network", "rank 1 did not arrive"), 137, Cause.NETWORK, "rank 1 did not arrive"),
         (ValueError("x"), 137, Cause.PYTHON_ERROR, "ValueError: x"),
         (None, 124, Cause.TIMEOUT, "time limit"),
+        (None, 74, Cause.STORAGE, "could not write into its run folder"),
     ],
-    ids=["echo of a kill", "echo alone", "own words", "error", "local time limit"],
+    ids=["echo of a kill", "echo alone", "own words", "error", "local time limit", "full disk"],
 )
 def test_an_echo_never_hides_what_happened(
     tmp_path: Path, spec: RunSpec, error: BaseException | None, code: int, cause: Cause, words: str
 ) -> None:
     folder = _folder(tmp_path, spec)
     journal = Journal(folder, _info())
-    journal.killed("SIGTERM") if error is None else journal.fail(error)
+    if error is not None:
+        journal.fail(error)
+    elif code > 123:
+        journal.killed("SIGTERM")
     _script_exit(folder, code)
     outcome = decide(folder)
     assert outcome.cause == cause

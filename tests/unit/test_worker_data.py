@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcpar.errors import RunError
-from hpcpar.worker.data import digits, pairs, words
+from hpcpar.worker.data import digits, pairs, text, words
 from hpcpar.worker.data.arrays import split
-from hpcpar.worker.data.text import DataOptions, TextWindows
+from hpcpar.worker.data.text import DataOptions
 from hpcpar.worker.mesh_engine.stages import partition
 from hpcpar.worker.sampling import Sampler
 
@@ -73,6 +74,54 @@ def test_every_fifth_row_is_never_trained_on(count: int) -> None:
     assert sorted([*training.targets_N, *evaluation.targets_N]) == list(range(count))
 
 
+def test_every_fifth_window_of_a_text_is_never_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(bytes(range(100)))
+    training, evaluation = text.read(text.DataOptions(path=str(tmp_path / "text")), 4, 256)
+    assert (len(training), len(evaluation)) == (20, 4)
+    inputs, targets = evaluation.fetch(np.array([0, 3]))
+    assert inputs.tolist() == [[16, 17, 18, 19], [76, 77, 78, 79]]
+    assert targets.tolist() == [[17, 18, 19, 20], [77, 78, 79, 80]]
+    trained = {int(i) // 4 for i in training.fetch(np.arange(20))[0].flatten()}
+    assert trained == set(range(24)) - {4, 9, 14, 19}
+
+
+def test_the_evaluation_is_spread_over_what_is_held_out(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(bytes(range(100)))
+    options = text.DataOptions(path=str(tmp_path / "text"), evaluation=2)
+    assert text.read(options, 4, 256).evaluation.fetch(np.arange(2))[0][:, 0].tolist() == [16, 56]
+    none = text.DataOptions(path=str(tmp_path / "text"), evaluation=0)
+    assert len(text.read(none, 4, 256).evaluation) == 0
+
+
+def test_tokens_of_ones_own_are_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", np.arange(1000, 1100, dtype=np.uint16))
+    training, _ = text.read(text.DataOptions(path=str(tmp_path / "tokens.npy")), 4, 2000)
+    assert training.fetch(np.array([0]))[1].tolist() == [[1001, 1002, 1003, 1004]]
+    assert training.facts()["num_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.arange(1000, 1100), "tokens from 1000 to 1099, the vocabulary has 0 to 255"),
+        (np.arange(-3, 100), "tokens from -3 to 99, the vocabulary has 0 to 255"),
+        (np.ones(9), r"tokens are one axis of whole numbers, this is float64 \[9\]"),
+        (np.ones((3, 3), int), r"tokens are one axis of whole numbers, this is int64 \[3, 3\]"),
+        (np.arange(3), "3 tokens are less than one sample of 4 \\+ 1"),
+        (b"no array", "cannot read"),
+    ],
+)
+def test_tokens_that_cannot_be_used_are_a_cause_data(tmp_path: Path, array: Any, words: str) -> None:
+    path = tmp_path / "tokens.npy"
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    else:
+        np.save(path, array)
+    with pytest.raises(RunError, match=words) as caught:
+        text.read(text.DataOptions(path=str(path)), 4, 256)
+    assert caught.value.cause == "data"
+
+
 def test_words_know_their_packages_and_rare_ones_are_one_word() -> None:
     training, evaluation = words.read(words.WordOptions(vocabulary=50))
     assert training.facts()["classes"] == list(words.PACKAGES)
@@ -83,9 +132,9 @@ def test_words_know_their_packages_and_rare_ones_are_one_word() -> None:
 
 
 def test_a_folder_a_class_is_text_of_ones_own(tmp_path: Path) -> None:
-    for name, text in (("a", "x y z " * 8), ("b", "p q " * 6)):
+    for name, content in (("a", "x y z " * 8), ("b", "p q " * 6)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "text").write_text(text)
+        (tmp_path / name / "text").write_text(content)
     training, evaluation = words.read(words.WordOptions(path=str(tmp_path), words=3, classes=2))
     assert (len(training), len(evaluation)) == (10, 2)
     with pytest.raises(RunError, match="class 'b' has fewer than 20 words"):
@@ -113,7 +162,7 @@ def test_a_folder_of_text_is_read_in_sorted_order(tmp_path: Path) -> None:
     (tmp_path / "sub" / "a").write_bytes(b"defg")
     (tmp_path / "b").write_bytes(b"abc")
     (tmp_path / ".hidden").write_bytes(b"zzz")
-    windows = TextWindows(DataOptions(path=str(tmp_path)), 3)
+    windows, _ = text.read(DataOptions(path=str(tmp_path)), 3, 256)
     assert len(windows) == 2
     assert windows.facts()["num_bytes"] == 7
 
@@ -122,10 +171,11 @@ def test_a_folder_of_text_is_read_in_sorted_order(tmp_path: Path) -> None:
 def test_too_little_text_is_a_cause_data(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "text").write_bytes(content)
     with pytest.raises(RunError, match="less than one sample"):
-        TextWindows(DataOptions(path=str(tmp_path / "text")), 3)
+        text.read(DataOptions(path=str(tmp_path / "text")), 3, 256)
 
 
 def test_the_standard_library_is_the_default_text() -> None:
-    windows = TextWindows(DataOptions(), 32)
+    windows, held = text.read(DataOptions(), 32, 256)
+    assert (len(windows), len(held)) == (62499 - 12499, 256)
     assert windows.facts()["num_bytes"] == 2_000_000
     assert windows.facts()["synthetic"] is False

@@ -11,7 +11,7 @@ BLOCK = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "sklearn", "pandas", "jinja2", "scipy"}:
+        if name.partition(".")[0] in {"torch", "sklearn", "pandas", "jinja2", "scipy", "xgboost", "joblib"}:
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 sys.meta_path.insert(0, Block())
 """
@@ -33,7 +33,13 @@ for name in registry.STRATEGIES:
 for name in registry.WORKLOADS:
     workload = registry.get_workload(name)
     assert workload.name == name and workload.summary
-    kinds = {"script": "program", "llama-moe": "mixture-of-experts", "clockwork": "clockwork"}
+    kinds = {
+        "script": "program",
+        "llama-moe": "mixture-of-experts",
+        "clockwork": "clockwork",
+        "xgboost": "boosting",
+        "estimator": "estimator",
+    }
     assert workload.declare(workload.Options()).kind == kinds.get(name, "neural")
     workload.check(workload.Options())
 registry.load(registry.WORKER_ENTRY)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpcpar.mesh import Mesh
 from hpcpar.spec import Identity, RunSpec
+from hpcpar.worker.rank import RankInfo
 
 
 def make_spec() -> RunSpec:
@@ -26,3 +29,20 @@ def make_spec() -> RunSpec:
         repeat=1,
     )
     return RunSpec(key="k", study="s", identity=identity, scaling="strong", warmup_steps=1, time_s=60.0)
+
+
+def make_info(**changes: Any) -> RankInfo:
+    facts = {
+        "rank": 0,
+        "local_rank": 0,
+        "node_rank": 0,
+        "nodes": 1,
+        "world_size": 2,
+        "hostnames": ("h",),
+        "attempt": "5.0",
+        "job_id": "5",
+        "cpus_asked": 1,
+        "scheduler": "slurm",
+        "node_name": "h",
+    }
+    return RankInfo(**{**facts, **changes})

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpcpar.analysis.captions import baseline_lines, fixed_quantity, title
+from hpcpar.analysis.captions import baseline_lines, fixed_quantity, title, warmup_words
 from hpcpar.analysis.figures.style import (
     COLOURS,
     DASHES,
@@ -122,12 +122,11 @@ def subtitle(table: Table) -> str:
 
 
 def _caption(table: Table) -> list[str]:
-    warmups = " or ".join(str(cut) for cut in sorted({cell.warmup_steps for cell in table.cells}))
     runs = sorted({cell.runs_ok for cell in table.cells if cell.runs_ok})
     many = plural(runs[0], "run") if runs[0] == runs[-1] else f"{runs[0]} to {runs[-1]} runs"
     sentences = [
         *(f"Baseline: {line}." for line in baseline_lines(table)),
-        f"Points: geometric means over {many}, each the mean step time after {warmups} warm-up steps. "
+        f"Points: geometric means over {many}, each the mean step time after {warmup_words(table)} warm-up steps. "
         "Bars: 95 % t-intervals over runs; a baseline is 1 by definition, one run has no bar.",
     ]
     return [line for sentence in sentences for line in textwrap.wrap(sentence, _WRAP)]

@@ -1,6 +1,6 @@
-"""Text as bytes, cut into windows: a file or a folder of the user, or the sources of Python's standard library.
+"""Text as tokens, cut into windows: the user's own, or the sources of Python's standard library, byte by byte.
 
-Legend: B samples, S bytes (tokens) a sample.
+Legend: T tokens in all, N windows, B samples of a batch, S tokens a sample.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import hashlib
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
+from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts
 
 if TYPE_CHECKING:
     import numpy as np  # 0.1 s that the login node does not pay
@@ -27,7 +28,10 @@ class DataOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Which text."""
 
     path: str = ""
-    """A file, or a folder whose files are read in sorted order; "" takes the sources of Python's standard library."""
+    """A file, or a folder whose files are read in sorted order: bytes are tokens. Or a file .npy with one axis of whole
+    numbers: tokens of a tokenizer of your own. "" takes the sources of Python's standard library."""
+    evaluation: Annotated[int, Meta(ge=0)] = 256
+    """At most so many samples are evaluated on, spread evenly over those that are never trained on; 0: none."""
 
 
 def check(options: DataOptions, where: str) -> list[Problem]:
@@ -37,45 +41,76 @@ def check(options: DataOptions, where: str) -> list[Problem]:
     return [Problem(f"{where}: data.path", f"'{options.path}' does not exist", "name a text file or a folder of them")]
 
 
-class TextWindows:
-    """All of the text in memory; sample i is the window of S bytes from i * S, its target the same moved by one."""
+class Windows:
+    """Some of the windows of a text in memory; window i is S tokens from i * S, its target the same moved by one."""
 
-    def __init__(self, options: DataOptions, sequence: int) -> None:
-        import numpy as np
-
-        self._sequence = sequence
-        if options.path:
-            path = Path(options.path).expanduser()
-            self._name, content = str(path), _read(_user_files(path))
-        else:
-            self._name, content = "python-standard-library", _read(_library_files(), STANDARD_LIBRARY_BYTES)
-        self._bytes = np.frombuffer(content, dtype=np.uint8)
-        self._sha256 = hashlib.sha256(content).hexdigest()[:16]
-        if len(self) < 1:
-            raise RunError(Cause.DATA, f"{self._name}: {len(content)} bytes are less than one sample of {sequence} + 1")
+    def __init__(self, tokens_T: np.ndarray, places_N: np.ndarray, sequence: int, facts: dict[str, Any]) -> None:
+        self._tokens_T, self._places_N, self._sequence, self._facts = tokens_T, places_N, sequence, facts
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return max(0, len(self._bytes) - 1) // self._sequence
+        return len(self._places_N)
 
     def fetch(self, ids_B: np.ndarray) -> tuple[Any, Any]:
-        """Return bytes [B, S] and the bytes that follow them [B, S]."""
+        """Return tokens [B, S] and the tokens that follow them [B, S]."""
         import numpy as np
         import torch
 
-        places_BS = ids_B[:, None] * self._sequence + np.arange(self._sequence + 1)
-        window_BS = torch.from_numpy(self._bytes[places_BS].astype(np.int64))
+        places_BS = self._places_N[ids_B, None] * self._sequence + np.arange(self._sequence + 1)
+        window_BS = torch.from_numpy(self._tokens_T[places_BS].astype(np.int64))
         return window_BS[:, :-1].contiguous(), window_BS[:, 1:].contiguous()
 
     def facts(self) -> dict[str, Any]:
         """Describe the data for the record."""
-        return {
-            "name": self._name,
-            "num_samples": len(self),
-            "num_bytes": len(self._bytes),
-            "sha256": self._sha256,
-            "synthetic": False,
-        }
+        return {**self._facts, "num_samples": len(self)}
+
+
+def read(options: DataOptions, sequence: int, vocabulary: int) -> Parts:
+    """Read a text and split its windows: every fifth is never trained on.
+
+    Raises:
+        RunError: there is no such text, it is shorter than a sample, or its tokens are not in the vocabulary.
+    """
+    import numpy as np
+
+    name, tokens_T = _tokens(options)
+    num_windows = max(0, len(tokens_T) - 1) // sequence
+    if num_windows < 1:
+        what = f"{name}: {len(tokens_T)} tokens are less than one sample of {sequence} + 1"
+        raise RunError(Cause.DATA, what)
+    if int(tokens_T.max()) >= vocabulary or int(tokens_T.min()) < 0:
+        what = f"{name}: tokens from {tokens_T.min()} to {tokens_T.max()}, the vocabulary has 0 to {vocabulary - 1}"
+        raise RunError(Cause.DATA, what)
+    facts = {
+        "name": name,
+        "num_bytes" if tokens_T.dtype == np.uint8 else "num_tokens": len(tokens_T),
+        "sha256": hashlib.sha256(tokens_T.tobytes()).hexdigest()[:16],
+        "synthetic": False,
+    }
+    places_N = np.arange(num_windows)
+    kept_N = places_N % EVALUATION_EVERY == EVALUATION_EVERY - 1
+    held = places_N[kept_N]
+    some = held[np.linspace(0, len(held), min(options.evaluation, len(held)), endpoint=False).astype(int)]
+    return Parts(*(Windows(tokens_T, chosen, sequence, facts) for chosen in (places_N[~kept_N], some)))
+
+
+def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
+    """Return the name of a text and its tokens [T]."""
+    import numpy as np
+
+    path = Path(options.path).expanduser()
+    if not options.path:
+        return "python-standard-library", np.frombuffer(_read(_library_files(), STANDARD_LIBRARY_BYTES), dtype=np.uint8)
+    if path.suffix != ".npy":
+        return str(path), np.frombuffer(_read(_user_files(path)), dtype=np.uint8)
+    try:
+        tokens_T = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(Cause.DATA, f"cannot read {path}: {error}") from error
+    if tokens_T.ndim != 1 or tokens_T.dtype.kind not in "iu":
+        what = f"{path}: tokens are one axis of whole numbers, this is {tokens_T.dtype} {list(tokens_T.shape)}"
+        raise RunError(Cause.DATA, what)
+    return str(path), tokens_T
 
 
 def _library_files() -> Iterator[Path]:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from hpcpar.records import Step
+from hpcpar.errors import RunError
+from hpcpar.records import Cause, Step
 from hpcpar.registry import StepResult, Trainer
 from hpcpar.worker.measure import window
 from hpcpar.worker.measure.clock import Clock
+from hpcpar.worker.watchdog import Progress
 
 Sink = Callable[[Sequence[Step]], None]
 
@@ -54,21 +56,25 @@ def train(
     sink: Sink,
     *,
     checkpoints: Checkpoints | None = None,
+    progress: Progress | None = None,
 ) -> Losses:
     """Do `steps` updates; on rank 0 hand the records of every finished window to `sink`.
+
+    A watchdog sees in `progress` which step has begun when.
 
     With checkpoints, a window ends where one is due; those that are done already are not done again, and a signal ends
     the training at the end of a window: rank 0 then says 0 for the next one's size.
 
     Nothing that happens between two steps (exchange, writing) is part of any step's time.
     """
+    progress = progress or Progress()
     first, last = checkpoints.losses if checkpoints is not None else (None, None)
     complete = getattr(trainer, "complete", None)
     done, size = checkpoints.done if checkpoints is not None else 0, 1
     while done < steps:
         size = min(size, steps - done if checkpoints is None else checkpoints.until_due(done, steps))
         begun = time.perf_counter()
-        table_KC = _window(trainer, range(done + 1, done + size + 1), clock)
+        table_KC = _window(trainer, range(done + 1, done + size + 1), clock, progress)
         next_size = window.next_size(size, time.perf_counter() - begun)
         if checkpoints is not None and checkpoints.must_stop:
             next_size = 0
@@ -81,19 +87,31 @@ def train(
             last = records[-1].loss
         done += size
         size = exchanged.next_size
-        if checkpoints is not None and checkpoints.after_window(done, steps, Losses(first, last), stop=size == 0):
-            break
+        if checkpoints is not None:
+            with progress.unwatched():
+                stopped = checkpoints.after_window(done, steps, Losses(first, last), stop=size == 0)
+            if stopped:
+                break
+    progress.end()
     return Losses(first, last)
 
 
-def _window(trainer: Trainer, steps: range, clock: Clock) -> Any:
+def _window(trainer: Trainer, steps: range, clock: Clock, progress: Progress) -> Any:
     waits_s: list[float] = []
     results: list[StepResult] = []
     for step in steps:
+        progress.begin(step)
         asked = time.perf_counter()
         batch = trainer.batch(step)
         waits_s.append(time.perf_counter() - asked)
         clock.begin()
-        results.append(trainer.step(batch))
+        results.append(_step(trainer, step, batch))
         clock.end()
     return window.table(clock.read(), waits_s, window.losses_of(results), results)
+
+
+def _step(trainer: Trainer, step: int, batch: Any) -> StepResult:
+    try:
+        return trainer.step(batch)
+    except RunError as error:  # the trainer does not know which step it is
+        raise RunError(Cause(error.cause), f"step {step}: {error}") from error

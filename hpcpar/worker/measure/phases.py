@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 
 class Phases:
@@ -27,3 +27,8 @@ class Phases:
             self._inside[-1] += lasted
         self.seconds[name] = self.seconds.get(name, 0.0) + alone
         self._tell(name, alone)
+
+    def less(self, inside_train: Mapping[str, float]) -> dict[str, float]:
+        """Return all phases, with what the training contained beside steps taken out of it: no second counts twice."""
+        taken = {name: min(seconds, self.seconds["train"]) for name, seconds in inside_train.items()}
+        return {**self.seconds, **taken, "train": self.seconds["train"] - sum(taken.values())}

@@ -18,6 +18,7 @@ from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import compiling, precision, replicate, shard, stages, weights
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.finite import Watch
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
@@ -37,7 +38,8 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
     bare = parts[0] if context.mesh.pp == 1 else nn.ModuleList(parts)
     clipper = Clipper(context, workload, bare)  # before DDP, which hides how weights are split over tp
     model = replicate.with_ddp(bare, context, options)
-    update = Update(context, bare, _optimizer(workload, model), clipper, Balance(context, workload, parts))
+    watch, balance = Watch(context, workload), Balance(context, workload, parts)
+    update = Update(context, bare, _optimizer(workload, model), clip=clipper, watch=watch, balance=balance)
     if context.mesh.pp == 1:
         trainer: Any = ReplicaTrainer(context, workload, model, update, options)
     else:
@@ -52,6 +54,6 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
 def _optimizer(workload: NeuralWorkload, model: Any) -> Any:
     # torch's foreach kernels take no mixture of plain and distributed tensors: one parameter group for each mesh.
     groups: dict[Any, list[Any]] = {}
-    for parameter in model.parameters():
+    for parameter in weights.trained(model):
         groups.setdefault(shard.mesh_of(parameter), []).append(parameter)
     return workload.optimizer([{"params": parameters} for parameters in groups.values()])

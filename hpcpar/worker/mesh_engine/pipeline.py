@@ -105,11 +105,12 @@ class PipelineTrainer:
         last: dict[str, Any] = {"target": batch.targets, "losses": losses} if self._last else {}
         with self._loss_region():
             self._schedule.step(*inputs, **last, return_outputs=False)
-        self._update.finish()
-        if not losses:
-            return StepResult(None, 0.0, True)
-        loss_sum = torch.stack([loss.detach() for loss in losses]).sum() * (self._global_weight / self._averaged_over)
-        return StepResult(loss_sum, self._workload.weigh(batch.targets), True)
+        loss_sum = torch.stack([loss.detach() for loss in losses]).sum() if losses else None
+        applied = self._update.finish(loss_sum)
+        if loss_sum is None:
+            return StepResult(None, 0.0, applied)
+        weight = self._workload.weigh(batch.targets)
+        return StepResult(loss_sum * (self._global_weight / self._averaged_over), weight, applied)
 
     def evaluate(self) -> Scores:
         """Evaluate this rank's share; it counts where the last stage is."""

@@ -58,8 +58,8 @@ class ReplicaTrainer:
                 (loss_sum * scale).backward()
             loss_sums.append(loss_sum.detach())
             weight += its_weight
-        self._update.finish()
-        return StepResult(torch.stack(loss_sums).sum(), weight, True)
+        loss_sum = torch.stack(loss_sums).sum()
+        return StepResult(loss_sum, weight, self._update.finish(loss_sum))
 
     def evaluate(self) -> Scores:
         """Evaluate this rank's share."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 from hpcpar import composition
 from hpcpar.mesh_options import EngineOptions
-from hpcpar.schedules import SCHEDULES, stages_of
+from hpcpar.schedules import SCHEDULES, partition, stages_of
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.neural import Unit
 
@@ -31,26 +29,6 @@ def cut(units: tuple[Unit, ...], context: JobContext, options: EngineOptions) ->
     bounds = partition([_num_parameters(unit) for unit in units], num_stages)
     mine = stages_of(SCHEDULES[options.schedule], context.place["pp"], ranks, turns)
     return [Stage(i, num_stages, units[bounds[i] : bounds[i + 1]]) for i in mine]
-
-
-def partition(weights: Sequence[int], parts: int) -> tuple[int, ...]:
-    """Split a sequence into consecutive, non-empty parts so that the heaviest one is as light as can be.
-
-    Returns:
-        The `parts` + 1 bounds: part i is weights[bounds[i]:bounds[i + 1]].
-    """
-
-    @cache
-    def best(begin: int, left: int) -> tuple[int, tuple[int, ...]]:
-        if left == 1:
-            return sum(weights[begin:]), (begin, len(weights))
-        options = []
-        for end in range(begin + 1, len(weights) - left + 2):
-            rest, bounds = best(end, left - 1)
-            options.append((max(sum(weights[begin:end]), rest), (begin, *bounds)))
-        return min(options)
-
-    return best(0, parts)[1]
 
 
 def _num_parameters(unit: Unit) -> int:

@@ -24,11 +24,14 @@ def apply(module: nn.Module, unit: Unit, context: JobContext, options: EngineOpt
         return
     from torch.distributed.tensor.parallel import parallelize_module  # 0.3 s: only where it is used
 
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
     for path, style in unit.tensor.items():
         how = _style(style, options)
         if how is not None:
             target = module.get_submodule(path)
             parallelize_module(target, context.device_mesh["tp"], how, src_data_rank=None)
+    for name in frozen:  # torch 2.13 makes some of them trainable again
+        module.get_parameter(name).requires_grad_(requires_grad=False)
 
 
 def _style(style: TensorStyle, options: EngineOptions) -> Any:
@@ -43,6 +46,8 @@ def _style(style: TensorStyle, options: EngineOptions) -> Any:
     between = Shard(1) if options.sequence_parallel else Replicate()
     if style == "column":
         return ColwiseParallel()
+    if style == "replica":
+        return _replicas()
     if style == "row":
         return RowwiseParallel(output_layouts=between)
     if style == "vocabulary":
@@ -55,6 +60,24 @@ def _style(style: TensorStyle, options: EngineOptions) -> Any:
         return SequenceParallel() if options.sequence_parallel else None
     # "gather" hands a DTensor on, so that the gradients of several columns are summed before they are sent, and once.
     return PrepareModuleInput(input_layouts=between, desired_input_layouts=Replicate(), use_local_output=False)
+
+
+def _replicas() -> Any:
+    """Return the style of a linear layer that is whole on every rank, and takes and returns distributed tensors.
+
+    As its weights are distributed ones, the gradients that the columns behind it send back are added up.
+    """
+    from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor.parallel.style import ParallelStyle
+
+    class Replicas(ParallelStyle):
+        def _apply(self, module: nn.Module, device_mesh: Any) -> nn.Module:
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                whole = DTensor.from_local(parameter.detach(), device_mesh, [Replicate()], run_check=False)
+                module.register_parameter(name, nn.Parameter(whole, requires_grad=parameter.requires_grad))
+            return module
+
+    return Replicas()
 
 
 def loss(function: Loss, context: JobContext, options: EngineOptions) -> Loss:

@@ -11,6 +11,7 @@ from hpcpar.worker.learned import Learned
 from hpcpar.worker.mesh_engine import replicate, tensor
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.finite import Watch
 from hpcpar.worker.mesh_engine.weights import full_buffers, full_names
 
 
@@ -21,9 +22,15 @@ class Update:
     hands the model other objects during a step.
     """
 
-    def __init__(self, context: JobContext, bare: nn.Module, optimizer: Any, clip: Clipper, balance: Balance) -> None:
+    def __init__(
+        self, context: JobContext, bare: nn.Module, optimizer: Any, *, clip: Clipper, watch: Watch, balance: Balance
+    ) -> None:
         self.optimizer, self.balance = optimizer, balance
-        self._named, self._clip = dict(bare.named_parameters()), clip
+        self._named, self._clip, self._watch = (
+            {n: p for n, p in bare.named_parameters() if p.requires_grad},
+            clip,
+            watch,
+        )
         self._sums = replicate.sums(context, self._named.values())
         self.learned = Learned(full_names(bare), optimizer, full_buffers(bare))
 
@@ -32,12 +39,15 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         self.balance.begin(scale)
 
-    def finish(self) -> None:
-        """Do one update."""
+    def finish(self, loss: Any = None) -> bool:
+        """Do one update; return whether it was applied. `loss` is this rank's summed loss, where it has one."""
         parameters = self._named.values()
         tensor.settle_gradients(parameters)
         for one in self._sums:
             replicate.sum_gradients(one)
-        self._clip(self._named)
-        self.optimizer.step()
+        applied = self._watch.allows(parameters, loss)
+        if applied:
+            self._clip(self._named)
+            self.optimizer.step()
         self.balance.finish()
+        return applied

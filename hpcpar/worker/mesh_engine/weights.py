@@ -48,6 +48,11 @@ def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
             shard.local(parameter).copy_(shard.like(values, parameter))
 
 
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def full_names(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that this rank has a part of, by UNIT.PARAMETER: whatever the mesh, the same name."""
     parts = [module for module in model.modules() if isinstance(module, Part)]

@@ -10,6 +10,7 @@ from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.finite import Watch
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
@@ -24,7 +25,10 @@ class DataParallelTrainer(ReplicaTrainer):
 
     def __init__(self, context: JobContext, workload: NeuralWorkload, bare: nn.Module) -> None:
         clipper, balance = Clipper(context, workload, bare), Balance(context, workload, [bare])
-        update = Update(context, bare, workload.optimizer(bare.parameters()), clipper, balance)
+        watch = Watch(context, workload)
+        update = Update(
+            context, bare, workload.optimizer(weights.trained(bare)), clip=clipper, watch=watch, balance=balance
+        )
         devices = visible(context.device)
         model = nn.DataParallel(bare, device_ids=devices) if len(devices) > 1 else bare
         super().__init__(context, workload, model, update, EngineOptions())

@@ -14,10 +14,12 @@ from torch import nn
 
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
+from hpcpar.schedules import partition
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import stages, weights
+from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
+from hpcpar.worker.mesh_engine.finite import Watch
 from hpcpar.worker.mesh_engine.replica import ReplicaTrainer
 from hpcpar.worker.mesh_engine.update import Update
 from hpcpar.worker.neural import NeuralWorkload
@@ -48,7 +50,9 @@ class LayerwiseTrainer(ReplicaTrainer):
     def __init__(self, context: JobContext, workload: NeuralWorkload, model: Layerwise, notes: Sequence[str]) -> None:
         balance = Balance(context, workload, model.parts)
         clipper = Clipper(context, workload, model)
-        update = Update(context, model, workload.optimizer(model.parameters()), clipper, balance)
+        watch = Watch(context, workload)
+        optimizer = workload.optimizer(weights.trained(model))
+        update = Update(context, model, optimizer, clip=clipper, watch=watch, balance=balance)
         super().__init__(context, workload, model, update, EngineOptions())
         self._notes = tuple(notes)
 
@@ -87,7 +91,7 @@ def _bounds(workload: NeuralWorkload, cuts: Sequence[int], devices: Sequence[tor
     parts = CPU_PARTS if devices[0].type == "cpu" else len(devices)
     with torch.device("meta"):
         sizes = [sum(parameter.numel() for parameter in unit.build().parameters()) for unit in workload.units]
-    return stages.partition(sizes, min(parts, num_units))
+    return partition(sizes, min(parts, num_units))
 
 
 def _assign(devices: Sequence[torch.device], parts: int) -> list[torch.device]:

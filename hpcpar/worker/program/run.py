@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 from torch import distributed
 
+from hpcpar import snapshot
 from hpcpar.errors import RunError
 from hpcpar.log import VARIABLE
 from hpcpar.records import Cause, Step
@@ -76,6 +77,7 @@ class Program:
         """
         with Ear(heard) as ear:
             begun = time.monotonic()
+            self._words = snapshot.located(self._words, folder)
             process = self._start(folder, {VARIABLE: str(ear.path)})
             last = _Tail(process.stderr)
             code = process.wait()

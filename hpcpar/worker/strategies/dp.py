@@ -19,9 +19,10 @@ class Dp:
 
     name = "dp"
     summary = "torch's DataParallel: replicas on several devices of one process, a control"
-    kinds = frozenset({"neural"})
+    kinds = frozenset({"neural", "adapters"})
     extras = ("torch",)
     no_checkpoints = ""
+    looks_at_gradients = True
     Options = DpOptions
 
     def layout(self, world: World, options: DpOptions) -> Mesh:

@@ -28,9 +28,10 @@ class Layerwise:
 
     name = "layerwise"
     summary = "layers on different devices of one process, one batch at a time"
-    kinds = frozenset({"neural", "mixture-of-experts"})
+    kinds = frozenset({"neural", "mixture-of-experts", "adapters"})
     extras = ("torch",)
     no_checkpoints = ""
+    looks_at_gradients = True
     Options = LayerwiseOptions
 
     def layout(self, world: World, options: LayerwiseOptions) -> Mesh:

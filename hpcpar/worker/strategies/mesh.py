@@ -11,9 +11,10 @@ from hpcpar.registry import Trainer
 class MeshStrategy:
     """A point of the mesh; subclasses add name, summary, Options and layout."""
 
-    kinds = frozenset({"neural", "mixture-of-experts"})
+    kinds = frozenset({"neural", "mixture-of-experts", "adapters"})
     extras = ("torch",)
     no_checkpoints = ""
+    looks_at_gradients = True
 
     def engine(self, options: Any) -> EngineOptions:
         """Say what the engine shall do, for the composition rules and for `build`."""

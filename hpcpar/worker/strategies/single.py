@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import UnitOptions
-from hpcpar.registry import World
+from hpcpar.registry import Trainer, World, load
 from hpcpar.worker.strategies.mesh import MeshStrategy
+
+_BUILDERS = {"boosting": "hpcpar.worker.trees.grow:build"}
+"""Who builds the trainer of a workload that is no point of the mesh, by its kind."""
 
 
 class SingleOptions(UnitOptions, frozen=True, kw_only=True):
@@ -17,6 +22,7 @@ class Single(MeshStrategy):
 
     name = "single"
     summary = "one process, the baseline"
+    kinds = MeshStrategy.kinds | _BUILDERS.keys()
     Options = SingleOptions
 
     def layout(self, world: World, options: SingleOptions) -> Mesh:
@@ -27,6 +33,14 @@ class Single(MeshStrategy):
                 "choose one node with one rank, or a strategy that spreads work"
             )
         return Mesh()
+
+    def build(self, context: Any, workload: Any, options: SingleOptions) -> Trainer:
+        """Build the trainer (job): the workload's kind says how."""
+        builder = _BUILDERS.get(workload.declared.kind)
+        if builder is None:
+            return super().build(context, workload, options)
+        trainer: Trainer = load(builder)(context, workload)
+        return trainer
 
 
 STRATEGY = Single()

@@ -98,6 +98,7 @@ class _Images:
             optimizer=partial(make_optimizer, options),
             seed=seed,
             max_grad_norm=options.max_grad_norm,
+            nonfinite=options.nonfinite,
             evaluation=Evaluation(samples=evaluation, metric=measured[0], score=measured[1]),
         )
 

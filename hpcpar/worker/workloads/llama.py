@@ -15,7 +15,8 @@ from msgspec import Meta
 
 from hpcpar.errors import Problem
 from hpcpar.registry import Declaration, TensorPlan
-from hpcpar.worker.data.text import DataOptions, TextWindows, check
+from hpcpar.worker.data import text
+from hpcpar.worker.data.text import DataOptions
 from hpcpar.worker.workloads.optimizer import OptimizerOptions, make_optimizer
 
 Size = Annotated[int, Meta(ge=1)]
@@ -116,7 +117,7 @@ class Llama:
 
     def check(self, options: LlamaOptions) -> list[Problem]:
         """Say whether the text is not there."""
-        return check(options.data, f"workload {self.name}")
+        return text.check(options.data, f"workload {self.name}")
 
     def load(self, options: LlamaOptions, seed: int) -> Any:
         """Build it (job)."""
@@ -144,9 +145,14 @@ def declaration(options: LlamaOptions, widths: int, preset: Preset) -> Declarati
 
 def workload(declared: Declaration, units: Any, options: LlamaOptions, seed: int) -> Any:
     """Put a Llama's units together with its text, its loss and its optimizer (job)."""
-    from hpcpar.worker.neural import NeuralWorkload
-    from hpcpar.worker.workloads import llama_model
+    from hpcpar.worker.neural import Evaluation, NeuralWorkload
+    from hpcpar.worker.workloads import llama_model, score
+    from hpcpar.worker.workloads.flops import Attended, of_sample
 
+    experts = declared.experts
+    chosen = experts.chosen / experts.number if experts is not None else 1.0
+    training, held = text.read(options.data, options.sequence, options.vocabulary)
+    evaluation = Evaluation(samples=held, metric="accuracy", score=score.correct_tokens) if len(held) else None
     return NeuralWorkload(
         declared=declared,
         units=units,
@@ -154,10 +160,13 @@ def workload(declared: Declaration, units: Any, options: LlamaOptions, seed: int
         loss=llama_model.loss,
         weigh=llama_model.weigh,
         sample_weight=float(options.sequence),
-        samples=TextWindows(options.data, options.sequence),
+        samples=training,
         optimizer=partial(make_optimizer, options),
         seed=seed,
         max_grad_norm=options.max_grad_norm,
+        nonfinite=options.nonfinite,
+        evaluation=evaluation,
+        model_flops=of_sample(units, Attended(options.layers, options.dim, options.sequence), chosen),
     )
 
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from hpcpar.errors import Problem
 from hpcpar.registry import Declaration, ExpertPlan, TensorPlan
-from hpcpar.worker.data.text import check
+from hpcpar.worker.data import text
 from hpcpar.worker.workloads.llama import LlamaOptions, Preset, Size, declaration, workload
 
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -60,7 +60,7 @@ class LlamaMoe:
 
     def check(self, options: MoeOptions) -> list[Problem]:
         """Say whether the text is not there."""
-        return check(options.data, f"workload {self.name}")
+        return text.check(options.data, f"workload {self.name}")
 
     def load(self, options: MoeOptions, seed: int) -> Any:
         """Build it (job)."""

@@ -68,6 +68,7 @@ class Nbow:
             optimizer=partial(make_optimizer, options),
             seed=seed,
             max_grad_norm=options.max_grad_norm,
+            nonfinite=options.nonfinite,
             evaluation=Evaluation(samples=evaluation, metric="accuracy", score=score.correct),
         )
 

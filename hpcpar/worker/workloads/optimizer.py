@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from hpcpar.worker.neural import Nonfinite
+
 NotNegative = Annotated[float, Meta(ge=0)]
 
 
@@ -23,6 +25,9 @@ class OptimizerOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Decoupled in adamw, added to the gradient in sgd."""
     max_grad_norm: NotNegative = 0.0
     """The gradient is scaled down to this 2-norm where it is longer; 0 leaves it as it is."""
+    nonfinite: Nonfinite = "record"
+    """What becomes of an update whose loss or gradient is not finite: "record" does it all the same, and the step's
+    loss is null; "skip" leaves it out, and it counts as skipped; "stop" ends the run. Both look at every gradient."""
 
 
 def make_optimizer(options: OptimizerOptions, parameters: Iterable[Any]) -> Any:

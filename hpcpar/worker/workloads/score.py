@@ -19,6 +19,11 @@ def correct(logits_BC: Any, labels_B: Any) -> tuple[Any, float]:
     return (logits_BC.argmax(-1) == labels_B).sum(), float(len(labels_B))
 
 
+def correct_tokens(logits_BSV: Any, targets_BS: Any) -> tuple[Any, float]:
+    """Return how many tokens were foreseen, and how many there are; the ratio is the accuracy."""
+    return (logits_BSV.argmax(-1) == targets_BS).sum(), float(targets_BS.numel())
+
+
 def exact(logits_BTV: Any, targets_BT: Any) -> tuple[Any, float]:
     """Return how many targets are right in every character, and how many there are.
 

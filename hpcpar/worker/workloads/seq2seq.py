@@ -83,6 +83,7 @@ class Seq2Seq:
             optimizer=partial(make_optimizer, options),
             seed=seed,
             max_grad_norm=options.max_grad_norm,
+            nonfinite=options.nonfinite,
             evaluation=Evaluation(samples=evaluation, metric="exact_match", score=score.exact),
         )
 

@@ -1,0 +1,148 @@
+"""What hpcpar's trainers cost beside plain XGBoost and plain scikit-learn, in one run.
+
+    python benchmarks/boosting.py
+    python benchmarks/boosting.py --blocks 20 --rows 100000
+
+Blocks A B B A of whole trainings in one process: plain, hpcpar, hpcpar, plain. A block gives one ratio (the two of
+hpcpar over the two plain ones), so that a machine whose speed drifts drifts for both. Judged is the upper end of the
+95 % interval of the geometric mean over blocks (Student's t). Exit code 1 when a bound is passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hpcpar import registry
+from hpcpar.analysis import intervals
+from hpcpar.mesh import Mesh
+from hpcpar.spec import Identity
+from hpcpar.worker.context import JobContext
+from hpcpar.worker.measure.clock import CpuClock
+from hpcpar.worker.measure.loop import train
+from hpcpar.worker.measure.window import exchange_alone
+from hpcpar.worker.rank import RankInfo
+
+BOUND = 1.02
+ROUNDS = 20
+FITS = 3
+
+
+def context(rows: int) -> JobContext:
+    info = RankInfo(
+        rank=0,
+        local_rank=0,
+        node_rank=0,
+        nodes=1,
+        world_size=1,
+        hostnames=("here",),
+        attempt="1.0",
+        job_id="1",
+        cpus_asked=1,
+        scheduler="local",
+        node_name="here",
+    )
+    identity = Identity(
+        **dict.fromkeys(("cluster", "node_type", "workload", "strategy"), "-"),
+        workload_options={},
+        strategy_options={},
+        **dict.fromkeys(("nodes", "ranks_per_node", "cpus_per_rank", "grad_accum", "steps", "repeat"), 1),
+        **dict.fromkeys(("micro_batch", "global_batch"), rows),
+        mesh=Mesh(),
+        seed=0,
+    )
+    return JobContext(info=info, identity=identity, device=torch.device("cpu"), groups={})
+
+
+def trainer(strategy: str, workload: str, options: dict[str, Any], rows: int) -> Any:
+    work, spread = registry.get_workload(workload), registry.get_strategy(strategy)
+    return spread.build(context(rows), work.load(work.Options(**options), 0), spread.Options())
+
+
+def boosting(rows: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Time the rounds alone: both sides get rows that are binned already."""
+    import xgboost
+
+    from hpcpar.worker.trees import grow
+
+    work = registry.get_workload("xgboost")
+    loaded = work.load(work.Options(), 0)
+    settings = grow.parameters(context(rows), loaded)
+    shard = grow.load_shard(context(rows), loaded, settings)
+
+    def plain() -> float:
+        begun = time.perf_counter()
+        evals = [(shard.evaluation, "evaluation")]
+        xgboost.train(settings, shard.training, ROUNDS, evals=evals, verbose_eval=False)
+        return time.perf_counter() - begun
+
+    def ours() -> float:
+        begun = time.perf_counter()
+        train(grow.Grower(settings, loaded, shard), ROUNDS, CpuClock(), exchange_alone, lambda _steps: None)
+        return time.perf_counter() - begun
+
+    return plain, ours
+
+
+def fitting() -> tuple[Callable[[], float], Callable[[], float]]:
+    import joblib
+
+    from hpcpar.worker.workloads import estimator_fits
+    from hpcpar.worker.workloads.estimator_list import ESTIMATORS
+
+    name = "RandomForestClassifier"
+    known = ESTIMATORS[name]
+    fit = estimator_fits.prepare(name, known, 0, known.rows, 1)
+    spread = trainer("threads", "estimator", {"estimator": name}, known.rows)
+
+    def plain() -> float:
+        begun = time.perf_counter()
+        with joblib.parallel_config(backend="threading", n_jobs=1):
+            for _ in range(FITS):
+                fit()
+        return time.perf_counter() - begun
+
+    def ours() -> float:
+        begun = time.perf_counter()
+        train(spread, FITS, CpuClock(), exchange_alone, lambda _steps: None)
+        return time.perf_counter() - begun
+
+    return plain, ours
+
+
+def measure(name: str, sides: tuple[Callable[[], float], Callable[[], float]], blocks: int) -> bool:
+    plain, ours = sides
+    plain(), ours()
+    ratios = []
+    for _ in range(blocks):
+        first, second, third, fourth = plain(), ours(), ours(), plain()
+        ratios.append((second + third) / (first + fourth))
+    known = intervals.mean(ratios)
+    high = known.high if known.high is not None else math.inf
+    spread = f"median {statistics.median(ratios):.4f}, {blocks} blocks"
+    verdict = "ok" if high <= BOUND else "over" if (known.low or 0) > BOUND else "not shown"
+    print(f"{name:34s} {known.value:.4f} [{known.low:.4f}, {high:.4f}]  {spread}  {verdict} (bound {BOUND})")
+    return verdict != "over"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=100_000)
+    given = parser.parse_args()
+    if given.blocks < 2:
+        parser.error("--blocks: an interval needs at least 2")
+    held = measure("xgb-collective on one rank / plain", boosting(given.rows), given.blocks)
+    held &= measure("threads / plain scikit-learn", fitting(), given.blocks)
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What `hpcpar status` looks like: the table, what fits on a screen, the line that counts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from hpcpar.cli import printable
+from hpcpar.units import human_duration
+
+if TYPE_CHECKING:
+    from hpcpar.control.status import Status, StatusRow
+
+_COLOURS = {"done": "green", "failed": "red", "running": "cyan", "queued": "yellow", "submitted": "yellow"}
+_COLUMNS = ("run", "strategy", "mesh", "nodes", "repeat", "state", "step", "elapsed", "left", "note")
+_NUMBERS = ("nodes", "repeat", "step", "elapsed", "left")
+_HEAD_LINES = 4
+"""Title, headings, rule and the blank line around each study's table."""
+
+
+def table(status: Status, most: int | None) -> Any:
+    """Return all studies' tables with at most `most` rows each (None: all), and the line that counts."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = []
+    for study in dict.fromkeys(row.study for row in status.rows):
+        parts += _study(study, [row for row in status.rows if row.study == study], most)
+    return Group(*parts, Text(counts(status)))
+
+
+def screen(status: Status, height: int, pause_s: float) -> Any:
+    """Return what fits on a screen of `height` lines: the most telling rows, the counts, and what was done."""
+    from rich.console import Group
+    from rich.text import Text
+
+    clock = time.strftime("%H:%M:%S")
+    below = [Text(printable(text), style="yellow") for text in (*status.sent, *status.trouble[:3])]
+    foot = [Text(counts(status)), *below, Text(f"seen {clock}, next in {pause_s:g} s; Ctrl-C leaves", style="dim")]
+    studies = list(dict.fromkeys(row.study for row in status.rows))
+    room = height - len(foot)
+    shown = studies[: max(1, room // (_HEAD_LINES + 2))]
+    each = max(1, room // max(1, len(shown)) - _HEAD_LINES - 1)
+    parts: list[Any] = []
+    for study in shown:
+        parts += _study(study, [row for row in status.rows if row.study == study], each)
+    more = len(studies) - len(shown)
+    return Group(*parts, *([Text(f"... and {more} more studies")] if more else []), *foot)
+
+
+def _study(name: str, rows: list[StatusRow], most: int | None) -> list[Any]:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    filled = Table(title=_safe(name), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for heading in _COLUMNS:
+        filled.add_column(heading, justify="right" if heading in _NUMBERS else "left")
+    shown = rows if most is None else _most_telling(rows, most)
+    for row in shown:
+        filled.add_row(*_cells(row))
+    left = len(rows) - len(shown)
+    return [filled, *([Text(f"... and {left} more (--all shows them)")] if left else [])]
+
+
+def _cells(row: StatusRow) -> list[Any]:
+    from rich.text import Text
+
+    state = Text(row.state + (f": {row.cause}" if row.cause else ""), style=_COLOURS.get(row.state, ""))
+    step = f"{row.step}/{row.steps}" if row.step else ""
+    words = (row.run, row.strategy, row.mesh, str(row.nodes), str(row.repeat))
+    times = (_duration(row.elapsed_s), _duration(row.left_s, "~"))
+    return [*map(_safe, words), state, step, *times, _safe(note(row))]
+
+
+def _duration(seconds: float | None, before: str = "") -> str:
+    return "" if seconds is None else before + human_duration(seconds)
+
+
+def note(row: StatusRow) -> str:
+    """Return why a run waits and when it may start, or why it failed."""
+    if row.state == "done":
+        return ""
+    if row.starts is None:
+        return row.note
+    day = "%H:%M" if abs(row.starts - time.time()) < 12 * 3600 else "%Y-%m-%d %H:%M"
+    return f"{row.note}; may start {time.strftime(day, time.localtime(row.starts))}"
+
+
+def _most_telling(rows: list[StatusRow], most: int) -> list[StatusRow]:
+    """Choose what fits: failures first, then what runs, then the rest; kept in the table's order."""
+    rank = {"failed": 0, "running": 1, "queued": 2, "submitted": 2, "planned": 3, "done": 4}
+    chosen = sorted(range(len(rows)), key=lambda i: (rank.get(rows[i].state, 5), i))[:most]
+    return [rows[i] for i in sorted(chosen)]
+
+
+def _safe(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(printable(text.replace("\n", " ")))
+
+
+def counts(status: Status) -> str:
+    """Return the line that counts runs by state, and failures by cause."""
+    total = len(status.rows)
+    causes = ", ".join(f"{n} {cause}" for cause, n in status.causes.items())
+    words = {"failed": f" ({causes})"} if len(status.causes) > 1 else {"failed": f" ({next(iter(status.causes), '')})"}
+    states = ", ".join(f"{n} {state}{words.get(state, '')}" for state, n in status.counts.items())
+    return f"{total} run{'s' * (total != 1)}" + (f": {states}" if states else "")

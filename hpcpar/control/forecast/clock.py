@@ -1,0 +1,203 @@
+"""How long a step takes: work over rates that are known with a certain doubt. Pure.
+
+Every rate is a log-normal number: what is most likely, and how far off that may be. What finished runs say makes the
+doubt smaller (calibrate.py). A prediction has a band that holds 95 % of what the doubts allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from hpcpar.control.forecast.work import Work
+
+Z95 = 1.96
+MODEL_DOUBT = 0.1
+"""Standard deviation of the logarithm of what the formula leaves out altogether (overlap, stragglers, data)."""
+
+
+class Rate(Struct, frozen=True, kw_only=True):
+    """One number that the time of a step depends on."""
+
+    value: float
+    doubt: float
+    """Standard deviation of its natural logarithm before any run was looked at; 0.69 is a factor of 2 (4 at 95 %)."""
+    source: str
+
+
+class Clock(Struct, frozen=True, kw_only=True):
+    """All rates of one kind of node, and how they are doubted together."""
+
+    rates: dict[str, Rate]
+    covariance: tuple[tuple[float, ...], ...]
+    """Of the logarithms of the rates, in their order."""
+    naive: float
+    """Seconds that one rank takes for a useful operation where efficiency is constant."""
+    runs: int = 0
+    """Finished cells that it was calibrated with."""
+
+
+class Time(Struct, frozen=True, kw_only=True):
+    """A predicted step time, in seconds."""
+
+    expected: float
+    low: float
+    high: float
+    """The band holds 95 % of what is possible as far as the doubts of the rates go."""
+    naive: float
+    """The same with constant efficiency: useful operations over ranks and rate, and nothing else."""
+    shares: dict[str, float]
+    """What the expected time is made of."""
+
+
+def first_clock(rates: dict[str, Rate]) -> Clock:
+    """Return the clock of a machine on which nothing has been measured."""
+    covariance = tuple(
+        tuple(rate.doubt**2 if i == j else 0.0 for j in range(len(rates))) for i, rate in enumerate(rates.values())
+    )
+    return Clock(rates=rates, covariance=covariance, naive=rates["s_per_flop"].value)
+
+
+def step_time(work: Work, clock: Clock, ranks: int) -> Time:
+    """Predict a step of a run of `ranks` ranks."""
+    values = {name: rate.value for name, rate in clock.rates.items()}
+    parts = parts_of(work, values)
+    expected = sum(parts.values())
+    slopes = [slope(work, values, name) for name in values]
+    variance = (
+        sum(a * b * clock.covariance[i][j] for i, a in enumerate(slopes) for j, b in enumerate(slopes)) + MODEL_DOUBT**2
+    )
+    factor = math.exp(Z95 * math.sqrt(max(0.0, variance)))
+    return Time(
+        expected=expected,
+        low=expected / factor,
+        high=expected * factor,
+        naive=work.useful_flops / ranks * clock.naive,
+        shares={name: part / expected if expected else 0.0 for name, part in parts.items()},
+    )
+
+
+def seconds(work: Work, values: Mapping[str, float]) -> float:
+    """Return the time of a step with these rates."""
+    return sum(parts_of(work, values).values())
+
+
+def parts_of(work: Work, values: Mapping[str, float]) -> dict[str, float]:
+    """Return what a step is made of, which is added up: nothing is taken to overlap.
+
+    What does overlap in truth is in the rates once finished runs have been looked at.
+    """
+    compute = work.flops * values["s_per_flop"]
+    memory = work.traffic * values["s_per_byte"]
+    operators = work.operators * values["s_per_operator"]
+    sent = {
+        where: link.calls * values[f"s_per_call_{where}"] + link.wire_bytes * values[f"s_per_wire_{where}"]
+        for where, link in (("inside", work.inside), ("outside", work.outside))
+    }
+    return {
+        "compute": compute,
+        "memory traffic": memory,
+        "operators": operators,
+        "inside nodes": sent["inside"],
+        "between nodes": sent["outside"],
+        "bubble": (compute + memory + operators) * work.bubble / (1 - work.bubble),
+    }
+
+
+def slope(work: Work, values: Mapping[str, float], name: str) -> float:
+    """Return d log(time) / d log(rate): the share of the time that a rate is responsible for."""
+    whole = seconds(work, values)
+    return (whole - seconds(work, {**values, name: 0.0})) / whole if whole else 0.0
+
+
+def cpu_rates(cpus: int) -> dict[str, Rate]:
+    """Return what is known of a rank on CPUs that nobody has measured: little."""
+    unknown = "assumed: between slow and fast CPUs of the last ten years"
+    return {
+        "s_per_flop": Rate(value=1 / (30e9 * cpus), doubt=0.8, source=unknown),
+        "s_per_byte": Rate(value=1 / 10e9, doubt=0.8, source=unknown),
+        "s_per_operator": Rate(value=10e-6, doubt=0.7, source="assumed: torch calls an operator in 3 to 40 us"),
+        **_links(1 / 2e9, 1 / 1e9, 100e-6),
+    }
+
+
+TUNED = {"bf16": (0.40, 0.25), "fp32": (0.60, 0.35)}
+"""Share of the peak, and its doubt. bf16: published dense runs of 1 to 70 billion parameters reach 33 to 50 % of H100s
+and 41 to 68 % of A100s (docs/plan.md). fp32: assumed, nobody publishes such runs."""
+
+
+def gpu_rates(peaks: Mapping[str, float], precision: str, source: str) -> dict[str, Rate] | None:
+    """Return the same of a device with a published peak; None where its peak is not known: nothing is guessed."""
+    precision = "bf16" if precision == "fp8" else precision
+    if precision not in peaks:
+        return None
+    share, doubt = TUNED[precision]
+    inside = "part of the share of the peak"
+    said = f"{share:.0%} of {peaks[precision] / 1e12:g} TFLOP/s ({source})"
+    return {
+        "s_per_flop": Rate(value=1 / (peaks[precision] * share), doubt=doubt, source=said),
+        "s_per_byte": Rate(value=0.0, doubt=0.0, source=inside),
+        "s_per_operator": Rate(value=0.0, doubt=0.0, source=inside),
+        **_links(1 / 100e9, 1 / 15e9, 20e-6),
+    }
+
+
+def _links(inside: float, outside: float, call: float) -> dict[str, Rate]:
+    source = "assumed: no speed of links is known of this cluster"
+    return {
+        "s_per_call_inside": Rate(value=call, doubt=0.7, source=source),
+        "s_per_wire_inside": Rate(value=inside, doubt=0.8, source=source),
+        "s_per_call_outside": Rate(value=2 * call, doubt=0.7, source=source),
+        "s_per_wire_outside": Rate(value=outside, doubt=0.8, source=source),
+    }
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """A finished cell: what it had to do, and how long a step took."""
+
+    work: Work
+    ranks: int
+    time_s: float
+    runs: int = 1
+
+
+NOISE = 0.05
+"""Standard deviation of the logarithm of a measured time, where one machine is used alone."""
+
+
+def calibrated(clock: Clock, seen: Sequence[Seen]) -> Clock:
+    """Return the clock after finished runs have been looked at.
+
+    The most likely rates, given what was thought before (log-normal) and what was measured (log-normal); the doubt is
+    what the curvature there leaves (Laplace's approximation; MacKay 2003, chapter 27).
+    """
+    if not seen:
+        return clock
+    from scipy import linalg, optimize  # 0.3 s: only where there are runs
+
+    names = [name for name, rate in clock.rates.items() if rate.value > 0]
+    before = [math.log(clock.rates[name].value) for name in names]
+    doubts = [max(clock.rates[name].doubt, 1e-3) for name in names]
+    fixed = {name: rate.value for name, rate in clock.rates.items() if name not in names}
+
+    def misfit(logs: Sequence[float]) -> list[float]:
+        values = {**fixed, **{name: math.exp(log) for name, log in zip(names, logs, strict=True)}}
+        measured = [math.log(seconds(one.work, values) / one.time_s) / NOISE for one in seen]
+        return measured + [(log - old) / doubt for log, old, doubt in zip(logs, before, doubts, strict=True)]
+
+    fit = optimize.least_squares(misfit, before)
+    covariance = linalg.inv(fit.jac.T @ fit.jac).tolist()
+    source = f"fitted to {len(seen)} finished cell{'s' * (len(seen) > 1)} of this cluster"
+    found = dict(zip(names, (math.exp(log) for log in fit.x.tolist()), strict=True))
+    places = {name: place for place, name in enumerate(names)}
+    rates = {
+        name: Rate(value=found.get(name, rate.value), doubt=rate.doubt, source=source if name in found else rate.source)
+        for name, rate in clock.rates.items()
+    }
+    both = tuple(
+        tuple(covariance[places[a]][places[b]] if a in places and b in places else 0.0 for b in rates) for a in rates
+    )
+    naive = math.exp(sum(math.log(one.time_s * one.ranks / one.work.useful_flops) for one in seen) / len(seen))
+    return Clock(rates=rates, covariance=both, naive=naive, runs=len(seen))

@@ -1,0 +1,345 @@
+"""Every cell of a study: does it fit, how long does it take, what does it cost, and what would make it fit."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hpcpar import registry
+from hpcpar.control.forecast import price
+from hpcpar.control.forecast.advice import Change, cheapest_change, variants_of
+from hpcpar.control.forecast.ask import Shapes, ask
+from hpcpar.control.forecast.clock import Clock, Time, cpu_rates, first_clock, gpu_rates, step_time
+from hpcpar.control.forecast.layout import Layout, layout_of
+from hpcpar.control.forecast.memory import Need, need, verdict
+from hpcpar.control.forecast.past import Past, look_back
+from hpcpar.control.forecast.price import Price
+from hpcpar.control.forecast.work import Work, work
+from hpcpar.control.plan import PlannedRun, Survey, survey
+from hpcpar.devices import find_device
+from hpcpar.errors import InputError, Problem
+from hpcpar.profile import ClusterProfile, NodeType
+from hpcpar.runs import StudyFolder
+from hpcpar.shapes import Case, Model
+from hpcpar.spec import Identity, Study
+from hpcpar.units import parse_memory
+
+START_S = 60.0
+"""Of a run before its first step, where no finished run of this cluster says how long that takes (assumed)."""
+GIVE = 0.9
+"""A GPU's memory that tensors can have: what its maker calls 40 GB is a little less (assumed, none was at hand)."""
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """What is expected of one cell."""
+
+    strategy: str
+    mesh: str
+    nodes: int
+    ranks: int
+    micro_batch: int
+    grad_accum: int
+    options: dict[str, Any]
+    """Those of the strategy that differ from their defaults."""
+    key: str
+    fits: str
+    """"yes", "tight" (with the margin it does not), "no", "unknown"."""
+    reason: str
+    need: Need | None = None
+    capacity_bytes: float | None = None
+    time: Time | None = None
+    work: Work | None = None
+    run_s: float | None = None
+    """From start to end: the start, and all steps."""
+    run_high_s: float | None = None
+    price: Price | None = None
+    """Expected, of one run."""
+    worst: Price
+    """Of one run that takes all of its time limit."""
+    limit_s: float
+    change: Change | None = None
+    """What would make it fit."""
+
+
+class Unfit(Struct, frozen=True, kw_only=True):
+    """A cell that the rules of composition, the batch or the cluster refuse."""
+
+    strategy: str
+    mesh: str
+    nodes: int
+    what: str
+    fix: str
+
+
+class Forecast(Struct, frozen=True, kw_only=True):
+    """The answer of `hpcpar plan`."""
+
+    study: str
+    cluster: str
+    node_type: str
+    workload: str
+    steps: int
+    repeats: int
+    rows: tuple[Row, ...]
+    """Those that fit first, the soonest to finish first."""
+    refused: tuple[Unfit, ...]
+    charge_unit: str
+    notes: tuple[str, ...]
+    calibrated_with: int
+    """Finished cells of this cluster that the times are fitted to; 0: none."""
+
+
+class _Job(Struct, frozen=True, kw_only=True):
+    """What all cells have in common."""
+
+    study: Study
+    profile: ClusterProfile
+    node_type: NodeType
+    past: Past
+    trace: bool
+    clocks: dict[str, Clock | None] = msgspec.field(default_factory=dict)
+
+
+def forecast(
+    study: Study,
+    profile: ClusterProfile,
+    where: str,
+    *,
+    studies: Sequence[StudyFolder] = (),
+    trace: bool = True,
+    advise: bool = True,
+    version: str = "",
+) -> Forecast:
+    """Forecast every cell of a study.
+
+    Args:
+        study: what to run.
+        profile: where to run it.
+        where: the study's file, or "flags"; stands in messages.
+        studies: whose finished runs say how fast this cluster is.
+        trace: whether a child process may be started to read shapes off the model.
+        advise: whether to look for changes that make a cell fit.
+        version: the version of hpcpar.
+
+    Raises:
+        InputError: with every problem that all cells have.
+    """
+    variants = _surveys(study, profile, where, version)
+    kind = study.node_type or profile.default_node_type
+    node_type = profile.node_types[kind]
+    past = look_back(studies, profile.name, kind, gpu=node_type.gpus_per_node > 0, trace=trace)
+    job = _Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace)
+    notes: list[str] = []
+    rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
+    refused = tuple(
+        Unfit(
+            strategy=one.choice.name, mesh=one.choice.mesh, nodes=one.nodes, what=one.problem.what, fix=one.problem.fix
+        )
+        for found in variants
+        for one in found.refused
+    )
+    return Forecast(
+        study=study.name,
+        cluster=profile.name,
+        node_type=kind,
+        workload=study.workload,
+        steps=study.steps or variants[0].declared.steps,
+        repeats=study.repeats,
+        rows=tuple(sorted(rows, key=_rank)),
+        refused=refused,
+        charge_unit=profile.charge_unit,
+        notes=tuple(dict.fromkeys([*notes, *past.notes])),
+        calibrated_with=max((clock.runs for clock in job.clocks.values() if clock is not None), default=0),
+    )
+
+
+def _surveys(study: Study, profile: ClusterProfile, where: str, version: str) -> list[Survey]:
+    """Look at every variant of the study; say of all of them what is wrong."""
+    found: list[Survey] = []
+    problems: list[Problem] = []
+    for one in study.by_variant():
+        try:
+            found.append(survey(one, profile, where, version=version))
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    return found
+
+
+def _rank(row: Row) -> tuple[int, float, float]:
+    order = {"yes": 0, "tight": 1, "unknown": 2, "no": 3}
+    return order[row.fits], row.run_s if row.run_s is not None else float("inf"), row.worst.node_hours
+
+
+def _rows(found: Survey, job: _Job, notes: list[str], *, advise: bool) -> list[Row]:
+    gpu = job.node_type.gpus_per_node > 0
+    laid = [(run, layout_of(run.spec.identity, gpu)) for run in found.runs]
+    cases = [case for _, layout in laid if isinstance(layout, Layout) for case in (layout.case, plain(layout))]
+    if "neural" not in found.declared.kind and found.declared.kind != "mixture-of-experts":
+        notes.append(f"memory and time: a workload of the kind '{found.declared.kind}' has no shapes to read")
+        cases = []
+    shapes: Shapes | str = "nothing to trace"
+    if cases:
+        first = found.runs[0].spec.identity
+        shapes = ask(_named(found.runs[0]), first.workload_options, cases, trace=job.trace)
+        if isinstance(shapes, str):
+            notes.append(f"memory and time are not known: {shapes}")
+    rows = [_row(run, layout, shapes, job, notes) for run, layout in laid]
+    if advise and not isinstance(shapes, str):
+        rows = _advised(rows, laid, found, job)
+    return rows
+
+
+def plain(layout: Layout) -> Case:
+    """Return the case of one rank that computes everything once: what useful operations are counted by."""
+    return Case(precision=layout.case.precision, capacity=layout.case.capacity, gpu=layout.gpu)
+
+
+def _named(run: PlannedRun) -> str:
+    return run.spec.workload_file or run.spec.identity.workload
+
+
+def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job, notes: list[str]) -> Row:
+    identity, limit_s = run.spec.identity, limit_of(job.study, run, job.profile, None)
+    each = price.factor(job.profile, job.node_type, run.resources)
+    common: dict[str, Any] = {
+        "strategy": identity.strategy,
+        "mesh": identity.mesh.label(),
+        "nodes": identity.nodes,
+        "ranks": identity.world_size,
+        "micro_batch": identity.micro_batch,
+        "grad_accum": identity.grad_accum,
+        "options": changed_options(identity),
+        "key": run.spec.run_name,
+        "worst": price.price(identity.nodes, limit_s, each),
+        "limit_s": limit_s,
+    }
+    model = shapes if isinstance(shapes, str) else _model(layout, shapes)
+    if isinstance(model, str) or isinstance(layout, str) or isinstance(shapes, str):
+        return Row(fits="unknown", reason=layout if isinstance(layout, str) else str(model), **common)
+    needed = need(model, layout, shapes.answer)
+    capacity = capacity_of(job.node_type, identity.ranks_per_node)
+    todo = work(model, shapes.models[plain(layout)], layout, shapes.answer)  # type: ignore[arg-type]
+    clock = clock_of(job, layout, identity)
+    time = step_time(todo, clock, identity.world_size) if clock is not None else None
+    if clock is None:
+        notes.append(
+            f"times are not known: no peak of '{job.node_type.accelerator}' in {layout.case.precision} is known"
+        )
+    start = job.past.start_s if job.past.start_s is not None else START_S
+    run_s = start + identity.steps * time.expected if time else None
+    run_high_s = start + identity.steps * time.high if time else None
+    limit_s = limit_of(job.study, run, job.profile, run_high_s)
+    common |= {"limit_s": limit_s, "worst": price.price(identity.nodes, limit_s, each)}
+    return Row(
+        fits=verdict(needed, capacity, gpu=layout.gpu),
+        reason=_reason(needed, capacity, time, layout),
+        need=needed,
+        capacity_bytes=capacity,
+        time=time,
+        work=todo,
+        run_s=run_s,
+        run_high_s=run_high_s,
+        price=price.price(identity.nodes, run_s, each) if run_s is not None else None,
+        **common,
+    )
+
+
+def _model(layout: Layout | str, shapes: Shapes) -> Model | str:
+    if isinstance(layout, str):
+        return layout
+    found, useful = shapes.models[layout.case], shapes.models[plain(layout)]
+    return useful if isinstance(useful, str) else found
+
+
+def changed_options(identity: Identity) -> dict[str, Any]:
+    """Return the options of a run's strategy that are not its defaults; the mesh is told elsewhere."""
+    defaults = msgspec.to_builtins(registry.get_strategy(identity.strategy).Options())
+    return {k: v for k, v in identity.strategy_options.items() if v != defaults.get(k) and k != "mesh"}
+
+
+def capacity_of(node_type: NodeType, ranks_per_node: int) -> float | None:
+    """Return the memory that a rank can have, in bytes; None where the profile does not say."""
+    if node_type.gpus_per_node:
+        return parse_memory(node_type.accelerator_memory) * GIVE if node_type.accelerator_memory else None
+    return parse_memory(node_type.memory) / ranks_per_node if node_type.memory else None
+
+
+def clock_of(job: _Job, layout: Layout, identity: Identity) -> Clock | None:
+    """Return the clock for this precision, calibrated where there are finished runs."""
+    precision = layout.case.precision
+    if precision not in job.clocks:
+        if layout.gpu:
+            device = find_device(job.node_type.accelerator)
+            peaks = {str(name): tera * 1e12 for name, tera in job.node_type.peak_tflops.items()}
+            source = "the profile" if peaks else (device.source if device else "")
+            known: dict[str, float] = {**(device.peak_flops if device and not peaks else {}), **peaks}
+            rates = gpu_rates(known, precision, source)
+        else:
+            rates = cpu_rates(identity.cpus_per_rank)
+        job.clocks[precision] = job.past.calibrate(first_clock(rates), precision) if rates else None
+    return job.clocks[precision]
+
+
+def _reason(needed: Need, capacity: float | None, time: Time | None, layout: Layout) -> str:
+    if capacity is not None and verdict(needed, capacity, gpu=layout.gpu) != "yes":
+        parts = {
+            name: getattr(needed, name) for name in ("parameters", "gradients", "moments", "activations", "buffers")
+        }
+        most = max(parts, key=lambda name: parts[name])
+        return f"{parts[most] / 2**30:.1f} GiB of {most} at its worst moment, {needed.moment}"
+    if time is None:
+        return "no rate is known"
+    shares = sorted(time.shares.items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{share:.0%} {name}" for name, share in shares[:3] if share >= 0.01)
+
+
+def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found: Survey, job: _Job) -> list[Row]:
+    """Look for the cheapest change of every cell that does not fit; all shapes are asked for at once."""
+    wanted: dict[str, tuple[Layout, Identity, list[Layout]]] = {}
+    for row, (run, layout) in zip(rows, laid, strict=True):
+        if row.fits in {"no", "tight"} and isinstance(layout, Layout):
+            wanted[row.key] = layout, run.spec.identity, list(variants_of(layout, found.declared))
+    cases = [case for _, _, several in wanted.values() for one in several for case in (one.case, plain(one))]
+    if not cases:
+        return rows
+    first = found.runs[0]
+    shapes = ask(_named(first), first.spec.identity.workload_options, cases, trace=job.trace)
+    if isinstance(shapes, str):
+        return rows
+    made = []
+    for row in rows:
+        if row.key in wanted and row.capacity_bytes is not None:
+            layout, identity, several = wanted[row.key]
+            time_of = functools.partial(_time_of, job, identity)
+            change = cheapest_change(layout, several, row.capacity_bytes, shapes, time_of)
+            row = msgspec.structs.replace(row, change=change)  # noqa: PLW2901
+        made.append(row)
+    return made
+
+
+def _time_of(job: _Job, identity: Identity, layout: Layout, shapes: Shapes) -> float | None:
+    clock, model, useful = clock_of(job, layout, identity), shapes.models[layout.case], shapes.models[plain(layout)]
+    if clock is None or isinstance(model, str) or isinstance(useful, str):
+        return None
+    return step_time(work(model, useful, layout, shapes.answer), clock, identity.world_size).expected
+
+
+def limit_of(study: Study, run: PlannedRun, profile: ClusterProfile, run_high_s: float | None) -> float:
+    """Return the time limit of a run, in seconds: the user's, else what the upper end of the band needs.
+
+    In whole minutes, not less than the profile's default, and not more than the queue allows.
+    """
+    resources = run.resources
+    if study.time or run_high_s is None:
+        return resources.time_s
+    limit = max(resources.time_s, math.ceil(run_high_s / 60) * 60.0)
+    queues = (profile.qos.get(resources.qos), profile.partitions.get(resources.partition))
+    most = [queue.max_time_s(resources.nodes) for queue in queues if queue is not None]
+    return min([limit, *(one for one in most if one is not None)])

@@ -1,0 +1,249 @@
+"""How much memory a rank needs at its worst moment: what it holds, and what lives while it computes. Pure.
+
+docs/plan.md has the formulae beside what was measured. All in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from hpcpar import composition
+from hpcpar.control.forecast.layout import Layout, Stage, in_flight, stages_on
+from hpcpar.shapes import Answer, Model, UnitShape, highest
+
+NUMBER = 4
+"""Bytes of a weight, of its gradient and of what is sent of them: fp32 is what is kept and added up (strategies.md)."""
+MARGIN = 0.10
+"""Of the tensors, on top: what a GPU's allocator cannot use. A run fits for certain where it fits with this."""
+HEAP = 1.0
+"""The same on a CPU: the C library keeps blocks that were given back, up to 85 % of the tensors were measured."""
+PROCESS = {"gpu": 1.0 * 2**30, "cpu": 0.75 * 2**30}
+"""What a process takes without any tensor: torch itself on a CPU (0.4 GiB measured; more with DeepSpeed), the context
+and the libraries of a GPU (assumed: none was at hand)."""
+
+
+class Need(Struct, frozen=True, kw_only=True):
+    """What the rank that needs most needs at its worst moment."""
+
+    parameters: float
+    gradients: float
+    moments: float
+    activations: float
+    """All that lives between the passes of the micro-batches that are under way, and in the pass at work."""
+    buffers: float
+    """Copies for communication: weights that are gathered, gradients that are sent, micro-batches that arrive."""
+    batch: float
+    moment: str
+    """When it needs that."""
+    place: int
+    """Which rank of the pipeline."""
+
+    @property
+    def total(self) -> float:
+        """Bytes of tensors."""
+        return self.parameters + self.gradients + self.moments + self.activations + self.buffers + self.batch
+
+
+class _Held(NamedTuple):
+    """What a rank holds all the time."""
+
+    parameters: float
+    gradients: float
+    moments: float
+
+
+class _Moment(NamedTuple):
+    name: str
+    gradients: float
+    activations: float
+    buffers: float
+
+
+def need(model: Model, layout: Layout, answer: Answer) -> Need:
+    """Return what the rank of a pipeline needs that needs most."""
+    return max((_on(model, layout, answer, place) for place in range(layout.mesh.pp)), key=lambda one: one.total)
+
+
+def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Need:
+    stages = stages_on(model, layout, place)
+    held = _held([unit for stage in stages for unit in stage.units], layout, answer.moments)
+    fixed = _received(stages, layout)
+    batch = answer.sample_bytes * layout.micro_batch * layout.grad_accum / layout.mesh.cp
+    moments = [
+        *_under_way(model, stages, layout, held, in_flight(layout, place)),
+        _update(stages, layout, answer, held),
+    ]
+    worst = max(moments, key=lambda m: m.gradients + m.activations + m.buffers)
+    return Need(
+        parameters=held.parameters,
+        gradients=worst.gradients,
+        moments=held.moments,
+        activations=worst.activations,
+        buffers=worst.buffers + fixed,
+        batch=batch,
+        moment=worst.name,
+        place=place,
+    )
+
+
+def _held(units: list[UnitShape], layout: Layout, moments: int) -> _Held:
+    """Return what docs/sharding.md counts: a parameter, its gradient, its moments, each over the axes that share it."""
+    zero, shards = layout.zero, layout.mesh.dp_shard
+    spread = sum(unit.spread for unit in units)
+    dense = sum(unit.parameters for unit in units) - spread
+    buffers = sum(unit.buffers for unit in units)
+    if zero is not None:
+        master = NUMBER * dense / shards  # DeepSpeed updates a copy of its part
+        parameters = dense / shards if zero.stage == 3 else dense
+        return _Held(
+            NUMBER * (0 if zero.offload_parameters else parameters) + buffers,
+            NUMBER * dense / (shards if zero.stage >= 2 else 1),
+            0 if zero.offload_optimizer else moments * dense / shards + master,
+        )
+    mine = dense / shards + spread
+    if layout.engine.cpu_offload and shards > 1 and layout.gpu:
+        return _Held(buffers, 0, 0)
+    return _Held(NUMBER * mine + buffers, NUMBER * mine, moments * mine)
+
+
+def _received(stages: list[Stage], layout: Layout) -> float:
+    """Return what a pipeline receives into: torch keeps room for every micro-batch, in both directions."""
+    b, m = layout.micro_batch, layout.grad_accum
+    received = 0.0
+    for stage in stages:
+        if stage.neighbours:
+            received += 0 if stage.first else m * stage.units[0].input.at(b)
+            received += 0 if stage.last else m * stage.units[-1].output.at(b)
+    return received
+
+
+def _under_way(model: Model, stages: list[Stage], layout: Layout, held: _Held, waiting: int) -> Iterator[_Moment]:
+    """Yield the moments of the passes; `waiting` of them are under way at a time."""
+    each = [_kept(stage, model.loss, layout) for stage in stages]
+    between = (waiting - 1) * sum(each) / len(each)
+    gradients_stay = _gradients_stay(layout)
+    accumulated = _accumulated(stages, layout)
+    for stage in stages:
+        for name, gradients, activations, buffers in _passes(stage, model.loss, layout, held, stays=gradients_stay):
+            yield _Moment(name, gradients, activations + between, buffers + accumulated)
+
+
+def _update(stages: list[Stage], layout: Layout, answer: Answer, held: _Held) -> _Moment:
+    units = [unit for stage in stages for unit in stage.units]
+    return _Moment("the update", held.gradients, 0.0, _at_update(units, layout, answer, held))
+
+
+def _gradients_stay(layout: Layout) -> bool:
+    """Say whether gradients are there while a backward pass goes on: of replicas in buckets, else of other passes."""
+    mesh = layout.mesh
+    ddp = mesh.dp_replicate > 1 and mesh.dp_shard == 1 and mesh.pp == 1
+    return ddp or layout.grad_accum > 1 or layout.zero is not None
+
+
+def _accumulated(stages: list[Stage], layout: Layout) -> float:
+    """FSDP2 adds up the gradients of several micro-batches before it scatters them: whole ones, of all units."""
+    if layout.mesh.dp_shard == 1 or layout.grad_accum == 1 or layout.zero is not None:
+        return 0.0
+    return NUMBER * sum(_dense(unit) for stage in stages for unit in stage.units)
+
+
+def _kept(stage: Stage, loss: UnitShape, layout: Layout) -> float:
+    """Return what a micro-batch leaves in a stage between its two passes."""
+    held_output = stage.units[-1].output.at(layout.micro_batch) if layout.mesh.pp > 1 else 0.0
+    return sum(_layers(stage, loss, layout)) + held_output
+
+
+def _layers(stage: Stage, loss: UnitShape, layout: Layout) -> list[float]:
+    """Return for each unit of a stage (and the loss) what it keeps, and its output where somebody keeps that."""
+    b = layout.micro_batch
+    chain = [*stage.units, loss] if stage.last else list(stage.units)
+    sizes = []
+    for i, unit in enumerate(chain):
+        kept = unit.kept.at(b)
+        if layout.mesh.dp_shard > 1 and layout.engine.precision != "fp32":
+            kept -= max(0.0, unit.kept.fixed)  # sharded weights are cast before they travel, and are no copies
+        follows = chain[i + 1] if i + 1 < len(chain) else None
+        kept_output = unit.keeps_output or (follows is not None and follows.keeps_input)
+        sizes.append(kept + (unit.output.at(b) if kept_output else 0.0))
+    return sizes
+
+
+def _passes(stage: Stage, loss: UnitShape, layout: Layout, held: _Held, *, stays: bool) -> Iterator[_Moment]:
+    """Go forward through a stage and back, and yield the highest points in every unit."""
+    b = layout.micro_batch
+    chain = [*stage.units, loss] if stage.last else list(stage.units)
+    layers = _layers(stage, loss, layout)
+    behind = [0.0 if stays else NUMBER * sum(_own(unit, layout) for unit in chain[i + 1 :]) for i in range(len(chain))]
+    below = 0.0
+    for i, unit in enumerate(chain):
+        there = held.gradients if stays else 0.0
+        kept_by_other = i == 0 or chain[i - 1].keeps_output or unit.keeps_input
+        entry = 0.0 if kept_by_other else unit.input.at(b)
+        forward, backward = (_gathered(chain, i, layout, forward=forward) for forward in (True, False))
+        yield _Moment(f"forward, unit {i + 1}", there, below + entry + highest(unit.forward.peak, b), forward)
+        # Going back, the units behind this one have made their gradients already.
+        there += behind[i]
+        sharded = layout.mesh.dp_shard > 1 and layout.zero is None
+        peak = highest(unit.backward_again if stays and not sharded else unit.backward.peak, b)
+        yield _Moment(f"backward, unit {i + 1}", there, below + peak, backward)
+        if sharded:  # when it ends, its whole gradient is there twice: once in the buffer that is scattered
+            twice = 2 * NUMBER * _dense(unit)
+            yield _Moment(f"backward, end of unit {i + 1}", there, below + unit.input.at(b), backward + twice)
+        below += layers[i]
+
+
+def _dense(unit: UnitShape) -> int:
+    return unit.parameters - unit.spread
+
+
+def _own(unit: UnitShape, layout: Layout) -> float:
+    """Return how many numbers of a unit's gradient stay on a rank."""
+    return _dense(unit) / (layout.mesh.dp_shard if layout.zero is None else 1) + unit.spread
+
+
+def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) -> float:
+    """Return what FSDP2 (or ZeRO 3) has of other ranks' weights while unit i is at work.
+
+    A unit's weights arrive in one flat buffer and are copied out of it; going back, the next unit's are fetched ahead.
+    """
+    zero = layout.zero
+    if layout.mesh.dp_shard == 1 or (zero is not None and zero.stage < 3):
+        return 0.0
+    size = 2 if layout.engine.precision != "fp32" else NUMBER
+    if not composition.reshards(layout.mesh, layout.engine):
+        return size * (sum(_dense(unit) for unit in chain) + (_dense(chain[i]) if forward else 0))
+    ahead = chain[i] if forward else chain[max(0, i - 1)]
+    return float(size * (_dense(chain[i]) + _dense(ahead)))
+
+
+def _at_update(units: list[UnitShape], layout: Layout, answer: Answer, held: _Held) -> float:
+    """Return what is copied between the last backward pass and the next step."""
+    mesh, copied = layout.mesh, 0.0
+    flat = (mesh.pp > 1 and mesh.dp_replicate > 1 and mesh.dp_shard == 1) or mesh.cp > 1
+    if flat:  # one message of all gradients, beside the gradients
+        copied = held.gradients
+    if answer.update is None:
+        return copied
+    numbers = sum(unit.parameters for unit in units) if layout.gpu else max(unit.largest for unit in units)
+    shares = mesh.dp_shard
+    # On a GPU torch updates all weights in one go and takes room for as many numbers again (torch.optim, "foreach").
+    return max(copied, (NUMBER if layout.gpu else highest(answer.update.peak, 1)) * numbers / shares)
+
+
+def verdict(needed: Need, capacity: float | None, *, gpu: bool) -> str:
+    """Say whether a rank fits: "no" where its tensors alone do not, "yes" where they do with every margin.
+
+    Args:
+        needed: what it needs.
+        capacity: bytes that it can have; None where that is not known.
+        gpu: whether that is the memory of a GPU.
+    """
+    if capacity is None:
+        return "unknown"
+    if needed.total > capacity:
+        return "no"
+    margin, process = (MARGIN, PROCESS["gpu"]) if gpu else (HEAP, PROCESS["cpu"])
+    return "yes" if needed.total * (1 + margin) + process <= capacity else "tight"

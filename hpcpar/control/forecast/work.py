@@ -1,0 +1,185 @@
+"""What a rank has to do in a step: operations, bytes, messages. Pure; the clock says how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from hpcpar import composition
+from hpcpar.control.forecast.layout import Layout, Stage, stages_on
+from hpcpar.control.forecast.memory import NUMBER
+from hpcpar.schedules import SCHEDULES
+from hpcpar.shapes import Answer, Model, UnitShape
+
+
+class Link(Struct, frozen=True, kw_only=True):
+    """What goes over links of one kind in a step."""
+
+    calls: float = 0.0
+    wire_bytes: float = 0.0
+    """What one rank sends: of an all-reduce over n ranks 2(n-1)/n of its payload, of others (n-1)/n, all of a send."""
+
+    def plus(self, calls: float, wire_bytes: float) -> Link:
+        """Add to it."""
+        return Link(calls=self.calls + calls, wire_bytes=self.wire_bytes + wire_bytes)
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """What the busiest rank does in a step."""
+
+    flops: float
+    """Operations, what is computed a second time included."""
+    traffic: float
+    """Bytes that operators read and write, the optimizer's included."""
+    operators: float
+    inside: Link
+    """Between ranks of a node."""
+    outside: Link
+    """Between nodes."""
+    bubble: float
+    """The share of a step in which a rank of a pipeline waits, on average."""
+    bubble_known: bool
+    """False: there is no formula for this schedule, `bubble` is a bound from below."""
+    useful_flops: float
+    """Operations of the whole step over all ranks without any that is done twice: what the naive estimate goes by."""
+
+
+_WIRE = {"all-reduce": 2.0, "all-gather": 1.0, "reduce-scatter": 1.0, "all-to-all": 1.0}
+
+
+def work(model: Model, plain: Model, layout: Layout, answer: Answer) -> Work:
+    """Count a step.
+
+    Args:
+        model: its units, as this layout computes them.
+        plain: the same without any axis inside its units and without recomputation.
+        layout: how the run spreads its work.
+        answer: what the optimizer does.
+    """
+    per_place = [_on(model, layout, answer, place) for place in range(layout.mesh.pp)]
+    slowest = max(per_place, key=lambda one: (one.flops, one.traffic))
+    samples = layout.micro_batch * layout.grad_accum * layout.mesh.data_ranks
+    useful = sum(_flops(unit, 1) for unit in [*plain.units, plain.loss]) * samples
+    bubble, known = bubble_of(layout)
+    return Work(
+        flops=slowest.flops,
+        traffic=slowest.traffic,
+        operators=max(one.operators for one in per_place),
+        inside=slowest.inside,
+        outside=slowest.outside,
+        bubble=bubble,
+        bubble_known=known,
+        useful_flops=useful,
+    )
+
+
+def bubble_of(layout: Layout) -> tuple[float, bool]:
+    """Return the bubble of a schedule, and whether that is its formula or a bound from below.
+
+    GPipe and 1F1B: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; with v stages a rank: section 2.2.2. ZB-H1:
+    Qi et al. 2023 (arXiv:2401.10241), table 2, with equal times. ZB-V and DualPipeV have none for torch's order.
+    """
+    p, m, v, name = layout.mesh.pp, layout.grad_accum, layout.virtual, layout.engine.schedule
+    if p == 1:
+        return 0.0, True
+    if not SCHEDULES[name].splits_backward:
+        return (p - 1) / (v * m + p - 1), True
+    if name == "zero-bubble":
+        return (p - 1) / (3 * v * m + p - 1), v == 1
+    return 0.0, False
+
+
+def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
+    stages = stages_on(model, layout, place)
+    units = [unit for stage in stages for unit in stage.units]
+    chain = units + [model.loss for stage in stages if stage.last]
+    b, m = layout.micro_batch, layout.grad_accum
+    links = {"inside": Link(), "outside": Link()}
+    for axis, calls, wire in _messages(stages, chain, layout):
+        where = "outside" if reaches_out(layout, axis) else "inside"
+        links[where] = links[where].plus(calls, wire)
+    numbers = sum(unit.parameters for unit in units) / layout.mesh.dp_shard
+    update = answer.update
+    return Work(
+        flops=m * sum(_flops(unit, b) for unit in chain),
+        traffic=m * sum(unit.forward.traffic.at(b) + unit.backward.traffic.at(b) for unit in chain)
+        + (update.traffic.per_sample * numbers if update else 0.0),
+        operators=m * sum(unit.forward.operators + unit.backward.operators for unit in chain)
+        + (update.operators * 8 * len(units) if update else 0),
+        inside=links["inside"],
+        outside=links["outside"],
+        bubble=0.0,
+        bubble_known=True,
+        useful_flops=0.0,
+    )
+
+
+def _flops(unit: UnitShape, samples: float) -> float:
+    return unit.forward.flops.at(samples) + unit.backward.flops.at(samples)
+
+
+def reaches_out(layout: Layout, axis: str) -> bool:
+    """Say whether the ranks of an axis are on several nodes: ranks of a node are consecutive, tp is the innermost."""
+    mesh = layout.mesh
+    order = ("tp", "cp", "dp_shard", "dp_replicate", "pp")
+    if axis == "ep":  # carved out of the data axes
+        return mesh.tp * mesh.cp * mesh.ep > layout.ranks_per_node
+    span = 1
+    for name in order[: order.index(axis) + 1]:
+        span *= getattr(mesh, name)
+    return span > layout.ranks_per_node
+
+
+def _messages(stages: list[Stage], chain: list[UnitShape], layout: Layout) -> Iterator[tuple[str, float, float]]:
+    """Yield (axis, calls, bytes on the wire) of a step; docs/communication.md has the payloads beside counted ones."""
+    mesh, m, b = layout.mesh, layout.grad_accum, layout.micro_batch
+    for unit in chain:
+        for message in unit.messages:
+            factor = 1.0 if message.collective == "send" else _wire(message.collective, getattr(mesh, message.axis))
+            yield message.axis, m * message.calls, m * factor * message.payload.at(b)
+    for stage in stages:
+        # Of every boundary with another rank: what goes on, and what comes back.
+        received = stage.units[0].input.at(b) if not stage.first else stage.units[-1].output.at(b)
+        yield "pp", 2 * m * stage.neighbours, m * stage.neighbours * received
+    yield from _of_gradients(stages, layout)
+
+
+def _wire(collective: str, ranks: int) -> float:
+    return _WIRE[collective] * (ranks - 1) / ranks
+
+
+def _of_gradients(stages: list[Stage], layout: Layout) -> Iterator[tuple[str, float, float]]:
+    mesh, m, engine = layout.mesh, layout.grad_accum, layout.engine
+    units = [unit for stage in stages for unit in stage.units]
+    dense = sum(unit.parameters - unit.spread for unit in units)
+    size = 2 if engine.compression in {"fp16", "bf16"} else NUMBER
+    if mesh.dp_shard > 1:
+        yield from _of_shards(dense, len(units), layout)
+        if mesh.dp_replicate > 1:
+            payload = NUMBER * dense / mesh.dp_shard
+            yield "dp_replicate", len(units), _wire("all-reduce", mesh.dp_replicate) * payload
+    elif mesh.dp_replicate > 1:
+        times = m if engine.static_graph and mesh.pp == 1 else 1
+        buckets = max(1.0, NUMBER * dense / (engine.bucket_mb * 2**20)) if mesh.pp == 1 else 1.0
+        yield "dp_replicate", times * buckets, times * _wire("all-reduce", mesh.dp_replicate) * size * dense
+    if mesh.cp > 1:
+        yield "cp", 1, _wire("all-reduce", mesh.cp) * NUMBER * dense / mesh.dp_shard
+    same = mesh.data_ranks // mesh.ep
+    if mesh.ep > 1 and same > 1:
+        yield "dp_replicate", 1, _wire("all-reduce", same) * NUMBER * sum(unit.spread for unit in units)
+
+
+def _of_shards(dense: int, units: int, layout: Layout) -> Iterator[tuple[str, float, float]]:
+    """FSDP2 as docs/communication.md counts it; ZeRO 1 and 2: Rajbhandari et al. 2020 (arXiv:1910.02054), section 7."""
+    mesh, m, zero = layout.mesh, layout.grad_accum, layout.zero
+    size = 2 if layout.engine.precision != "fp32" else NUMBER
+    if zero is not None:
+        gathers = 2 * m if zero.stage == 3 else 1
+    elif composition.reshards(mesh, layout.engine):
+        gathers = 2 * m if mesh.pp == 1 else m + 1
+    else:
+        gathers = m if mesh.pp == 1 else 1
+    over = (mesh.dp_shard - 1) / mesh.dp_shard
+    yield "dp_shard", gathers * units, gathers * over * size * dense
+    yield "dp_shard", units, over * NUMBER * dense

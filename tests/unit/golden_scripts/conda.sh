@@ -1,0 +1,40 @@
+#!/bin/bash
+#SBATCH --job-name=hpcpar-s-KEY
+#SBATCH --comment=hpcpar:KEY
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=1
+#SBATCH --time=00:10:00
+#SBATCH --array=0-1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/s/batches/KEY/logs/%A_%a.log
+#SBATCH --no-requeue
+#
+# Made by hpcpar. Batch KEY: the same shape for every run of the array.
+
+module load miniconda
+eval "$(conda shell.bash hook)"
+conda activate '/shared/envs/my env' || exit
+export OMP_NUM_THREADS=1
+export HPCPAR_CPUS_PER_RANK=1
+export PYTHONUNBUFFERED=1
+export A='b c'
+
+runs=(
+  RUN-r1
+  RUN-r2
+)
+run_name=${runs[${SLURM_ARRAY_TASK_ID:-0}]}
+export HPCPAR_ATTEMPT="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}.${SLURM_RESTART_COUNT:-0}"
+run_folder=/runs/s/$run_name
+mkdir -p "$run_folder/logs"
+
+# --cpus-per-task stands here because srun does not inherit it (Slurm 22.05 to 23.02); a rank that dies ends the others.
+srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=1 --kill-on-bad-exit=1 --output="${run_folder//%/%%}/logs/$HPCPAR_ATTEMPT.%t.log" \
+  python -m hpcpar.worker /runs/s/batches/KEY/payload.pkl "$run_folder"
+status=$?
+
+# The job's last word, written even when every rank was killed; the job ends with the ranks' exit code, not with printf's.
+printf '\n{"schema":1,"time":%s,"kind":"script_exit","data":{"code":%d}}\n' "$(date +%s.%N)" "$status" \
+  >>"$run_folder/events.$HPCPAR_ATTEMPT.jsonl"
+exit "$status"

@@ -1,0 +1,45 @@
+"""Machines out of what Slurm printed (slurm_outputs), and commands that print it again."""
+
+from pathlib import Path
+
+from hpcpar.control import machine
+from hpcpar.control.detect import detect
+from hpcpar.control.machine import Machine
+from hpcpar.decode import decode, parse_toml
+from hpcpar.profile import ClusterProfile
+
+RECORDED = Path(__file__).with_name("slurm_outputs")
+PARTS = ("config", "partition", "node", "qos", "assoc", "user")
+
+
+def built(answers):
+    config = machine.parse_config(answers["config"])
+    return Machine(
+        config=config,
+        partitions=machine.parse_partitions(answers["partition"]),
+        nodes=machine.parse_nodes(answers["node"]),
+        qos=machine.parse_qos(answers["qos"]),
+        associations=machine.parse_associations(answers["assoc"], config.get("ClusterName", "")),
+        default_account=machine.parse_default_account(answers["user"]),
+        silent=(),
+    )
+
+
+def recorded(version):
+    return {part: (RECORDED / version / part).read_text() for part in PARTS}
+
+
+def profile_of(found, name="here"):
+    detected = detect(found, name, "2026-11-21")
+    return decode(ClusterProfile, parse_toml(detected.text, name), name), detected.notes
+
+
+def stubs(commands, version):
+    """Put commands on PATH that answer as this machine does."""
+    commands.borrow("cat")
+    folder = RECORDED / version
+    cases = f"""case "$*" in
+*config*) cat {folder}/config;; *partition*) cat {folder}/partition;; *node*) cat {folder}/node;;
+*qos*) cat {folder}/qos;; *assoc*) cat {folder}/assoc;; *user*) cat {folder}/user;; esac"""
+    for name in ("scontrol", "sacctmgr"):
+        commands.write(name, cases)

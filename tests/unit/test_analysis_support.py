@@ -1,0 +1,63 @@
+"""Claimed against measured: which runs are compared, and when a speed-up is called full, limited or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hpcpar.analysis.intervals import Estimate
+from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.support import supports, verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.5, 2.1, "full"),
+        (1.49, 2.1, "unclear"),
+        (1.01, 1.49, "limited"),
+        (1.01, 1.05, "none"),
+        (0.4, 1.09, "none"),
+        (0.9, 1.2, "unclear"),
+        (None, None, "one run"),
+    ],
+)
+def test_a_verdict_is_drawn_from_the_interval(low: float | None, high: float | None, expected: str) -> None:
+    assert verdict(Estimate(1.0, low, high), 2) == expected
+
+
+def _row(workers: int, time_s: float, **changes: Any) -> Row:
+    return Row(
+        **{
+            "study": "s",
+            "run": f"{workers}-{time_s}",
+            "cluster": "local",
+            "workload": "estimator",
+            "workload_options": '{"estimator":"SVC"}',
+            "strategy": "threads",
+            "strategy_options": f'{{"workers":{workers}}}',
+            "cpus_per_rank": 2,
+            "state": "done",
+            "claim": "none",
+            "step_time_s": time_s,
+            **changes,
+        }
+    )
+
+
+def test_runs_of_several_workers_stand_against_those_of_one() -> None:
+    rows = [_row(1, 2.0), _row(1, 2.02), _row(2, 1.0), _row(0, 1.01)]
+    (found,) = supports(rows)
+    assert (found.estimator, found.claim, found.strategy, found.workers) == ("SVC", "none", "threads", 2)
+    assert found.runs == 2, "0 workers are as many as the rank has CPUs"
+    assert found.speedup.value == pytest.approx((2.0 * 2.02 / 1.0 / 1.01) ** 0.5)
+    assert found.verdict == "full"
+
+
+def test_disturbed_runs_get_no_verdict_and_strangers_are_not_compared() -> None:
+    assert supports([_row(1, 2.0), _row(2, 1.0, global_batch=7)]) == ()
+    assert supports([_row(1, 2.0), _row(2, 1.0, state="failed")]) == ()
+    assert supports([_row(1, 2.0, claim=""), _row(2, 1.0, claim="")]) == ()
+    (found,) = supports([_row(1, 2.0), _row(1, 2.0), _row(2, 1.0), _row(2, 1.0, oversubscribed=True)])
+    assert found.verdict == "disturbed"
