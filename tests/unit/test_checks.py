@@ -136,6 +136,8 @@ def test_a_folder_of_this_machine_alone_is_told_until_a_run_wrote_there(tmp_path
     run = tmp_path / "runs" / "study" / "run"
     run.mkdir(parents=True)
     (run / "events.1.0.jsonl").touch()
+    assert len(list(checks.storage(case))) == 1, "a folder without a spec is no run"
+    (run / "spec.json").touch()
     assert list(checks.storage(case)) == []
 
 
