@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -41,7 +40,7 @@ _OF_ONE_MACHINE = {"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "
 """File systems that a node does not share with others, unless somebody exports them."""
 _VISIBILITY = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 _FEW_PORTS = 1000
-_RUNS_LOOKED_AT = 100
+_STUDIES_LOOKED_AT = 20
 
 
 class Finding(NamedTuple):
@@ -279,11 +278,9 @@ def storage(case: Case) -> Iterator[Finding]:
 
 
 def _was_written_to(root: Path) -> bool:
-    """Say whether one of the first runs there wrote events: then the nodes see the folder."""
-    if not is_folder(root):
-        return False
-    runs = (run for study in find_studies(root) for run in study.runs())
-    return any(next(run.path.glob("events.*.jsonl"), None) for run in islice(runs, _RUNS_LOOKED_AT))
+    """Say whether a run there wrote events: then the nodes see the folder."""
+    studies = find_studies(root) if is_folder(root) else []
+    return any(next(study.path.glob("*/events.*.jsonl"), None) for study in studies[:_STUDIES_LOOKED_AT])
 
 
 def _home_of_hpcpar() -> Path:

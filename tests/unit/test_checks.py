@@ -251,6 +251,14 @@ def test_what_slurm_refuses_is_said_in_its_own_words(commands):
     assert finding.problem.what == "Slurm would refuse it: allocation failure: Invalid account"
 
 
+@pytest.mark.parametrize("words", ["resolve_ctls_from_dns_srv: Unknown host", "Unable to contact slurm controller"])
+def test_a_controller_that_was_never_reached_has_refused_nothing(commands, words):
+    commands.write("sbatch", f"echo 'allocation failure: {words}' >&2; exit 1")
+    (finding,) = online.test_only(case_of(profile_of()))
+    assert finding.level == "unchecked"
+    assert finding.problem.what == f"sbatch --test-only gave no answer: allocation failure: {words}"
+
+
 def test_a_controller_that_does_not_answer_stops_nobody(commands, monkeypatch):
     commands.borrow("sleep")
     commands.write("sbatch", "exec sleep 60")
