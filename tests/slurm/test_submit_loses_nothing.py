@@ -71,7 +71,7 @@ def test_a_kill_while_sbatch_is_on_its_way_is_waited_for_and_adopted(held: Any, 
     wrapper.parent.mkdir()
     real = subprocess.run(["sh", "-c", "command -v sbatch"], capture_output=True, text=True).stdout.strip()
     reached = tmp_path / "reached"
-    slow = f'touch "{reached}"; sleep 3'
+    slow = f'touch "{reached}"; sleep 8'
     wrapper.write_text(f'#!/bin/sh\n[ "$1" = --test-only ] || {{ {slow}; }}\nexec {real} "$@"\n')
     wrapper.chmod(0o755)
     runs = tmp_path / "runs"
