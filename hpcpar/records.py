@@ -19,6 +19,12 @@ from hpcpar.storage import append_line, open_file
 R = TypeVar("R", bound=Struct)
 
 
+MAX_BYTES = 256 * 1024**2
+"""What is read of a file of lines (a million steps are 150 MiB); what follows counts as one rejected line."""
+MAX_BYTES_OF_ONE = 32 * 1024**2
+"""The largest file that can be one record: 10,000 ranks have 3 MiB."""
+
+
 class Cause(enum.StrEnum):
     """Why a run ended; `ok` is the only good one."""
 
@@ -224,10 +230,13 @@ def read_lines(path: Path | str, kind: type[R]) -> Reading:
     """
     try:
         with open_file(path) as file:
-            content = file.read()
+            content = file.read(MAX_BYTES + 1)
     except OSError:
         return Reading([], 0)
-    return parse_lines(content, kind)
+    if len(content) <= MAX_BYTES:
+        return parse_lines(content, kind)
+    records, rejected = parse_lines(content[: content.rfind(b"\n", 0, MAX_BYTES) + 1], kind)
+    return Reading(records, rejected + 1)
 
 
 @functools.cache
@@ -252,11 +261,12 @@ def parse_lines(content: bytes, kind: type[R]) -> Reading:
 
 
 def read_one(path: Path | str, kind: type[R]) -> R | None:
-    """Read a file that holds one record; None where it is missing or damaged."""
+    """Read a file that holds one record; None where it is missing, damaged, or far too large to be one."""
     try:
         with open_file(path) as file:
-            found: R = _decoder(kind).decode(file.read())
-            return found
+            content = file.read(MAX_BYTES_OF_ONE + 1)
+        found: R = _decoder(kind).decode(content)
+        return found if len(content) <= MAX_BYTES_OF_ONE else None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,14 +112,14 @@ def open_file(path: Path | str) -> BinaryIO:
     """Open a file to read; a pipe in its place (a copied folder may hold anything) reads as empty and never waits.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is a device: some never end.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.fdopen(descriptor, "rb")
-    except OSError:  # a folder
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         os.close(descriptor)
-        raise
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:
