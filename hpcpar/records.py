@@ -20,6 +20,12 @@ R = TypeVar("R", bound=Struct)
 _DAMAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+MAX_BYTES = 256 * 1024**2
+"""What is read of a file of lines (a million steps are 150 MiB); what follows counts as one rejected line."""
+MAX_BYTES_OF_ONE = 32 * 1024**2
+"""The largest file that can be one record: 10,000 ranks have 3 MiB."""
+
+
 class Cause(enum.StrEnum):
     """Why a run ended; `ok` is the only good one."""
 
@@ -236,10 +242,13 @@ def read_lines(path: Path | str, kind: type[R]) -> Reading:
     Torn lines, NUL tails, stray text and records of the wrong shape are counted, never an exception.
     """
     try:
-        content = read_file(path)
+        content = read_file(path, MAX_BYTES + 1)
     except OSError:
         return Reading([], 0)
-    return parse_lines(content, kind)
+    if len(content) <= MAX_BYTES:
+        return parse_lines(content, kind)
+    records, rejected = parse_lines(content[: content.rfind(b"\n", 0, MAX_BYTES) + 1], kind)
+    return Reading(records, rejected + 1)
 
 
 @functools.cache
@@ -271,12 +280,13 @@ def _line_by_line(content: bytes, decoder: msgspec.json.Decoder[R]) -> Reading:
 
 
 def read_one(path: Path | str, kind: type[R]) -> R | None:
-    """Read a file that holds one record; None where it is missing or damaged."""
+    """Read a file that holds one record; None where it is missing, damaged, or far too large to be one."""
     try:
-        found: R = _decoder(kind).decode(read_file(path))
+        content = read_file(path, MAX_BYTES_OF_ONE + 1)
+        found: R = _decoder(kind).decode(content)
     except (OSError, *_DAMAGE):
         return None
-    return found
+    return found if len(content) <= MAX_BYTES_OF_ONE else None
 
 
 def tail_lines(path: Path | str, kind: type[R], num_bytes: int = 8192) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,27 +117,34 @@ def open_file(path: Path | str) -> BinaryIO:
     """Open a file to read; a pipe in its place (a copied folder may hold anything) reads as empty and never waits.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is a device: some never end.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return os.fdopen(descriptor, "rb")
-    except OSError:  # a folder
+    return os.fdopen(_open(path)[0], "rb")
+
+
+def _open(path: Path | str) -> tuple[int, int]:
+    """Return a descriptor and the size of the file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    found = os.fstat(descriptor)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
         os.close(descriptor)
-        raise
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return descriptor, found.st_size
 
 
-def read_file(path: Path | str) -> bytes:
-    """Read a whole file; what is no file reads as `open_file` says.
+def read_file(path: Path | str, most: int = 2**62) -> bytes:
+    """Read a file, but no more than `most` bytes of it; what is no file reads as `open_file` says.
 
     Raises:
         OSError: it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor, size = _open(path)
     try:
-        parts = [os.read(descriptor, os.fstat(descriptor).st_size + 1)]
-        while parts[-1]:
-            parts.append(os.read(descriptor, 1 << 20))
+        parts = [os.read(descriptor, min(most, size + 1))]
+        left = most - len(parts[0])
+        while parts[-1] and left > 0:
+            parts.append(os.read(descriptor, min(left, 1 << 20)))
+            left -= len(parts[-1])
     finally:
         os.close(descriptor)
     return b"".join(parts) if len(parts) > 2 else parts[0]

@@ -20,6 +20,7 @@ from hpcpar.control import network, slurm
 from hpcpar.control.plan import Plan
 from hpcpar.errors import MissingExtraError, NoSchedulerError, Problem, install_line
 from hpcpar.profile import ClusterProfile, NodeType
+from hpcpar.runs import find_studies
 from hpcpar.spec import Resources, RunSpec
 from hpcpar.storage import is_folder
 from hpcpar.units import human_memory
@@ -39,6 +40,7 @@ _OF_ONE_MACHINE = {"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "
 """File systems that a node does not share with others, unless somebody exports them."""
 _VISIBILITY = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
 _FEW_PORTS = 1000
+_STUDIES_LOOKED_AT = 20
 
 
 class Finding(NamedTuple):
@@ -257,8 +259,8 @@ def storage(case: Case) -> Iterator[Finding]:
         yield Finding("warning", Problem(f"runs folder {case.root}", what, "another --runs, or make room"))
     if not os.access(there, os.W_OK):
         yield Finding("error", Problem(str(case.root), "cannot write: no permission", "another --runs"))
-    if case.profile.scheduler != "slurm" or next(case.root.glob("*/*/events.*.jsonl"), None):
-        return  # a run wrote its events there already: the nodes see the folder
+    if case.profile.scheduler != "slurm" or _was_written_to(case.root):
+        return
     mounts = _mounts()
     needed = {f"runs folder {case.root}": there, f"hpcpar in {_home_of_hpcpar()}": _home_of_hpcpar()}
     if "/" in case.python:
@@ -273,6 +275,12 @@ def storage(case: Case) -> Iterator[Finding]:
     for kind, names in unshared.items():
         what = f"on a file system of this machine alone ({kind}); the nodes must see the same path"
         yield Finding("warning", Problem("; ".join(names), what, "a folder that all nodes share"))
+
+
+def _was_written_to(root: Path) -> bool:
+    """Say whether a run there wrote events: then the nodes see the folder."""
+    studies = find_studies(root) if is_folder(root) else []
+    return any(next(study.path.glob("*/events.*.jsonl"), None) for study in studies[:_STUDIES_LOOKED_AT])
 
 
 def _home_of_hpcpar() -> Path:

@@ -6,6 +6,7 @@ partition's, where limits are not enforced at submission: such a job waits for e
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from hpcpar.control.machine import Association, Machine, Partition, QosRow
 from hpcpar.errors import NoSchedulerError, Problem, SchedulerError
 from hpcpar.spec import Resources
 from hpcpar.units import slurm_time
+
+_UNREACHED = re.compile(r"unable to contact|unknown host|connection refused|connect failure|could not resolve", re.I)
+"""What a client says when it has not spoken to a controller at all."""
 
 
 class _Wall(NamedTuple):
@@ -38,9 +42,9 @@ def test_only(case: Case) -> Iterator[Finding]:
 def _refused(case: Case, shot: Shot, error: Exception) -> Finding:
     nodes, runs = shot.resources.nodes, shot.num_runs
     label = f"{case.where}: {nodes} node{'s' * (nodes > 1)}, {runs} run{'s' * (runs > 1)}"
-    if not isinstance(error, SchedulerError) or slurm.lost_answer(error):
-        return Finding("unchecked", Problem(label, f"sbatch --test-only gave no answer: {error}"))
-    words = " ".join(line.strip() for line in error.stderr.splitlines() if line.strip())
+    words = " ".join(error.stderr.split()) if isinstance(error, SchedulerError) else str(error)
+    if not isinstance(error, SchedulerError) or slurm.lost_answer(error) or _UNREACHED.search(words):
+        return Finding("unchecked", Problem(label, f"sbatch --test-only gave no answer: {words}"))
     return Finding(
         "error", Problem(label, f"Slurm would refuse it: {words}", "`hpcpar cluster verify` shows what differs")
     )
@@ -51,7 +55,8 @@ def limits(case: Case) -> Iterator[Finding]:
     try:
         machine = machines.ask(nodes=False)
     except (SchedulerError, NoSchedulerError) as error:
-        yield Finding("unchecked", Problem("limits", f"Slurm does not answer: {error}"))
+        words = " ".join(error.stderr.split()) if isinstance(error, SchedulerError) else str(error)
+        yield Finding("unchecked", Problem("limits", f"Slurm does not answer: {words}"))
         return
     yield from limit_findings(case, machine)
     for text in machine.silent:

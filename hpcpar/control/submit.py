@@ -199,7 +199,7 @@ def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None)
         SchedulerError: the scheduler refused a batch; batches before it stand, its own runs stay planned.
     """
     request = prepared.request
-    if not request.no_gate:
+    if prepared.batches and not request.no_gate:
         for problem in gate.check(case(prepared)):
             warn(problem)
     if not prepared.batches:

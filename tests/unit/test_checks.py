@@ -136,6 +136,8 @@ def test_a_folder_of_this_machine_alone_is_told_until_a_run_wrote_there(tmp_path
     run = tmp_path / "runs" / "study" / "run"
     run.mkdir(parents=True)
     (run / "events.1.0.jsonl").touch()
+    assert len(list(checks.storage(case))) == 1, "a folder without a spec is no run"
+    (run / "spec.json").touch()
     assert list(checks.storage(case)) == []
 
 
@@ -247,6 +249,14 @@ def test_what_slurm_refuses_is_said_in_its_own_words(commands):
     (finding,) = online.test_only(case_of(profile_of()))
     assert finding.level == "error"
     assert finding.problem.what == "Slurm would refuse it: allocation failure: Invalid account"
+
+
+@pytest.mark.parametrize("words", ["resolve_ctls_from_dns_srv: Unknown host", "Unable to contact slurm controller"])
+def test_a_controller_that_was_never_reached_has_refused_nothing(commands, words):
+    commands.write("sbatch", f"echo 'allocation failure: {words}' >&2; exit 1")
+    (finding,) = online.test_only(case_of(profile_of()))
+    assert finding.level == "unchecked"
+    assert finding.problem.what == f"sbatch --test-only gave no answer: allocation failure: {words}"
 
 
 def test_a_controller_that_does_not_answer_stops_nobody(commands, monkeypatch):

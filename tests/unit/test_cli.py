@@ -218,21 +218,21 @@ def test_bad_input_is_2_and_nothing_on_stdout(run):
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, EOFError])
 def test_interruption_is_130(run, study, monkeypatch, interruption):
-    monkeypatch.setattr("hpcpar.control.status.get_status", lambda _: (_ for _ in ()).throw(interruption()))
+    monkeypatch.setattr("hpcpar.control.status.get_status", lambda _, **__: (_ for _ in ()).throw(interruption()))
     code, out, err = run("status")
     assert (code, out) == (130, "")
     assert "interrupted" in err
 
 
 def test_an_error_that_is_not_the_users_keeps_its_traceback(study, monkeypatch):
-    monkeypatch.setattr("hpcpar.control.status.get_status", lambda _: 1 / 0)
+    monkeypatch.setattr("hpcpar.control.status.get_status", lambda _, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["status"])
 
 
 @pytest.mark.parametrize("error", [HpcparError("it failed \x1b[2J"), SchedulerError("sbatch", "no \x1b]0;x\x07")])
 def test_what_the_scheduler_says_reaches_the_terminal_escaped(run, study, monkeypatch, error):
-    monkeypatch.setattr("hpcpar.control.status.get_status", lambda _: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("hpcpar.control.status.get_status", lambda _, **__: (_ for _ in ()).throw(error))
     code, _, err = run("status")
     assert code == 1
     assert err.removesuffix("\n").isprintable()
