@@ -18,8 +18,9 @@ NUMBER = 4
 """Bytes of a weight, of its gradient and of what is sent of them: fp32 is what is kept and added up (strategies.md)."""
 MARGIN = 0.10
 """Of the tensors, on top: what a GPU's allocator cannot use. A run fits for certain where it fits with this."""
-HEAP = 1.0
-"""The same on a CPU: the C library keeps blocks that were given back, up to 85 % of the tensors were measured."""
+HEAP = 1.25
+"""The same on a CPU: the C library keeps blocks that were given back, as many again as there are tensors (docs/plan.md
+has what was measured)."""
 PROCESS = {"gpu": 1.0 * 2**30, "cpu": 0.75 * 2**30}
 """What a process takes without any tensor: torch itself on a CPU (0.4 GiB measured; more with DeepSpeed), the context
 and the libraries of a GPU (assumed: none was at hand)."""
