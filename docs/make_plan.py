@@ -87,9 +87,7 @@ def main() -> int:
 def _submit(  # noqa: PLR0917 - the words of one command line
     folder: Path, name: str, strategy: str, nodes: int, shape: str, more: str, variables: dict[str, str]
 ) -> None:
-    words = (
-        "submit --cluster local --workload llama-tiny --global-batch 16 --steps 3 --warmup-steps 0 --wait --no-predict"
-    )
+    words = "submit --cluster local --workload llama-tiny --global-batch 16 --steps 3 --warmup-steps 0 --wait"
     sets = [word for pair in shape.split() for word in ("--set", pair)]
     command = [
         sys.executable,

@@ -36,6 +36,7 @@ for name in registry.WORKLOADS:
     kinds = {
         "script": "program",
         "llama-moe": "mixture-of-experts",
+        "llama-lora": "adapters",
         "clockwork": "clockwork",
         "xgboost": "boosting",
         "estimator": "estimator",

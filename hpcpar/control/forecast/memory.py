@@ -18,8 +18,9 @@ NUMBER = 4
 """Bytes of a weight, of its gradient and of what is sent of them: fp32 is what is kept and added up (strategies.md)."""
 MARGIN = 0.10
 """Of the tensors, on top: what a GPU's allocator cannot use. A run fits for certain where it fits with this."""
-HEAP = 1.0
-"""The same on a CPU: the C library keeps blocks that were given back, up to 85 % of the tensors were measured."""
+HEAP = 1.25
+"""The same on a CPU: the C library keeps blocks that were given back, as many again as there are tensors (docs/plan.md
+has what was measured)."""
 PROCESS = {"gpu": 1.0 * 2**30, "cpu": 0.75 * 2**30}
 """What a process takes without any tensor: torch itself on a CPU (0.4 GiB measured; more with DeepSpeed), the context
 and the libraries of a GPU (assumed: none was at hand)."""
@@ -177,16 +178,18 @@ def _passes(stage: Stage, loss: UnitShape, layout: Layout, held: _Held, *, stays
     chain = [*stage.units, loss] if stage.last else list(stage.units)
     layers = _layers(stage, loss, layout)
     behind = [0.0 if stays else NUMBER * sum(_own(unit, layout) for unit in chain[i + 1 :]) for i in range(len(chain))]
+    sharded = layout.mesh.dp_shard > 1 and layout.zero is None
+    accumulates = sharded and layout.grad_accum > 1
     below = 0.0
     for i, unit in enumerate(chain):
-        there = held.gradients if stays else 0.0
+        # FSDP2 makes a unit's share where it gives the whole up, which is counted as accumulated.
+        there = held.gradients if stays and not accumulates else 0.0
         kept_by_other = i == 0 or chain[i - 1].keeps_output or unit.keeps_input
         entry = 0.0 if kept_by_other else unit.input.at(b)
         forward, backward = (_gathered(chain, i, layout, forward=forward) for forward in (True, False))
         yield _Moment(f"forward, unit {i + 1}", there, below + entry + highest(unit.forward.peak, b), forward)
         # Going back, the units behind this one have made their gradients already.
         there += behind[i]
-        sharded = layout.mesh.dp_shard > 1 and layout.zero is None
         peak = highest(unit.backward_again if stays and not sharded else unit.backward.peak, b)
         yield _Moment(f"backward, unit {i + 1}", there, below + peak, backward)
         if sharded:  # when it ends, its whole gradient is there twice: once in the buffer that is scattered

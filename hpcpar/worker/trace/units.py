@@ -56,14 +56,14 @@ class Tracer:
 
     def __init__(self, workload: NeuralWorkload, tally: Tally) -> None:
         self._workload, self._tally = workload, tally
-        inputs, targets = workload.samples.fetch(_first_sample())
-        self._sample = inputs[:1], targets[:1]
+        # As many samples as are traced: how a batch lies in memory is the workload's affair.
+        self._fetched = {samples: workload.samples.fetch(_first_samples(samples)) for samples in SAMPLES}
         self._spread = False
 
     @property
     def sample_bytes(self) -> int:
         """Inputs and targets of one sample."""
-        return sum(tensor.nbytes for tensor in self._sample)
+        return sum(tensor.nbytes for tensor in self._fetched[1])
 
     def model(self, case: Case, *, alike: bool = True) -> Model:
         """Trace all units in one case; `alike` traces blocks once that are made the same way."""
@@ -97,9 +97,8 @@ class Tracer:
 
     def _batch(self, samples: int, parts: int) -> tuple[Any, Any]:
         made = []
-        for tensor_B in self._sample:
+        for tensor_B in self._fetched[samples]:
             fake = self._tally.from_tensor(tensor_B)
-            fake = fake.expand(samples, *fake.shape[1:]).clone()
             made.append(fake.chunk(parts, dim=1)[-1].contiguous() if parts > 1 else fake)
         return made[0], made[1]
 
@@ -202,10 +201,10 @@ def unit_on_meta(unit: Unit) -> Any:
         return unit.build()
 
 
-def _first_sample() -> Any:
+def _first_samples(number: int) -> Any:
     import numpy as np
 
-    return np.zeros(1, dtype=np.int64)
+    return np.zeros(number, dtype=np.int64)
 
 
 def _made_by(unit: Unit) -> Any:
