@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo readme test test-ci test-full check bench overhead gpu-check parity ledgers pipelines plan proof faults soak bench-submit bench-status clean
+.PHONY: help env slurm demo readme test test-ci test-full browser check bench bench-collect overhead gpu-check parity ledgers pipelines plan proof faults soak bench-submit bench-status clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -61,11 +61,18 @@ test-ci: check test  ## What CI runs: lint, types, layering, tests, the demo, a 
 	$(MAKE) --no-print-directory demo
 	$(BIN)/python -m pytest -m full tests/packaging tests/slurm/test_main_job.py
 
-test-full: env slurm  ## Everything, the long ones too
+browser: env  ## Install what tests of the report and the notebook need (Chromium where root may)
+	$(PIP) --group browser
+	command -v chromium chromium-browser google-chrome >/dev/null || { [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; }; }
+
+test-full: env slurm browser  ## Everything, the long ones too
 	$(BIN)/python -m pytest
 
 bench: env  ## Measure start-up side by side (ratios of one run, not a test)
 	$(BIN)/python benchmarks/startup.py
+
+bench-collect: env  ## Measure collect beside bare readers (10,000 runs, 1.2 GB in a temporary folder, some minutes)
+	$(BIN)/python benchmarks/collect.py
 
 bench-submit: env slurm  ## Measure submit beside raw sbatch and submitit, on a Slurm of its own
 	$(BIN)/python benchmarks/submit.py

@@ -37,7 +37,7 @@ def main() -> int:
     README.write_text(text, encoding="utf-8")
     IMAGES.mkdir(exist_ok=True)
     for name in ("scaling.png", "scaling.svg"):
-        shutil.copyfile(report / name, IMAGES / name)
+        shutil.copyfile(report / "figures" / name, IMAGES / name)
     return 0
 
 

@@ -11,6 +11,7 @@ to the user, and everything but the batches can be copied elsewhere and collecte
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from msgspec import Struct
 
 from hpcpar import records
 from hpcpar.errors import InputError, Problem
-from hpcpar.records import Event, RunRecord, Step
+from hpcpar.records import Event, RunRecord, Step, StepTime
 from hpcpar.spec import RunSpec, Submission
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
@@ -34,7 +35,10 @@ BATCHES = "batches"
 
 
 class RunFolder:
-    """One run's folder. Made by submit, filled by the worker, read by status and collect."""
+    """One run's folder. Made by submit, filled by the worker, read by status and collect.
+
+    Where ten thousand of them are read, names are joined as text: making a path of each costs as much as opening it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -125,11 +129,15 @@ class RunFolder:
 
     def submissions(self) -> list[Submission]:
         """Read what the scheduler said, oldest first."""
+        return list(self.submission_lines().records)
 
-        def read() -> list[Submission]:
-            return records.read_lines(f"{self._at}/submission.jsonl", Submission).records
+    def submission_lines(self) -> records.Reading:
+        """Read what the scheduler said, oldest first, with the number of lines that cannot be read."""
 
-        return list(self._unchanged("submission.jsonl", read))
+        def read() -> records.Reading:
+            return records.read_lines(f"{self._at}/submission.jsonl", Submission)
+
+        return self._unchanged("submission.jsonl", read)
 
     def attempts(self) -> list[str]:
         """List the attempts that wrote events, oldest first."""
@@ -163,6 +171,10 @@ class RunFolder:
         """Read the steps of an attempt."""
         return records.read_lines(self.steps_path(attempt), Step)
 
+    def step_times(self, attempt: str) -> records.Reading:
+        """Read of the steps of an attempt what tables are made of, in less time."""
+        return records.read_lines(f"{self._at}/steps.{attempt}.jsonl", StepTime)
+
     def last_steps(self, attempt: str) -> list[Step]:
         """Return some of the steps that were recorded last."""
         path = f"{self._at}/steps.{attempt}.jsonl"
@@ -171,6 +183,26 @@ class RunFolder:
     def last_step(self, attempt: str) -> int:
         """Return the number of the last recorded step, 0 where there is none."""
         return max((step.step for step in self.last_steps(attempt)), default=0)
+
+
+class Snapshot(RunFolder):
+    """A run's folder, each file of which is read once: a run that is going on cannot change between two looks."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._kept: dict[str, Any] = {}
+
+    def _unchanged(self, name: str, read: Callable[[], R]) -> R:
+        if name not in self._kept:
+            self._kept[name] = read()
+        return cast("R", self._kept[name])
+
+    def _names(self) -> list[str]:
+        return self._unchanged("", super()._names)
+
+    def events(self, attempt: str) -> records.Reading:
+        """As RunFolder."""
+        return self._unchanged(f"events.{attempt}.jsonl", functools.partial(super().events, attempt))
 
 
 def batch_tag(study: str, batch_key: str) -> str:
@@ -383,7 +415,14 @@ def find_studies(path: Path) -> list[StudyFolder]:
 
 
 def _is_study(path: Path) -> bool:
-    return is_folder(path / BATCHES) or any(is_file(p / "spec.json") for p in _subfolders(path))
+    if is_folder(path / BATCHES):
+        return True
+    try:
+        with os.scandir(path) as entries:
+            folders = (e for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+            return any(is_file(Path(folder.path, "spec.json")) for folder in folders)
+    except (OSError, ValueError):
+        return False
 
 
 def runs_root(explicit: str, profile_root: str = "") -> Path:

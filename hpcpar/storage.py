@@ -108,18 +108,46 @@ def expand_home(text: str) -> Path:
         return Path(text)
 
 
+def in_utf8(name: str) -> str:
+    """Return a file's name as text that can be written anywhere: bytes that are not UTF-8 become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def open_file(path: Path | str) -> BinaryIO:
     """Open a file to read; a pipe in its place (a copied folder may hold anything) reads as empty and never waits.
 
     Raises:
         OSError: it cannot be read, or is a device: some never end.
     """
+    return os.fdopen(_open(path)[0], "rb")
+
+
+def _open(path: Path | str) -> tuple[int, int]:
+    """Return a descriptor and the size of the file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    mode = os.fstat(descriptor).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+    found = os.fstat(descriptor)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a file", str(path))
-    return os.fdopen(descriptor, "rb")
+    return descriptor, found.st_size
+
+
+def read_file(path: Path | str, most: int = 2**62) -> bytes:
+    """Read a file, but no more than `most` bytes of it; what is no file reads as `open_file` says.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor, size = _open(path)
+    try:
+        parts = [os.read(descriptor, min(most, size + 1))]
+        left = most - len(parts[0])
+        while parts[-1] and left > 0:
+            parts.append(os.read(descriptor, min(left, 1 << 20)))
+            left -= len(parts[-1])
+    finally:
+        os.close(descriptor)
+    return b"".join(parts) if len(parts) > 2 else parts[0]
 
 
 def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:

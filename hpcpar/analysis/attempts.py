@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hpcpar.analysis.window import LONGEST_S
-from hpcpar.records import Cause, Event, RunRecord, Step
+from hpcpar.records import Cause, Event, RunRecord, StepTime
 from hpcpar.runs import RunFolder
 
 CLOCKS_AGREE = 0.01
@@ -16,7 +16,7 @@ CLOCKS_AGREE = 0.01
 class History(NamedTuple):
     """Made by `read_history`."""
 
-    steps: list[Step]
+    steps: list[StepTime]
     """Those that count, each attempt's in the order of its file."""
     rejected_lines: int
     begins: tuple[int, ...]
@@ -51,8 +51,8 @@ def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, atte
     spans = list(
         {s.attempt: s for s in (record.lineage if record is not None else []) if s.attempt in attempts}.values()
     )
-    readings = {name: folder.steps(name) for name in {*attempts, attempt} if name}
-    kept: list[Step] = []
+    readings = {name: folder.step_times(name) for name in {*attempts, attempt} if name}
+    kept: list[StepTime] = []
     if spans:
         for span in spans:
             kept += [step for step in readings[span.attempt].records if span.first <= step.step <= span.last]
@@ -72,10 +72,10 @@ def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, atte
     return History(kept, rejected, begins, done - len(kept), goodput, phases)
 
 
-def _goodput(kept: list[Step], record: RunRecord, earlier_s: float) -> Goodput | None:
+def _goodput(kept: list[StepTime], record: RunRecord, earlier_s: float) -> Goodput | None:
     good = {step.step: step for step in kept if step.applied}
     wall_s = earlier_s + record.ended - record.started
-    good_s = sum(step.time_s + step.data_s for step in good.values())
+    good_s = sum([step.time_s for step in good.values()]) + sum([step.data_s for step in good.values()])
     if not 0 < good_s <= wall_s:  # a share above one comes of damaged numbers
         return None
     return Goodput(good_s / wall_s, (1 if record.whole_program else len(good)) / wall_s)

@@ -41,6 +41,11 @@ def facts(table: Table) -> list[str]:
     ]
 
 
+def brief_facts(table: Table) -> list[str]:
+    """Return those without which the numbers would mislead: what is fixed, the baselines, doubts about the evidence."""
+    return [*_fixed(table), *(f"Baseline: {line}." for line in baseline_lines(table)), *_evidence(table.rows)]
+
+
 def unit(estimates: Sequence[Estimate | None]) -> tuple[str, float]:
     """Return the unit in which these times read best, and what one second is in it."""
     largest = max((known.value for known in estimates if known is not None), default=1.0)

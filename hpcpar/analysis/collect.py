@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpcpar.analysis import against as comparing
 from hpcpar.analysis.crossover import crossovers
-from hpcpar.analysis.gather import gather
+from hpcpar.analysis.gather import gather, studies_at
 from hpcpar.analysis.laws import laws
 from hpcpar.analysis.lint import lint
 from hpcpar.analysis.metrics import margins
@@ -62,6 +62,7 @@ def collect(
         sized_up=sizeups(gathered.rows),
         supports=supports(gathered.rows),
         lint=lint(tables, target_loss),
+        studies=tuple(study.path for study in studies_at(paths)),
     )
 
 

@@ -5,6 +5,7 @@ Nothing is dropped where the answer is no: the comparison stays in its table, wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,13 @@ import msgspec
 from hpcpar.analysis.metrics import Metric
 from hpcpar.analysis.numbers import plural
 from hpcpar.analysis.reduce import Row
+
+
+@functools.lru_cache(maxsize=1024)
+def _decoded(text: str) -> dict[str, Any]:
+    """Decode what many runs have in common once."""
+    found: dict[str, Any] = msgspec.json.decode(text)
+    return found
 
 
 class Condition(NamedTuple):
@@ -41,7 +49,7 @@ class Software(Condition):
 
     def differs(self, baseline: Sequence[Row], compared: Sequence[Row]) -> str:
         """Name the packages that differ, and no others."""
-        here, there = ([msgspec.json.decode(row.versions) for row in rows] for rows in (compared, baseline))
+        here, there = ([_decoded(row.versions) for row in rows] for rows in (compared, baseline))
         names = [name for name in versions(here) if name in versions(there)]
         apart = [name for name in names if versions(here)[name] != versions(there)[name]]
         if not apart:
@@ -51,7 +59,7 @@ class Software(Condition):
 
     def mixture(self, rows: Sequence[Row]) -> str:
         """Name the packages of which there is more than one version."""
-        found = versions([msgspec.json.decode(row.versions) for row in rows])
+        found = versions([_decoded(row.versions) for row in rows])
         return ", ".join(f"{name} {' and '.join(numbers)}" for name, numbers in found.items() if len(numbers) > 1)
 
 
@@ -62,14 +70,14 @@ def versions(found: Sequence[dict[str, str]]) -> dict[str, list[str]]:
 
 
 def _data(row: Row) -> str:
-    facts: dict[str, Any] = msgspec.json.decode(row.data)
+    facts = _decoded(row.data)
     digest = str(facts.get("sha256", ""))[:12]
     return " ".join(filter(None, (str(facts.get("name", "")), digest)))
 
 
 def _precision(row: Row) -> str:
     """Return what a strategy was told of precision; one that cannot be told computes in fp32."""
-    options: dict[str, Any] = msgspec.json.decode(row.strategy_options)
+    options = _decoded(row.strategy_options)
     return str(options.get("precision", "fp32"))
 
 
@@ -94,28 +102,43 @@ FACTORS = frozenset({"cluster", "node type", "device", "code", "software"})
 """What may differ where two collections are compared: it is what the comparison is about, and is named with it."""
 
 
-def reasons(
-    baseline: Sequence[Row], compared: Sequence[Row], metric: Metric, factors: frozenset[str] = frozenset()
-) -> list[str]:
-    """Say why these runs may not be compared in this metric; an empty list where they may.
+def unlike(
+    baseline: Sequence[Row], compared: Sequence[Row], factors: frozenset[str] = frozenset()
+) -> tuple[list[str], list[str]]:
+    """Say why these runs may not be compared, whatever the metric.
 
     Args:
         baseline: runs with a result, at least one.
         compared: likewise.
-        metric: what is compared.
         factors: names of conditions that may differ.
+
+    Returns:
+        In what they are not alike, and what else spoiled the numbers of either.
     """
-    found = [
+    differ = [
         words
         for condition in CONDITIONS
         if condition.name not in factors and (words := condition.differs(baseline, compared))
     ]
+    return differ, [reason for rows in (baseline, compared) for reason in disturbed(rows)]
+
+
+def other_batch(baseline: Sequence[Row], compared: Sequence[Row], metric: Metric) -> list[str]:
+    """Say why runs of different global batches may not be compared in this metric."""
     batches = [sorted({row.global_batch for row in rows}) for rows in (compared, baseline)]
-    if metric.needs_equal_batch and batches[0] != batches[1]:
-        better = "time_to_target" if metric.quality else "throughput"
-        here, there = (", ".join(map(str, sizes)) for sizes in batches)
-        found.append(f"global batch {here} here, {there} there: compare {better}")
-    return found + [reason for rows in (baseline, compared) for reason in disturbed(rows)]
+    if not metric.needs_equal_batch or batches[0] == batches[1]:
+        return []
+    better = "time_to_target" if metric.quality else "throughput"
+    here, there = (", ".join(map(str, sizes)) for sizes in batches)
+    return [f"global batch {here} here, {there} there: compare {better}"]
+
+
+def reasons(
+    baseline: Sequence[Row], compared: Sequence[Row], metric: Metric, factors: frozenset[str] = frozenset()
+) -> list[str]:
+    """Say why these runs may not be compared in this metric; an empty list where they may. See `unlike`."""
+    differ, spoiled = unlike(baseline, compared, factors)
+    return [*differ, *other_batch(baseline, compared, metric), *spoiled]
 
 
 def disturbed(rows: Sequence[Row]) -> list[str]:

@@ -100,7 +100,7 @@ def compare(arms: Sequence[Arms], margins: Mapping[str, float]) -> tuple[tuple[C
         The comparisons, arm by arm; and the number of hypotheses over which they were adjusted (Holm).
     """
     metrics = compared([row for one in arms for row in (*one.baseline, *one.compared) if row.usable], margins)
-    drafts = [_draft(one, metric, margins[metric.name]) for one in arms for metric in metrics]
+    drafts = [draft for one in arms for draft in _drafts(one, metrics, margins)]
     tested: dict[tuple[object, ...], _Draft] = {}
     for draft in drafts:
         if draft.effect is not None and draft.effect.basis != "deterministic":
@@ -118,9 +118,25 @@ def _adjusted(tested: Mapping[tuple[object, ...], _Draft], name: str) -> dict[tu
     return dict(zip(tested, verdicts.holm(raw), strict=True))
 
 
-def _draft(arms: Arms, metric: Metric, margin: float) -> _Draft:
-    """Make a comparison up to the point where the others of its family are needed."""
+class _Sides(NamedTuple):
+    """The runs of two arms that have a result, and what stands between them whatever the metric."""
+
+    base: list[Row]
+    other: list[Row]
+    unlike: list[str]
+    spoiled: list[str]
+
+
+def _drafts(arms: Arms, metrics: Sequence[Metric], margins: Mapping[str, float]) -> list[_Draft]:
+    """Make the comparisons of two arms up to the point where the others of their family are needed."""
     base, other = ([row for row in rows if row.usable] for rows in (arms.baseline, arms.compared))
+    found = comparability.unlike(base, other, arms.factors) if base and other else ([], [])
+    sides = _Sides(base, other, *found)
+    return [_draft(arms, sides, metric, margins[metric.name]) for metric in metrics]
+
+
+def _draft(arms: Arms, sides: _Sides, metric: Metric, margin: float) -> _Draft:
+    base, other = sides.base, sides.other
     comparison = Comparison(
         strategy=arms.label,
         baseline=arms.baseline_label,
@@ -136,7 +152,7 @@ def _draft(arms: Arms, metric: Metric, margin: float) -> _Draft:
     same_batch = {row.global_batch for row in base} == {row.global_batch for row in other}
     speed = same_batch and metric.name in ("time", "throughput")
     hypothesis = (arms.label, arms.nodes, "speed" if speed else metric.name)
-    why = _refusal(arms, metric, base, other)
+    why = _refusal(arms, sides, metric)
     if why:
         return _Draft(replace(comparison, reason=why), None, hypothesis)
     effect = _effect(base, other, metric)
@@ -148,15 +164,16 @@ def _draft(arms: Arms, metric: Metric, margin: float) -> _Draft:
     return _Draft(_measured(comparison, effect, values(base, metric)), effect, hypothesis)
 
 
-def _refusal(arms: Arms, metric: Metric, base: Sequence[Row], other: Sequence[Row]) -> str:
+def _refusal(arms: Arms, sides: _Sides, metric: Metric) -> str:
     if arms.refusal:
         return arms.refusal
-    for label, rows in ((arms.baseline_label, base), (f"{arms.label}@{arms.nodes}", other)):
+    for label, rows in ((arms.baseline_label, sides.base), (f"{arms.label}@{arms.nodes}", sides.other)):
         if not rows:
             return f"{label} has no run with a result"
         if all(number(row, metric) is None for row in rows):
             return f"{label} has no number for it"
-    return "; ".join(comparability.reasons(base, other, metric, arms.factors))
+    batch = comparability.other_batch(sides.base, sides.other, metric)
+    return "; ".join([*sides.unlike, *batch, *sides.spoiled])
 
 
 def _effect(base: Sequence[Row], other: Sequence[Row], metric: Metric) -> Effect | None:

@@ -20,6 +20,7 @@ _SIZES = (
     "ranks",
     "ranks_per_node",
     "cpus_per_rank",
+    "gpus_per_node",
     "repeat",
     "seed",
     "global_batch",

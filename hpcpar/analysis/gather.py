@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import bisect
-import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing import get_context
+import math
+import operator
+import time
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from hpcpar import records
-from hpcpar.analysis.reduce import MISSING, UNREADABLE, Row, reduce_run
+from hpcpar.analysis.cache import keep_rows, known_rows
+from hpcpar.analysis.reduce import MISSING, UNREADABLE, Row
+from hpcpar.analysis.reducers import Options, reduce_all
 from hpcpar.analysis.series import name_variants
 from hpcpar.errors import InputError, Problem
-from hpcpar.runs import BatchLine, RunFolder, StudyFolder, find_studies
-
-PARALLEL_FROM = 500
-"""Runs from which starting processes costs less than it saves."""
+from hpcpar.inventory import list_runs
+from hpcpar.runs import BatchLine, StudyFolder, find_studies
+from hpcpar.storage import in_utf8
 
 
 class Gathered(NamedTuple):
@@ -38,9 +37,8 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
     Raises:
         InputError: a path is not a folder, or nothing of hpcpar is in any of them.
     """
-    studies = _studies(paths)
-    folders = [folder for study in studies for folder in [*study.runs(), *_without_spec(study)]]
-    rows = _reduce_all(folders, partial(reduce_run, warmup_steps=warmup_steps, target_loss=target_loss))
+    studies = studies_at(paths)
+    rows = _rows(studies, Options(warmup_steps=warmup_steps, target_loss=target_loss))
     notes: list[str] = []
     for study in studies:
         missing, damaged = _missing(study)
@@ -73,7 +71,12 @@ def sort_key(row: Row) -> tuple[object, ...]:
     )
 
 
-def _studies(paths: Sequence[Path]) -> list[StudyFolder]:
+def studies_at(paths: Sequence[Path]) -> list[StudyFolder]:
+    """Find every study below the paths once.
+
+    Raises:
+        InputError: a path is not a folder, or there is none.
+    """
     if not paths:
         raise InputError(Problem("collect", "nothing to read", "name a runs folder or a study's folder"))
     found: dict[Path, StudyFolder] = {}
@@ -84,15 +87,18 @@ def _studies(paths: Sequence[Path]) -> list[StudyFolder]:
     return [found[path] for path in sorted(found)]
 
 
-def _without_spec(study: StudyFolder) -> Iterator[RunFolder]:
-    """Yield folders that a run wrote into and that lost their spec.json."""
-    with os.scandir(study.path) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    for name in names:
-        folder = study.run(name)
-        leftovers = (folder.record_path, folder.submission_path)
-        if not folder.spec_path.exists() and (any(path.exists() for path in leftovers) or folder.attempts()):
-            yield folder
+def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
+    """Return the row of every run: a kept one where nothing has changed, else a new one."""
+    now_ns = time.time_ns()
+    listed = [list_runs(study) for study in studies]
+    rows = [known_rows(study, runs, options) for study, runs in zip(studies, listed, strict=True)]
+    changed = [(place, run.name) for place, runs in enumerate(listed) for run in runs if run.name not in rows[place]]
+    made = reduce_all([studies[place].run(name) for place, name in changed], options)
+    for (place, name), row in zip(changed, made, strict=True):
+        rows[place][name] = row
+    for place in sorted({place for place, _ in changed}):
+        keep_rows(studies[place], listed[place], rows[place], options, now_ns)
+    return [rows[place][run.name] for place, runs in enumerate(listed) for run in runs]
 
 
 def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
@@ -102,32 +108,13 @@ def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
     for batch in study.batches():
         reading = records.read_lines(batch.manifest_path, BatchLine)
         if reading.rejected:
-            notes.append(
-                f"study {study.name}: {reading.rejected} lines of batch {batch.key}'s manifest could not be read"
-            )
+            where = f"study {in_utf8(study.name)}: {reading.rejected} lines of batch {batch.key}'s manifest"
+            notes.append(f"{where} could not be read")
         for name in (line.run for line in reading.records if line.kind == "run" and line.run):
             if "\0" not in name and not study.run(name).path.is_dir():
                 message = f"batch {batch.key} names it, but its folder is gone"
-                rows[name] = Row(study=study.name, run=name, state=MISSING, message=message)
+                rows[name] = Row(study=in_utf8(study.name), run=name, state=MISSING, message=message)
     return list(rows.values()), notes
-
-
-def _reduce_all(folders: Sequence[RunFolder], reduce: Callable[[RunFolder], Row]) -> list[Row]:
-    workers = _workers()
-    if len(folders) < PARALLEL_FROM or workers < 2:
-        return [reduce(folder) for folder in folders]
-    try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-            return list(pool.map(reduce, folders, chunksize=64))
-    except (
-        BrokenProcessPool
-    ):  # processes cannot be had here (limits, or a caller without a main guard): slower, the same rows
-        return [reduce(folder) for folder in folders]
-
-
-def _workers() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, 16)
 
 
 def _without_copies(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
@@ -140,7 +127,7 @@ def _without_copies(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
         for (study, run), found in by_run.items()
         if len(found) > 1
     ]
-    return [max(found, key=_worth) for found in by_run.values()], notes
+    return [max(found, key=_worth) if len(found) > 1 else found[0] for found in by_run.values()], notes
 
 
 def _worth(row: Row) -> tuple[object, ...]:
@@ -150,24 +137,33 @@ def _worth(row: Row) -> tuple[object, ...]:
 
 def _mark_shared(rows: Sequence[Row]) -> list[Row]:
     """Count, for each run that uses CPUs, the other runs on one of its machines at the same time."""
-    starts: dict[str, list[float]] = defaultdict(list)
-    ends: dict[str, list[float]] = defaultdict(list)
-    busy: list[tuple[Row, float, float]] = []
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:
         if row.uses_cpu and row.started is not None and row.ended is not None:
-            busy.append((row, row.started, row.ended))
             for machine in row.machines:
-                starts[machine].append(row.started)
-                ends[machine].append(row.ended)
-    for times in (*starts.values(), *ends.values()):
-        times.sort()
-    others: Counter[tuple[str, str]] = Counter()
-    for row, started, ended in busy:
-        for machine in row.machines:
-            begun = bisect.bisect_left(starts[machine], ended)
-            gone = bisect.bisect_right(ends[machine], started)
-            others[row.study, row.run] = max(others[row.study, row.run], begun - gone - 1)
-    return [
-        msgspec.structs.replace(row, shared_with=count) if (count := others[row.study, row.run]) > 0 else row
-        for row in rows
-    ]
+                spans[machine].append((row.started, row.ended))
+    crowded = {machine for machine, found in spans.items() if _overlap(sorted(found))}
+    starts = {machine: sorted(start for start, _ in spans[machine]) for machine in crowded}
+    ends = {machine: sorted(end for _, end in spans[machine]) for machine in crowded}
+
+    def others(row: Row) -> int:
+        if not row.uses_cpu or row.started is None or row.ended is None:
+            return 0
+        machines = [machine for machine in row.machines if machine in crowded]
+        begun = [bisect.bisect_left(starts[machine], row.ended) for machine in machines]
+        gone = [bisect.bisect_right(ends[machine], row.started) for machine in machines]
+        return max(map(operator.sub, begun, gone), default=1) - 1
+
+    if not crowded:
+        return list(rows)
+    return [msgspec.structs.replace(row, shared_with=n) if (n := others(row)) > 0 else row for row in rows]
+
+
+def _overlap(spans: Sequence[tuple[float, float]]) -> bool:
+    """Say whether any two of these overlap; they are sorted by their starts."""
+    latest = -math.inf
+    for start, end in spans:
+        if start < latest:
+            return True
+        latest = max(latest, end)
+    return False

@@ -41,8 +41,8 @@ def mean(values: Sequence[float]) -> Estimate:
     Student's t with n - 1 degrees of freedom. One value has no interval.
     """
     logs = [math.log(value) for value in values]
-    variance = _variance_of_mean(logs)
-    return _around(statistics.fmean(logs), variance, len(logs) - 1) if variance is not None else Estimate(values[0])
+    spread = _variance_of_mean(logs)
+    return _around(statistics.fmean(logs), spread, len(logs) - 1) if spread is not None else Estimate(values[0])
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
@@ -66,8 +66,18 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimat
     return _around(centre, total, freedom)
 
 
+def variance(values: Sequence[float]) -> float:
+    """Return the sample variance of two values or more.
+
+    Sums are rounded once, so the order of the values changes nothing; statistics.variance is exact instead, by
+    fractions, and takes forty times as long.
+    """
+    centre = statistics.fmean(values)
+    return math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1)
+
+
 def _variance_of_mean(logs: Sequence[float]) -> float | None:
-    return statistics.variance(logs) / len(logs) if len(logs) > 1 else None
+    return variance(logs) / len(logs) if len(logs) > 1 else None
 
 
 def _around(centre: float, variance: float, freedom: float) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from hpcpar import records
 from hpcpar.analysis import usage
 from hpcpar.analysis.attempts import read_history
-from hpcpar.analysis.window import Window, measure
+from hpcpar.analysis.window import LONGEST_S, Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
-from hpcpar.runs import RunFolder
-from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec, Submission
+from hpcpar.runs import RunFolder, Snapshot
+from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec
+from hpcpar.storage import in_utf8
 from hpcpar.units import compress_nodes
 
 UNREADABLE = "unreadable"
@@ -52,6 +53,8 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ranks: int = 0
     ranks_per_node: int = 0
     cpus_per_rank: int = 0
+    gpus_per_node: int = 0
+    """Devices of a node as the scheduler counts them; 0 where it has none."""
     repeat: int = 0
     seed: int = 0
     global_batch: int = 0
@@ -186,10 +189,12 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         warmup_steps: cut this many steps instead of what the run's spec says.
         target_loss: the loss whose first reaching is looked for.
     """
+    folder = Snapshot(folder.path)
     spec = folder.spec()
     wrong = _what_is_wrong(folder, spec)
     if spec is None or wrong:
-        return Row(study=folder.path.parent.name, run=folder.path.name, state=UNREADABLE, message=wrong)
+        study, run = in_utf8(folder.path.parent.name), in_utf8(folder.path.name)
+        return Row(study=study, run=run, state=UNREADABLE, message=wrong)
     outcome = decide(folder)
     record, record_note = _own_record(folder, spec)
     attempt = _attempt(record, outcome)
@@ -212,7 +217,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         until_steady=spec.until_steady and warmup_steps is None and not whole,
     )
     damaged = int(record is None and folder.record_path.exists())
-    submission_lines = records.read_lines(folder.submission_path, Submission).rejected
+    submission_lines = folder.submission_lines().rejected
     timed = _timed(spec, window, whole=whole)
     return Row(
         **_planned(spec, warmup),
@@ -286,6 +291,7 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "ranks": identity.world_size,
         "ranks_per_node": identity.ranks_per_node,
         "cpus_per_rank": identity.cpus_per_rank,
+        "gpus_per_node": spec.gpus_per_node,
         "repeat": identity.repeat,
         "seed": identity.seed,
         "global_batch": identity.global_batch,
@@ -387,7 +393,7 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
     ranks = record.ranks
     return {
         "oversubscribed": record.oversubscribed,
-        "hosts": compress_nodes(fact.host for fact in ranks),
+        "hosts": _compressed(tuple([fact.host for fact in ranks])),
         "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
         "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
@@ -399,6 +405,12 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "data": _canonical(record.data),
         "versions": _canonical(record.versions),
     }
+
+
+@functools.lru_cache(maxsize=4096)
+def _compressed(hosts: tuple[str, ...]) -> str:
+    """Compress the names of nodes; runs of a study were on the same few sets of them."""
+    return compress_nodes(hosts)
 
 
 def _usage(record: RunRecord | None, spec: RunSpec, window: Window, samples_per_s: float | None) -> dict[str, Any]:
@@ -425,6 +437,10 @@ def _sum(values: list[int]) -> int | None:
     return sum(values) if possible and sum(values) <= _LARGEST * 10**6 else None
 
 
+def _possible(seconds: float) -> bool:
+    return 0 <= seconds <= LONGEST_S
+
+
 def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
@@ -434,6 +450,9 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     if record is not None and record.lineage:
         resumed = ", ".join(str(span.first) for span in record.lineage[1:])
         notes.append(f"went on from a checkpoint before step {resumed}")
+    lost = [] if record is None else [name for name, seconds in record.phases.items() if not _possible(seconds)]
+    if lost:
+        notes.append(f"impossible seconds of the phases {', '.join(lost)} were left out")
     if window.skipped_updates:
         notes.append(f"{window.skipped_updates} updates of the window were skipped")
     return tuple(notes)

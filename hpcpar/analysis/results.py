@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from hpcpar.analysis import law_tables, sheet, tables, verdict_tables
+from hpcpar.analysis import law_tables, outputs, sheet, tables, verdict_tables
+from hpcpar.analysis.chart import bars
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.crossover import Crossover
 from hpcpar.analysis.foreseen import Foreseen, foreseen
@@ -17,6 +18,7 @@ from hpcpar.analysis.laws import Law
 from hpcpar.analysis.lint import Finding
 from hpcpar.analysis.pages import Page, pages
 from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.report.latex import latex
 from hpcpar.analysis.scaling import Table
 from hpcpar.analysis.sizeup import SizeUp
 from hpcpar.analysis.support import Support
@@ -51,6 +53,8 @@ class Results(Struct, frozen=True, kw_only=True):
     crossovers: tuple[Crossover, ...] = ()
     sized_up: tuple[SizeUp, ...] = ()
     lint: tuple[Finding, ...] = ()
+    studies: tuple[Path, ...] = ()
+    """Where the runs lie; nothing that is printed depends on it."""
     supports: tuple[Support, ...] = ()
     """Estimators: what they claim beside what was measured."""
 
@@ -124,7 +128,7 @@ class Results(Struct, frozen=True, kw_only=True):
 
     def to_csv(self) -> str:
         """Print the scaling tables as one CSV in full precision."""
-        return _csv(self.scaling)
+        return outputs.csv(self.scaling)
 
     def to_json(self) -> str:
         """Print tables, comparisons, laws, findings, problems and notes as JSON."""
@@ -146,46 +150,50 @@ class Results(Struct, frozen=True, kw_only=True):
         }
         return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
 
-    def to_text(self, *, width: int | None = None) -> str:
-        """Print the tables for a terminal: in colour for one of `width` columns, plainly where None."""
+    def to_text(self, *, width: int | None = None, chart: bool = False) -> str:
+        """Print what a person acts on: in colour for a terminal of `width` columns, plainly where None.
+
+        Args:
+            width: columns, or None.
+            chart: draw efficiencies as bars, too; the terminal must know block characters.
+        """
 
         def pretty(page: sheet.Sheet) -> str:
             return sheet.plain(page) if width is None else sheet.pretty(page, width)
 
-        return _text(pages(self, narrow=True), pretty, heading="", bullet="  ")
+        text = _text(pages(self, narrow=True), pretty, heading="", bullet="  ")
+        charts = [bars(table, width, self.efficiency_target) for table in self.tables] if chart and width else []
+        return "\n\n".join(filter(None, [text.rstrip("\n"), *charts])) + "\n"
 
     def _repr_html_(self) -> str:
         """Show the tables in a notebook."""
         return "\n".join(_html(page) for page in pages(self, narrow=False))
 
-    def save(self, folder: Path, say: Callable[[str], None] | None = None) -> list[Path]:
-        """Write the tables as CSV, Markdown and JSON, and a figure a scaling table; return the paths.
+    def to_latex(self) -> str:
+        """Print scaling tables and verdicts as LaTeX with booktabs."""
+        return latex(self)
 
-        The figures (scaling.png, scaling.svg; further tables: scaling-2.png, ...) need the extra `report`. Without it,
-        or where there is nothing to draw, scaling.md says why, and so does `say`, called once a reason.
+    def to_html(self) -> str:
+        """Return the report as one page that needs no network, no script and no other file.
+
+        Without the extra `report` it has no figures, and says so.
+        """
+        return outputs.report(self)
+
+    def save(self, folder: Path, say: Callable[[str], None] | None = None) -> list[Path]:
+        """Write the report (report.html), the tables (CSV, Markdown, LaTeX, JSON) and the figures; return the paths.
+
+        Figures lie in figures/, as PNG, SVG and PDF; those of further tables end in -2, -3, ... They need the extra
+        `report`. Without it, or where there is nothing to draw, scaling.md says why, and so does `say`, called once a
+        reason.
 
         Raises:
             StorageError: the folder cannot be written.
         """
-        from hpcpar.analysis.figure import draw_all
-
+        files = outputs.files(self, say or (lambda _: None))
         make_folder(folder)
-        figures, reasons = draw_all(self.tables, self.efficiency_target)
-        if say is not None:
-            for reason in reasons:
-                say(reason)
-        said = msgspec.structs.replace(self, notes=(*self.notes, *reasons))
-        files = {
-            "runs.csv": _csv(self.runs).encode(),
-            "scaling.csv": self.to_csv().encode(),
-            "verdicts.csv": _csv(self.verdicts).encode(),
-            "laws.csv": _csv(self.laws).encode(),
-            "sizeup.csv": _csv(self.sizeup).encode(),
-            "scaling.md": said.to_markdown().encode(),
-            "scaling.json": said.to_json().encode(),
-            **figures,
-        }
         for name, content in files.items():
+            make_folder((folder / name).parent)
             write_file(folder / name, content)
         return [folder / name for name in files]
 
@@ -194,11 +202,6 @@ def _frame(records: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(records, columns=columns)
-
-
-def _csv(frame: pd.DataFrame) -> str:
-    text: str = frame.to_csv(index=False, lineterminator="\n")
-    return text
 
 
 def _text(found: list[Page], show: Callable[[sheet.Sheet], str], heading: str, bullet: str) -> str:

@@ -90,10 +90,10 @@ def facts(one: ComparisonSet) -> list[str]:
             f"{one.family} tested differences in this table; without adjustment about {number(ALPHA * one.family, 2)} "
             "of them would be called wrongly if nothing differed. Verdicts are adjusted (Holm); intervals are not."
         )
-    return lines + _not_compared(one)
+    return lines + not_compared(one)
 
 
-def _not_compared(one: ComparisonSet) -> list[str]:
+def not_compared(one: ComparisonSet) -> list[str]:
     """Say of every comparison without a verdict why, a reason once."""
     why: dict[tuple[str, str], list[str]] = {}
     for cell in one.comparisons:

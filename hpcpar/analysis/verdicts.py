@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from hpcpar.analysis import intervals
 from hpcpar.analysis.intervals import Estimate, exp
 from hpcpar.analysis.metrics import Better
 
@@ -96,7 +97,7 @@ def unpaired(baseline: Sequence[float], compared: Sequence[float]) -> Effect | N
     runs = (len(baseline), len(compared))
     if all(max(arm) - min(arm) <= _IDENTICAL for arm in logs):
         return Effect(delta=delta, error=0.0, freedom=1, spread=0.0, basis="deterministic", runs=runs)
-    variances = [statistics.variance(arm) for arm in logs]
+    variances = [intervals.variance(arm) for arm in logs]
     v0, v1 = (variance / count for variance, count in zip(variances, runs, strict=True))
     share = v0 / (v0 + v1)
     freedom = 1 / (share**2 / (runs[0] - 1) + (1 - share) ** 2 / (runs[1] - 1))
@@ -115,7 +116,7 @@ def paired(pairs: Sequence[tuple[float, float]]) -> Effect | None:
     delta, runs = statistics.fmean(differences), (count, count)
     if max(differences) - min(differences) <= _IDENTICAL:
         return Effect(delta=delta, error=0.0, freedom=1, spread=0.0, basis="deterministic", runs=runs)
-    spread = statistics.stdev(differences)
+    spread = math.sqrt(intervals.variance(differences))
     error = spread / math.sqrt(count)
     return Effect(delta=delta, error=error, freedom=count - 1, spread=spread, basis="paired", runs=runs)
 

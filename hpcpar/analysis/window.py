@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import statistics
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from hpcpar.analysis.steady import MOST, settled
-from hpcpar.records import Step
+from hpcpar.records import Step, StepTime
 
 SHORTEST_S = 1e-9
 """Nothing is shorter than a tick of a nanosecond clock: such a time is a damaged number."""
@@ -29,6 +30,9 @@ SMOOTHING = 10
 TREND_BLOCKS = 10
 SHORTEST_BLOCK = 4
 T_OF_TREND = 3.355
+
+
+_Timed = Step | StepTime
 
 
 class Reached(NamedTuple):
@@ -73,13 +77,14 @@ class Window(Struct, frozen=True, kw_only=True):
 
 
 class _Picked(NamedTuple):
-    by_number: dict[int, Step]
+    steps: list[_Timed]
+    """Those that count, by their numbers."""
     duplicates: int
     rejected: int
 
 
 def measure(
-    steps: Iterable[Step],
+    steps: Sequence[_Timed],
     *,
     planned: int,
     warmup: int,
@@ -103,20 +108,18 @@ def measure(
     """
     picked = _pick(steps, planned)
     starts = sorted({1, *(begin for begin in begins if 1 <= begin <= planned)})
-    numbers = sorted(picked.by_number)
-    first = [picked.by_number[number].time_s for number in numbers if number < (*starts, planned + 1)[1]]
+    counted = picked.steps
+    first = [step.time_s for step in counted[: bisect_left(counted, (*starts, planned + 1)[1], key=lambda s: s.step)]]
     found = settled(first, warmup) if until_steady else warmup
     warmup = min(MOST, len(first) // 2) if found is None else found
-    used = [
-        picked.by_number[number] for number in numbers if number - starts[bisect_right(starts, number) - 1] >= warmup
-    ]
+    used = _after_warmup(counted, starts, warmup)
     base = Window(
-        steps_measured=len(numbers),
+        steps_measured=len(counted),
         steps_used=len(used),
-        loss_last=picked.by_number[numbers[-1]].loss if numbers else None,
+        loss_last=counted[-1].loss if counted else None,
         duplicate_steps=picked.duplicates,
         rejected_steps=picked.rejected,
-        skipped_updates=sum(not step.applied for step in used),
+        skipped_updates=[step.applied for step in used].count(False),
         warmup_cut=warmup,
         not_steady=found is None,
     )
@@ -131,30 +134,36 @@ def measure(
         p50_s=statistics.median(times),
         trend=_trend(times),
         load_balance=_balance(used, times),
-        slowest=statistics.mode(step.slowest for step in used),
-        reached=None if target_loss is None else _first_reaching(picked.by_number, target_loss),
-        data_wait_s=statistics.fmean(waits) if all(0 <= wait <= LONGEST_S for wait in waits) else None,
+        slowest=statistics.mode([step.slowest for step in used]),
+        reached=None if target_loss is None else _first_reaching(counted, target_loss),
+        data_wait_s=statistics.fmean(waits) if min(waits) >= 0 and max(waits) <= LONGEST_S else None,
     )
 
 
-def _balance(used: Sequence[Step], times: Sequence[float]) -> float | None:
+def _balance(used: Sequence[_Timed], times: Sequence[float]) -> float | None:
     """Return the share that tells how evenly ranks are busy; None where a mean is no possible one."""
-    possible = all(0 <= step.time_mean_s <= step.time_s for step in used)
-    return math.fsum(step.time_mean_s for step in used) / math.fsum(times) if possible else None
+    means = [step.time_mean_s for step in used]
+    possible = min(means) >= 0 and all(map(operator.le, means, times))
+    return math.fsum(means) / math.fsum(times) if possible else None
 
 
-def _first_reaching(by_number: dict[int, Step], loss: float) -> Reached | None:
+def _after_warmup(steps: list[_Timed], starts: Sequence[int], warmup: int) -> list[_Timed]:
+    if len(starts) == 1:
+        return steps[bisect_right(steps, warmup, key=lambda step: step.step) :]
+    return [step for step in steps if step.step - starts[bisect_right(starts, step.step) - 1] >= warmup]
+
+
+def _first_reaching(steps: list[_Timed], loss: float) -> Reached | None:
     """Find the first step at which the mean of the last `SMOOTHING` losses is at or below `loss`."""
     recent: deque[float] = deque(maxlen=SMOOTHING)
     time_s = 0.0
-    for number in sorted(by_number):
-        step = by_number[number]
+    for step in steps:
         time_s += step.time_s
         if step.loss is None:
             return None  # it diverged on the way
         recent.append(step.loss)
         if len(recent) == SMOOTHING and statistics.fmean(recent) <= loss:
-            return Reached(number, time_s)
+            return Reached(step.step, time_s)
     return None
 
 
@@ -168,10 +177,12 @@ def _trend(times: list[float]) -> float | None:
     if length < SHORTEST_BLOCK:
         return None
     medians = [math.log(statistics.median(times[i * length : (i + 1) * length])) for i in range(TREND_BLOCKS)]
-    places = range(TREND_BLOCKS)
-    slope, intercept = statistics.linear_regression(places, medians)
-    residual = sum((y - intercept - slope * x) ** 2 for x, y in zip(places, medians, strict=True))
-    error = math.sqrt(residual / (TREND_BLOCKS - 2) / (TREND_BLOCKS * statistics.pvariance(places)))
+    places = [place - (TREND_BLOCKS - 1) / 2 for place in range(TREND_BLOCKS)]
+    squares = math.fsum(x * x for x in places)
+    centre = statistics.fmean(medians)
+    slope = math.fsum(x * y for x, y in zip(places, medians, strict=True)) / squares
+    residual = math.fsum((y - centre - slope * x) ** 2 for x, y in zip(places, medians, strict=True))
+    error = math.sqrt(residual / (TREND_BLOCKS - 2) / squares)
     return math.expm1(slope * (TREND_BLOCKS - 1)) if abs(slope) > T_OF_TREND * error else None
 
 
@@ -181,8 +192,12 @@ def _num_cut(starts: Sequence[int], planned: int, warmup: int) -> int:
     return sum(between) + (warmup if len(starts) == 1 else min(warmup, planned + 1 - starts[-1]))
 
 
-def _pick(steps: Iterable[Step], planned: int) -> _Picked:
-    by_number: dict[int, Step] = {}
+def _pick(steps: Sequence[_Timed], planned: int) -> _Picked:
+    times = [step.time_s for step in steps]
+    # Lengths first: a damaged plan may ask for a million million steps.
+    if len(steps) == planned and [step.step for step in steps] == list(range(1, planned + 1)) and _all_possible(times):
+        return _Picked(list(steps), 0, 0)  # every step once, in order: nothing to look at one by one
+    by_number: dict[int, _Timed] = {}
     duplicates = rejected = 0
     for step in steps:
         if not (SHORTEST_S <= step.time_s <= LONGEST_S and 1 <= step.step <= planned):
@@ -190,7 +205,11 @@ def _pick(steps: Iterable[Step], planned: int) -> _Picked:
             continue
         duplicates += step.step in by_number
         by_number[step.step] = step
-    return _Picked(by_number, duplicates, rejected)
+    return _Picked([by_number[number] for number in sorted(by_number)], duplicates, rejected)
+
+
+def _all_possible(times: list[float]) -> bool:
+    return not times or (min(times) >= SHORTEST_S and max(times) <= LONGEST_S and not math.isnan(sum(times)))
 
 
 def _why_no_time(window: Window, planned: int, warmup: int, reached: int, rejected_lines: int) -> str:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hpcpar.cli import printable
 from hpcpar.cli.output import escape_json, warn
 from hpcpar.cli.status import choose_studies
+from hpcpar.storage import make_folder, write_file
+
+if TYPE_CHECKING:
+    from hpcpar.analysis.results import Results
 
 _EPILOG = """
 \b
 Examples:
   hpcpar collect                                   the tables, for people
-  hpcpar collect runs/llama-tiny-strong --out report   also CSV, JSON, Markdown, PNG and SVG into report/
+  hpcpar collect runs/llama-tiny-strong --out report   also report.html, tables and figures into report/
   hpcpar collect --baseline ddp@1 --format csv > scaling.csv
+  hpcpar collect --for archer2 --largest-job 32    the tables of a proposal, and which of them lack data
   hpcpar collect --reference ddp                   every other strategy against ddp, at equal nodes
   hpcpar collect runs/new --against runs/old --fail-on deteriorates
 """
@@ -39,9 +45,24 @@ Examples:
 )
 @click.option("--warmup-steps", type=click.IntRange(min=0), help="Steps left out at the start (default: the study's).")
 @click.option("--efficiency-target", default=0.75, type=click.FloatRange(0, 1), help="Guide line (default: 0.75).")
-@click.option("--format", "form", type=click.Choice(["text", "md", "csv", "json"]), default="text", help="On stdout.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Also save tables and figure in this folder."
+    "--format",
+    "form",
+    type=click.Choice(["text", "md", "csv", "json", "tex", "html"]),
+    default="text",
+    help="On stdout.",
+)
+@click.option(
+    "--for",
+    "programme",
+    type=click.Choice(["eurohpc", "archer2", "ncar", "nersc", "generic"]),
+    help="Print the performance section of such a proposal instead, and what it lacks.",
+)
+@click.option("--largest-job", type=click.IntRange(min=1), metavar="NODES", help="With --for: what you will ask for.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also save report, tables and figures in this folder.",
 )
 @click.option("--offline", is_flag=True, help="Do not ask the scheduler about runs without a result.")
 def command(
@@ -56,6 +77,8 @@ def command(
     warmup_steps: int | None,
     efficiency_target: float,
     form: str,
+    programme: str | None,
+    largest_job: int | None,
     out: Path | None,
     offline: bool,
 ) -> int:
@@ -82,19 +105,40 @@ def command(
         margin=margin,
         target_loss=target_loss,
     )
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    printed = {
-        "text": lambda: results.to_text(width=width),
-        "md": results.to_markdown,
-        "csv": results.to_csv,
-        "json": results.to_json,
-    }[form]()
-    printed = escape_json(printed) if form == "json" else printable(printed)
-    sys.stdout.write(printed if printed.endswith("\n") else printed + "\n")
+    gaps: list[str] = []
+    if programme:
+        from hpcpar.analysis.report.proposal import write
+        from hpcpar.analysis.report.proposal_parts import Request
+
+        text, gaps = write(results, programme, Request(largest_job))
+        _print(printable(text))
+        if out is not None:
+            make_folder(out.absolute())
+            write_file(out.absolute() / f"proposal-{programme}.md", text.encode())
+    else:
+        _print(_printed(results, form))
     if out is not None:
         for path in results.save(out.absolute(), warn):
             click.echo(f"wrote {path}", err=True)
     failing = results.failing(fail_on) if fail_on else []
-    for line in failing:
+    for line in [*(f"missing: {gap}" for gap in gaps), *failing]:
         warn(line)
-    return 0 if results.complete and not failing else 1
+    return 0 if results.complete and not failing and not gaps else 1
+
+
+def _printed(results: Results, form: str) -> str:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    blocks = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    printed = {
+        "text": lambda: results.to_text(width=width, chart=blocks),
+        "tex": results.to_latex,
+        "html": results.to_html,
+        "md": results.to_markdown,
+        "csv": results.to_csv,
+        "json": results.to_json,
+    }[form]()
+    return escape_json(printed) if form == "json" else printable(printed)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")

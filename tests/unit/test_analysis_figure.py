@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 from records_oracle import Oracle, Truth, ideal
 
-from hpcpar.analysis import figure
 from hpcpar.analysis.collect import collect
+from hpcpar.analysis.figures import scaling as figure
+from hpcpar.analysis.figures import style
+from hpcpar.analysis.figures.gallery import draw_all
 from hpcpar.errors import MissingExtraError
 from hpcpar.records import Cause
 
@@ -31,10 +33,10 @@ def axes_of(table, target=0.75):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(figure._SETTINGS):
-        drawn = Figure(dpi=figure._DPI)
+    with mpl.rc_context(style.SETTINGS):
+        drawn = Figure(dpi=style.DPI)
         FigureCanvasAgg(drawn)
-        figure._compose(drawn, table, target)
+        figure.compose(drawn, table, target)
         drawn.canvas.draw()
     return drawn, drawn.axes[0], drawn.axes[1]
 
@@ -153,16 +155,19 @@ def test_nothing_overlaps_and_nothing_leaves_the_page(tmp_path):
     ],
 )
 def test_where_nothing_can_be_drawn_there_is_a_reason(tmp_path, oracle, reason):
-    files, reasons = figure.draw_all([table_of(tmp_path, oracle)], 0.75)
+    oracle.write(tmp_path)
 
-    assert files == {}
-    assert re.search(reason, reasons[0])
+    drawn, reasons = draw_all(collect([tmp_path]), ("svg",))
+
+    assert "scaling" not in {one.plan.stem for one in drawn}
+    assert re.search(rf"No figure scaling .*{reason}", reasons[0])
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
-    table = table_of(tmp_path, ORACLE)
+    ORACLE.write(tmp_path)
+    results = collect([tmp_path])
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
     with pytest.raises(MissingExtraError, match=r"hpcpar\[report\]"):
-        figure.draw(table, 0.75, "png")
-    assert "hpcpar[report]" in figure.draw_all([table], 0.75)[1][0]
+        figure.draw(results.tables[0], 0.75, "png")
+    assert "hpcpar[report]" in draw_all(results)[1][0]

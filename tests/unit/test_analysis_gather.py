@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from records_oracle import Oracle, Truth, change_record, ideal
 
-from hpcpar.analysis import gather as module
 from hpcpar.analysis.gather import gather
 from hpcpar.analysis.reduce import MISSING, UNREADABLE
 from hpcpar.errors import InputError
@@ -91,15 +90,6 @@ def test_a_folder_of_reports_beside_the_runs_is_no_run(tmp_path):
     (tmp_path / "oracle" / "report" / "runs.csv").touch()
 
     assert len(gather([tmp_path]).rows) == 12
-
-
-def test_processes_give_the_same_rows(tmp_path, monkeypatch):
-    ORACLE.write(tmp_path)
-    alone = gather([tmp_path])
-    monkeypatch.setattr(module, "PARALLEL_FROM", 1)
-    monkeypatch.setattr(module, "_workers", lambda: 2)
-
-    assert gather([tmp_path]) == alone
 
 
 def test_runs_that_shared_a_machine_at_the_same_time_are_marked(tmp_path):
