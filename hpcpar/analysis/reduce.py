@@ -224,7 +224,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         **_ended(outcome, record, record_note, window),
         **timed,
         **_places(record),
-        **_usage(record, spec, window, timed["samples_per_s"]),
+        **usage.columns(record, spec, window, timed["samples_per_s"]),
         phases=history.phases,
         attempt=attempt,
         rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
@@ -411,19 +411,6 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
 def _compressed(hosts: tuple[str, ...]) -> str:
     """Compress the names of nodes; runs of a study were on the same few sets of them."""
     return compress_nodes(hosts)
-
-
-def _usage(record: RunRecord | None, spec: RunSpec, window: Window, samples_per_s: float | None) -> dict[str, Any]:
-    """Return what it used there, and how evenly."""
-    if record is None:
-        return {}
-    slowest = next((rank.host for rank in record.ranks if rank.rank == window.slowest), "")
-    return {
-        "load_balance": window.load_balance,
-        "slowest_host": slowest if len(record.ranks) > 1 else "",
-        **usage.used(record),
-        **usage.shares_of_peak(record, spec, samples_per_s),
-    }
 
 
 def _largest(values: Iterable[int]) -> int | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from hpcpar.analysis.window import Window
 from hpcpar.peaks import peak_flops
 from hpcpar.records import RankFacts, RunRecord
 from hpcpar.spec import RunSpec
@@ -15,6 +16,19 @@ CONVENTIONS = {"mfu": "palm", "mfu_with_embedding": "with-embedding", "mfu_causa
 """Column -> convention of counting (worker/workloads/flops.py)."""
 _LARGEST = 1e15
 """Numbers beyond this are damage."""
+
+
+def columns(record: RunRecord | None, spec: RunSpec, window: Window, samples_per_s: float | None) -> dict[str, Any]:
+    """Return what a run used where it ran, and how evenly."""
+    if record is None:
+        return {}
+    slowest = next((rank.host for rank in record.ranks if rank.rank == window.slowest), "")
+    return {
+        "load_balance": window.load_balance,
+        "slowest_host": slowest if len(record.ranks) > 1 else "",
+        **used(record),
+        **shares_of_peak(record, spec, samples_per_s),
+    }
 
 
 def used(record: RunRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hpcpar import composition, registry, workload_files
+from hpcpar.control import lengths
 from hpcpar.control.batch_sizes import BatchSizes, split_batch
 from hpcpar.control.checkpoints import checkpoint_problems, why_not, with_checkpoints
 from hpcpar.control.limits import limit_problems
@@ -22,11 +23,6 @@ from hpcpar.registry import Declaration, Strategy, Workload, World
 from hpcpar.runs import BATCHES
 from hpcpar.spec import UNDECLARED, Identity, Resources, RunSpec, StrategyChoice, Study
 from hpcpar.units import parse_duration
-
-LEAST_WARMUP = 10
-"""Steps that are cut where a study declares no warm-up; more, until the step time is steady."""
-QUICK_STEPS = 30
-"""The most steps of a run that is only to be looked at."""
 
 
 class PlannedRun(NamedTuple):
@@ -382,7 +378,7 @@ def _resources(study: Study, place: _Place, nodes: int) -> Resources:
 def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder: str) -> Iterator[PlannedRun]:
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
-    for repeat in range(1, max((_repeats(resolved.study) for resolved, _ in cells), default=0) + 1):
+    for repeat in range(1, max((lengths.repeats(resolved.study) for resolved, _ in cells), default=0) + 1):
         for resolved, cell in cells:
             study, declared = resolved.study, resolved.declared
             identity = _identity(resolved, place, cell, repeat)
@@ -391,7 +387,7 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder
                 study=study.name,
                 identity=identity,
                 scaling=study.scaling if declared.declares_batch else UNDECLARED,
-                warmup_steps=_warmup(study, declared, identity.steps),
+                warmup_steps=lengths.warmup(study, declared, identity.steps),
                 until_steady=study.warmup_steps is None,
                 quick=study.quick and declared.declares_steps,
                 sinks=study.sinks,
@@ -411,20 +407,6 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder
             )
             order += 1
             yield PlannedRun(spec, cell.resources)
-
-
-def _warmup(study: Study, declared: Declaration, steps: int) -> int:
-    asked = LEAST_WARMUP if study.warmup_steps is None else study.warmup_steps
-    return min(asked, steps // 2) if declared.declares_steps else asked
-
-
-def _repeats(study: Study) -> int:
-    return 1 if study.quick else study.repeats
-
-
-def _steps(study: Study, declared: Declaration) -> int:
-    steps = study.steps or declared.steps
-    return min(steps, QUICK_STEPS) if study.quick and declared.declares_steps else steps
 
 
 def _file(workload: Any) -> dict[str, Any]:
@@ -449,7 +431,7 @@ def _identity(resolved: _Study, place: _Place, cell: _Cell, repeat: int) -> Iden
         micro_batch=cell.sizes.micro_batch,
         grad_accum=cell.sizes.grad_accum,
         global_batch=cell.sizes.global_batch,
-        steps=_steps(study, resolved.declared),
+        steps=lengths.steps(study, resolved.declared),
         seed=study.seed,
         repeat=repeat,
     )
@@ -461,7 +443,7 @@ def _warnings(study: Study, profile: ClusterProfile) -> Iterator[Problem]:
         fix = "name it with --account, or put `account` into your own copy of the profile"
         yield Problem(f"cluster {profile.name}", what, fix)
     if study.quick:
-        what = f"a look: at most {QUICK_STEPS} steps and one repeat"
+        what = f"a look: at most {lengths.QUICK_STEPS} steps and one repeat"
         yield Problem("quick", what, "leave --quick out for anything that you publish")
     elif study.repeats < 3:
         what = f"{study.repeats} repeat{'s' * (study.repeats > 1)}: the interval of a result needs at least 3"

@@ -217,7 +217,9 @@ def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
 
 def _held(trainer: Any, team: Team) -> dict[str, int]:
     learned = getattr(trainer, "learned", None)
-    return held_bytes(learned, team.device) if learned is not None else {}
+    with contextlib.suppress(RuntimeError, NotImplementedError):  # tensors of a kind that has no bytes of its own
+        return held_bytes(learned, team.device) if learned is not None else {}
+    return {}
 
 
 def _changed(spec: RunSpec) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -32,10 +33,16 @@ _GIT_PATIENCE_S = 5.0
 
 
 def describe(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the code's digest, its commit and changes where it is a checkout, the system, and the environment."""
+    """Return the code's digest, its commit and changes where it is a checkout, the system, and the environment.
+
+    What cannot be read is left out: a finished training must not lose its record to that.
+    """
     package = Path(hpcpar.__file__).parent
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        found["hpcpar_sha256"] = code_digest(package)
     return {
-        "hpcpar_sha256": code_digest(package),
+        **found,
         **checkout(package),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "environment": listed(os.environ if environment is None else environment),

@@ -132,6 +132,8 @@ class _Mlflow:
 
         self._mlflow: Any = mlflow
         if "MLFLOW_TRACKING_URI" not in os.environ:
+            # MLflow 3 wants a database; one on a parallel file system is worse than its files.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             mlflow.set_tracking_uri((folder / "mlflow").absolute().as_uri())
         mlflow.set_experiment(spec.study)
         mlflow.start_run(run_name=spec.run_name)

@@ -90,7 +90,7 @@ def device_counter(device: Any) -> Any:
         return None
     import torch
 
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):  # no library, or one that is too old
         return nvml_counter(ctypes.CDLL(_NVML), f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     return None
 
