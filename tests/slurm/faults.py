@@ -43,6 +43,10 @@ requeue = {requeue}
 """
 
 
+class TooLateError(Exception):
+    """The run had left its node before the fault came."""
+
+
 class Arena:
     """The cluster, the study that is disturbed, and what has been done to it so far."""
 
@@ -63,11 +67,17 @@ class Arena:
         pid: int = started[name][0]
         return pid
 
-    def nodes(self, row: dict[str, Any]) -> list[str]:
-        """Return the nodes on which a run is."""
-        names = self.slurm.run("squeue", "--noheader", f"--jobs={row['job_id']}", "--format=%N").stdout.strip()
-        found: list[str] = self.slurm.run("scontrol", "show", "hostnames", names).stdout.split()
-        return found
+    def node(self, row: dict[str, Any]) -> str:
+        """Return the node on which a run is.
+
+        Raises:
+            TooLateError: it is on none any more.
+        """
+        asked = ("squeue", "--noheader", "--states=RUNNING", f"--jobs={row['job_id']}", "--format=%N")
+        name: str = self.slurm.run(*asked, code=None).stdout.strip()
+        if not name:
+            raise TooLateError
+        return name
 
 
 class Processes:
@@ -173,19 +183,19 @@ def _shorten(arena: Arena, row: dict[str, Any]) -> None:
 
 
 def _preempt(arena: Arena, row: dict[str, Any]) -> None:
-    (node,) = arena.nodes(row)
+    node = arena.node(row)
     options = ("--partition=high", f"--nodelist={node}", "--exclusive", "--time=2", "--output=/dev/null")
     arena.slurm.run("sbatch", *options, "--wrap=sleep 2")
 
 
 def _crash_node(arena: Arena, row: dict[str, Any]) -> None:
-    (node,) = arena.nodes(row)
+    node = arena.node(row)
     arena.slurm.script("kill-node", node)
     arena.left[row["run"]] = (node, row["attempts"], time.monotonic())
 
 
 def _kill_slurmd(arena: Arena, row: dict[str, Any]) -> None:
-    (node,) = arena.nodes(row)
+    node = arena.node(row)
     for pid in Processes.slurmd(arena.daemon(f"slurmd.{node}")):
         os.kill(pid, signal.SIGKILL)
     arena.left[row["run"]] = (node, row["attempts"], time.monotonic())
@@ -343,10 +353,13 @@ def _meet(arena: Arena, fault: Fault, row: dict[str, Any], course: _Course) -> N
         return
     due = fault.after + (course.times * (STEPS - fault.after) // REPEATS if fault.shared else 0)
     if row["attempts"] == 1 and due <= row["step"] < STEPS - EVERY:
+        try:
+            fault.inject(arena, row)
+        except TooLateError:
+            return
         course.times += REPEATS if fault.small_disk else 1
         if not fault.shared:
             course.met.add(run)
-        fault.inject(arena, row)
 
 
 def _judge(
