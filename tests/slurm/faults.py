@@ -1,7 +1,7 @@
 """Faults, injected for real into runs on a real Slurm; and what must hold after each. For tests and `make faults`.
 
-Every fault meets three runs of one study (three times what all runs share), in the middle of their training. A run has
-come through when its result is there, is made of every update once, and has the losses of a run that nobody touched, to
+Every fault meets three runs of one study, in the middle of their training; what all runs share is broken three times. A
+run has come through when its result is there, is made of every update once, and has the losses of a run that nobody touched, to
 the last bit.
 """
 
@@ -127,7 +127,7 @@ class Fault:
     requeue: bool = False
     """What the study's checkpoint table says."""
     shared: bool = False
-    """It meets all runs at once, so it is injected once for each of three points of the training."""
+    """It meets all runs at once, so it is injected three times, from the moment on that one of them runs."""
     heal: Callable[[Arena, dict[str, Any]], None] | None = None
     """Called at every look after the injection, with the run's row."""
     small_disk: bool = False
@@ -351,8 +351,8 @@ def _meet(arena: Arena, fault: Fault, row: dict[str, Any], course: _Course) -> N
         fault.heal(arena, row)
     if row["state"] != "running" or run in course.met or course.times >= REPEATS:
         return
-    due = fault.after + (course.times * (STEPS - fault.after) // REPEATS if fault.shared else 0)
-    if row["attempts"] == 1 and due <= row["step"] < STEPS - EVERY:
+    # What all runs share is broken as soon as one runs, and again at every look: in the start, and in the training.
+    if fault.shared or (row["attempts"] == 1 and fault.after <= row["step"] < STEPS - EVERY):
         try:
             fault.inject(arena, row)
         except TooLateError:
