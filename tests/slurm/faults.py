@@ -1,8 +1,8 @@
 """Faults, injected for real into runs on a real Slurm; and what must hold after each. For tests and `make faults`.
 
 Every fault meets three runs of one study, in the middle of their training; what all runs share is broken three times. A
-run has come through when its result is there, is made of every update once, and has the losses of a run that nobody touched, to
-the last bit.
+run has come through when its result is there, is made of every update once, and has the losses of a run that nobody
+touched, to the last bit.
 """
 
 from __future__ import annotations
