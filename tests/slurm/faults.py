@@ -419,7 +419,7 @@ def new_cluster() -> Any:
     return module.Slurm(Path(tempfile.mkdtemp(prefix="hpf-", dir="/tmp")))
 
 
-def mount_small_disk(place: Path, megabytes: int = 96) -> None:
+def mount_small_disk(place: Path, megabytes: int = 256) -> None:
     """Mount a small tmpfs; before the cluster starts, so that its nodes see it."""
     place.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "hpcpar-faults", str(place)]
