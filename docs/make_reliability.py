@@ -1,7 +1,7 @@
 """Inject every fault into runs on a real Slurm, three times each; write docs/reliability.md.
 
-    make faults                     (some minutes a fault; root, for mounts and namespaces)
-    make faults ONLY='slurmctld'    only the faults whose names hold the word; nothing is written
+    make faults                               (some minutes a fault; root, for mounts and namespaces)
+    make faults ONLY="slurmctld,slurmdbd"     only faults whose names hold one of the words: their rows are made anew
 
 Exit code 1: a run was lost or counted twice, had other losses than an undisturbed run, or the wrong cause.
 """
@@ -25,6 +25,8 @@ import faults  # noqa: E402
 from faults import Fault, Verdict  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
+HEADS = ("fault", "how", "times", "went on by", "runs", "lost", "counted twice", "other losses", "wrong causes")
+HEADS += ("steps done again", "date")
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
@@ -32,18 +34,26 @@ def main() -> int:
     """Inject, judge, write after each fault what is known by then."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="")
-    only = parser.parse_args().only
-    chosen = [fault for fault in faults.FAULTS if only in fault.name or fault.name == "none"]
-    verdicts: list[Verdict] = []
+    words = [word.strip() for word in parser.parse_args().only.split(",") if word.strip()]
+    chosen = [one for one in faults.FAULTS if one.name == "none" or not words or any(w in one.name for w in words)]
+    holds = True
     for verdict in _run(chosen):
-        verdicts.append(verdict)
         _say(verdict)
-        if not only:
-            head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-            text = f"{head}{BEGIN}\n{_facts(len(verdicts))}\n\n{_table(verdicts)}\n{END}{rest.partition(END)[2]}"
-            PAGE.write_text(text, encoding="utf-8")
-    print(_table(verdicts))
-    return int(not all(verdict.holds for verdict in verdicts))
+        holds = holds and verdict.holds
+        _write(verdict)
+    return int(not holds)
+
+
+def _write(verdict: Verdict) -> None:
+    """Put the row of a fault into the page; the others stay."""
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    inside, _, tail = rest.partition(END)
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in inside.splitlines() if line.startswith("| ")}
+    rows[verdict.fault.name] = _row(verdict)
+    known = [rows[fault.name] for fault in faults.FAULTS if fault.name in rows]
+    lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}", *known]
+    text = "\n".join([_facts(len(known)), "", *lines])
+    PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
 
 
 def _say(verdict: Verdict) -> None:
@@ -60,7 +70,7 @@ def _run(chosen: list[Fault]) -> Iterator[Verdict]:
     faults.mount_small_disk(small)
     slurm = faults.new_cluster()
     try:
-        slurm.script("up", "--nodes", "4", "--cpus", "4", "--slurmd-timeout", "10", timeout=120)
+        slurm.script("up", "--nodes", "4", "--cpus", "2", "--slurmd-timeout", "10", timeout=120)
         yield from _each(slurm, place, small, chosen)
     finally:
         slurm.script("down", timeout=120)
@@ -80,22 +90,18 @@ def _each(slurm: Any, place: Path, small: Path, chosen: list[Fault]) -> Iterator
         yield verdict
 
 
-def _table(verdicts: list[Verdict]) -> str:
-    heads = "fault, how, times, went on by, runs, lost, counted twice, other losses, wrong causes, steps done again"
-    lines = [f"| {' | '.join(heads.split(', '))} |", f"|{'---|' * len(heads.split(', '))}"]
-    for one in verdicts:
-        ways = ", ".join(f"{n} x {way}" for way, n in sorted(one.went_on.items())) or "nothing was needed"
-        sizes = [len(one.lost), len(one.doubled), len(one.different), len(one.wrong_causes)]
-        cells = [one.fault.name, one.fault.how, one.injected, ways, faults.REPEATS, *sizes, one.replayed]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+def _row(one: Verdict) -> str:
+    ways = ", ".join(f"{n} x {way}" for way, n in sorted(one.went_on.items())) or "nothing was needed"
+    sizes = [len(one.lost), len(one.doubled), len(one.different), len(one.wrong_causes)]
+    day = time.strftime("%Y-%m-%d")
+    cells = [one.fault.name, one.fault.how, one.injected, ways, faults.REPEATS, *sizes, one.replayed, day]
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _facts(count: int) -> str:
     version = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True).stdout.strip()
     where = f"{version}, four nodes on one machine, {faults.STEPS} steps of llama-tiny on two ranks a run"
-    day = time.strftime("%Y-%m-%d")
-    return f"Made by `make faults` on {day}: {where}. {count} of {len(faults.FAULTS)} faults were injected."
+    return f"Made by `make faults` on {where}; {count} of {len(faults.FAULTS)} rows are known."
 
 
 if __name__ == "__main__":

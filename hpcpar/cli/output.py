@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
 import click
 
+_NOT_PLAIN = re.compile(r"[^\n -~]")
+
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on stdout, in ASCII: names from elsewhere may hold what a terminal obeys, or no Unicode."""
-    import json
-
     import msgspec
 
-    sys.stdout.write(escape_json(json.dumps(msgspec.to_builtins(value), indent=2)) + "\n")
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    except (UnicodeEncodeError, TypeError):  # a name that is not UTF-8
+        import json
+
+        text = json.dumps(msgspec.to_builtins(value), indent=2)
+    sys.stdout.write(_NOT_PLAIN.sub(lambda match: _escaped(match[0]), text) + "\n")
 
 
 def escape_json(text: str) -> str:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _COLOURS = {"done": "green", "failed": "red", "running": "cyan", "queued": "yellow", "submitted": "yellow"}
 _COLUMNS = ("run", "strategy", "mesh", "nodes", "repeat", "state", "step", "elapsed", "left", "note")
 _NUMBERS = ("nodes", "repeat", "step", "elapsed", "left")
-_HEAD_LINES = 4
-"""Title, headings, rule and the blank line around each study's table."""
+_AROUND = 6
+"""Lines of a study beside its rows: title, blank, headings, rule, blank, and what is not shown."""
 
 
 def table(status: Status, most: int | None) -> Any:
@@ -35,27 +35,29 @@ def screen(status: Status, height: int, pause_s: float) -> Any:
     from rich.text import Text
 
     clock = time.strftime("%H:%M:%S")
-    below = [Text(printable(text), style="yellow") for text in (*status.sent, *status.trouble[:3])]
+    told = [*status.sent, *status.trouble][: height // 8]
+    below = [Text(printable(text), style="yellow", no_wrap=True, overflow="ellipsis") for text in told]
     foot = [Text(counts(status)), *below, Text(f"seen {clock}, next in {pause_s:g} s; Ctrl-C leaves", style="dim")]
     studies = list(dict.fromkeys(row.study for row in status.rows))
-    room = height - len(foot)
-    shown = studies[: max(1, room // (_HEAD_LINES + 2))]
-    each = max(1, room // max(1, len(shown)) - _HEAD_LINES - 1)
+    room = height - len(foot) - 1
+    shown = studies[: max(1, room // (_AROUND + 1))]
+    each = max(1, room // max(1, len(shown)) - _AROUND)
     parts: list[Any] = []
     for study in shown:
-        parts += _study(study, [row for row in status.rows if row.study == study], each)
+        parts += _study(study, [row for row in status.rows if row.study == study], each, one_line=True)
     more = len(studies) - len(shown)
     return Group(*parts, *([Text(f"... and {more} more studies")] if more else []), *foot)
 
 
-def _study(name: str, rows: list[StatusRow], most: int | None) -> list[Any]:
+def _study(name: str, rows: list[StatusRow], most: int | None, *, one_line: bool = False) -> list[Any]:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     filled = Table(title=_safe(name), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    narrow: dict[str, Any] = {"no_wrap": True, "overflow": "ellipsis"} if one_line else {}
     for heading in _COLUMNS:
-        filled.add_column(heading, justify="right" if heading in _NUMBERS else "left")
+        filled.add_column(heading, justify="right" if heading in _NUMBERS else "left", **narrow)
     shown = rows if most is None else _most_telling(rows, most)
     for row in shown:
         filled.add_row(*_cells(row))

@@ -37,6 +37,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     python: str
     cwd: str
     version: str
+    no_gate: bool = False
     no_snapshot: bool = False
 
     @property
@@ -60,6 +61,7 @@ def note(study: StudyFolder, request: Request) -> str:
         python=request.python,
         cwd=request.folder,
         version=request.version,
+        no_gate=request.no_gate,
         no_snapshot=request.no_snapshot,
     )
     before = read(study)
@@ -102,6 +104,7 @@ def as_request(asked: Asked, study: StudyFolder, version: str) -> Request:
         where=asked.where,
         root=root,
         version=version,
+        no_gate=asked.no_gate,
         no_snapshot=asked.no_snapshot,
         cwd=asked.cwd,
         interpreter=asked.python,

@@ -8,6 +8,7 @@ too: the first to leave takes all with it.
 minutes: nine tenths of what a rank waits inside a collective (`rendezvous.collective_timeout`), so that a hang has
 stacks before it becomes a lost connection. Runs of one rank or of one step are then not watched: they may take their
 whole time limit for it, and nobody waits for them.
+A checkpoint between two steps may take ten times `hang_after`, but not more than that default.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import PurePath
+from typing import NamedTuple
 
 from hpcpar.records import Cause
 from hpcpar.spec import RunSpec
@@ -30,6 +32,8 @@ from hpcpar.worker.rendezvous import collective_timeout
 
 LEAVE_AFTER_S = 10.0
 """How long a rank stays after it wrote its stacks, beside the longest step that it has seen."""
+BETWEEN = 10.0
+"""What happens between two steps may take so many times as long as a step may, but never longer than the default."""
 _SHARE = 0.9
 _LOOK_S = 5.0
 _STACK_CHARACTERS = 8000
@@ -45,7 +49,7 @@ class Progress:
         """The step that has begun last."""
         self.since = time.monotonic()
         self.longest_s = 0.0
-        self.watched = self.over = False
+        self.watched = self.over = self.is_between = False
 
     def begin(self, step: int) -> None:
         """Note that a step begins."""
@@ -55,62 +59,72 @@ class Progress:
         self.step, self.since, self.watched = step, now, True
 
     @contextlib.contextmanager
-    def unwatched(self) -> Iterator[None]:
+    def between(self) -> Iterator[None]:
         """Do something between two steps that may take longer than a step: a checkpoint."""
-        self.watched = False
+        self.since, self.is_between = time.monotonic(), True
         yield
-        self.since = time.monotonic()
+        self.since, self.is_between = time.monotonic(), False
 
     def end(self) -> None:
         """Note that the training is over: nobody watches any more."""
         self.watched, self.over = False, True
 
 
-def patience_s(spec: RunSpec, info: RankInfo) -> float:
-    """Return how long a rank may begin no step; 0 where it is not watched."""
+class Patience(NamedTuple):
+    """How long a rank may begin no step, and how long what lies between two steps may take; 0: it is not watched."""
+
+    step_s: float
+    between_s: float
+
+
+def patience_of(spec: RunSpec, info: RankInfo) -> Patience:
+    """Return how long is too long for this rank."""
+    default_s = _SHARE * collective_timeout(spec).total_seconds()
     if info.hang_after_s:
-        return info.hang_after_s
+        return Patience(info.hang_after_s, max(info.hang_after_s, min(BETWEEN * info.hang_after_s, default_s)))
     if info.world_size == 1 or spec.identity.steps == 1:
-        return 0.0
-    return _SHARE * collective_timeout(spec).total_seconds()
+        return Patience(0.0, 0.0)
+    return Patience(default_s, default_s)
 
 
 def watched(spec: RunSpec, info: RankInfo, journal: Journal) -> Progress:
     """Return the progress of a training that begins, watched from a thread of its own."""
-    progress, patience = Progress(), patience_s(spec, info)
-    if patience > 0:
+    progress, patience = Progress(), patience_of(spec, info)
+    if patience.step_s > 0:
         arguments = (progress, patience, journal, info)
         threading.Thread(target=_watch, args=arguments, daemon=True, name="watchdog").start()
     return progress
 
 
-def _watch(progress: Progress, patience: float, journal: Journal, info: RankInfo) -> None:
-    step = _await_hang(progress, patience)
+def _watch(progress: Progress, patience: Patience, journal: Journal, info: RankInfo) -> None:
+    told = _await_hang(progress, patience)
     faulthandler.cancel_dump_traceback_later()
-    if not step:
+    if not told:
         return
     stacks, waits = _stacks()
-    journal.last_words(Cause.HUNG, f"step {step} did not end within {patience:g} s", stacks, echo=waits)
+    journal.last_words(Cause.HUNG, told, stacks, echo=waits)
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)  # into the rank's log, whole
     if info.world_size > 1:
-        time.sleep(LEAVE_AFTER_S + min(progress.longest_s, patience))
+        time.sleep(LEAVE_AFTER_S + min(progress.longest_s, patience.step_s))
     os._exit(1)
 
 
-def _await_hang(progress: Progress, patience: float) -> int:
-    """Return the step that hangs; 0 when the training is over."""
+def _await_hang(progress: Progress, patience: Patience) -> str:
+    """Return what hangs, in words; "" when the training is over."""
     while not progress.over:
-        step, left_s = progress.step, progress.since + patience - time.monotonic()
+        step, between = progress.step, progress.is_between
+        allowed_s = patience.between_s if between else patience.step_s
+        left_s = progress.since + allowed_s - time.monotonic()
         if not progress.watched:
-            faulthandler.cancel_dump_traceback_later()
-            left_s = patience / 4
+            left_s = patience.step_s / 4
         elif left_s <= 0:
-            return step
+            what = f"what follows step {step}" if between else f"step {step}"
+            return f"{what} did not end within {allowed_s:g} s"
         else:
             # Where C code keeps the interpreter's lock no thread of Python runs, this one neither; this alarm does.
-            faulthandler.dump_traceback_later(patience + _STUCK_INTERPRETER_S, exit=True)
+            faulthandler.dump_traceback_later(allowed_s + _STUCK_INTERPRETER_S, exit=True)
         time.sleep(max(0.05, min(_LOOK_S, left_s)))
-    return 0
+    return ""
 
 
 def _stacks() -> tuple[str, bool]:

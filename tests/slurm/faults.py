@@ -1,8 +1,8 @@
 """Faults, injected for real into runs on a real Slurm; and what must hold after each. For tests and `make faults`.
 
-Every fault meets three runs of one study (three times what all runs share), in the middle of their training. A run has
-come through when its result is there, is made of every update once, and has the losses of a run that nobody touched, to
-the last bit.
+Every fault meets three runs of one study, in the middle of their training; what all runs share is broken three times. A
+run has come through when its result is there, is made of every update once, and has the losses of a run that nobody
+touched, to the last bit.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ requeue = {requeue}
 """
 
 
+class TooLateError(Exception):
+    """The run had left its node before the fault came."""
+
+
 class Arena:
     """The cluster, the study that is disturbed, and what has been done to it so far."""
 
@@ -63,11 +67,17 @@ class Arena:
         pid: int = started[name][0]
         return pid
 
-    def nodes(self, row: dict[str, Any]) -> list[str]:
-        """Return the nodes on which a run is."""
-        names = self.slurm.run("squeue", "--noheader", f"--jobs={row['job_id']}", "--format=%N").stdout.strip()
-        found: list[str] = self.slurm.run("scontrol", "show", "hostnames", names).stdout.split()
-        return found
+    def node(self, row: dict[str, Any]) -> str:
+        """Return the node on which a run is.
+
+        Raises:
+            TooLateError: it is on none any more.
+        """
+        asked = ("squeue", "--noheader", "--states=RUNNING", f"--jobs={row['job_id']}", "--format=%N")
+        name: str = self.slurm.run(*asked, code=None).stdout.strip()
+        if not name:
+            raise TooLateError
+        return name
 
 
 class Processes:
@@ -117,7 +127,7 @@ class Fault:
     requeue: bool = False
     """What the study's checkpoint table says."""
     shared: bool = False
-    """It meets all runs at once, so it is injected once for each of three points of the training."""
+    """It meets all runs at once, so it is injected three times, from the moment on that one of them runs."""
     heal: Callable[[Arena, dict[str, Any]], None] | None = None
     """Called at every look after the injection, with the run's row."""
     small_disk: bool = False
@@ -173,19 +183,19 @@ def _shorten(arena: Arena, row: dict[str, Any]) -> None:
 
 
 def _preempt(arena: Arena, row: dict[str, Any]) -> None:
-    (node,) = arena.nodes(row)
+    node = arena.node(row)
     options = ("--partition=high", f"--nodelist={node}", "--exclusive", "--time=2", "--output=/dev/null")
     arena.slurm.run("sbatch", *options, "--wrap=sleep 2")
 
 
 def _crash_node(arena: Arena, row: dict[str, Any]) -> None:
-    (node,) = arena.nodes(row)
+    node = arena.node(row)
     arena.slurm.script("kill-node", node)
     arena.left[row["run"]] = (node, row["attempts"], time.monotonic())
 
 
 def _kill_slurmd(arena: Arena, row: dict[str, Any]) -> None:
-    (node,) = arena.nodes(row)
+    node = arena.node(row)
     for pid in Processes.slurmd(arena.daemon(f"slurmd.{node}")):
         os.kill(pid, signal.SIGKILL)
     arena.left[row["run"]] = (node, row["attempts"], time.monotonic())
@@ -341,12 +351,15 @@ def _meet(arena: Arena, fault: Fault, row: dict[str, Any], course: _Course) -> N
         fault.heal(arena, row)
     if row["state"] != "running" or run in course.met or course.times >= REPEATS:
         return
-    due = fault.after + (course.times * (STEPS - fault.after) // REPEATS if fault.shared else 0)
-    if row["attempts"] == 1 and due <= row["step"] < STEPS - EVERY:
+    # What all runs share is broken as soon as one runs, and again at every look: in the start, and in the training.
+    if fault.shared or (row["attempts"] == 1 and fault.after <= row["step"] < STEPS - EVERY):
+        try:
+            fault.inject(arena, row)
+        except TooLateError:
+            return
         course.times += REPEATS if fault.small_disk else 1
         if not fault.shared:
             course.met.add(run)
-        fault.inject(arena, row)
 
 
 def _judge(
@@ -406,7 +419,7 @@ def new_cluster() -> Any:
     return module.Slurm(Path(tempfile.mkdtemp(prefix="hpf-", dir="/tmp")))
 
 
-def mount_small_disk(place: Path, megabytes: int = 96) -> None:
+def mount_small_disk(place: Path, megabytes: int = 256) -> None:
     """Mount a small tmpfs; before the cluster starts, so that its nodes see it."""
     place.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "hpcpar-faults", str(place)]

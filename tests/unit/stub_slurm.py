@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,11 @@ class StubSlurm:
         commands.write("sinfo", f"{note}; printf 'n1|idle\\nn2|down*\\nn3|drained\\n'")
         self.commands = commands
 
-    def submit(self, more: str = "", repeats: int = 3) -> list[RunFolder]:
+    def submit(self, more: str = "", repeats: int = 3, flags: Sequence[str] = ()) -> list[RunFolder]:
         """Submit the study; return its runs in the order of their array index."""
         path = self.place / "s.toml"
         path.write_text(STUDY.format(more=more, repeats=repeats))
-        assert main(["submit", str(path), "--runs", str(self.runs)]) == 0
+        assert main(["submit", str(path), "--runs", str(self.runs), *flags]) == 0
         return self.in_order()
 
     def in_order(self, batch: int = 0) -> list[RunFolder]:

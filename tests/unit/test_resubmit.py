@@ -99,6 +99,14 @@ def test_a_wrong_cause_is_told_with_the_nearest(slurm: StubSlurm, capsys: Any) -
     assert "--cause 'oom_hots': is no cause\n    did you mean 'oom_host'?" in capsys.readouterr().err
 
 
+def test_what_was_sent_unchecked_is_sent_again_unchecked(slurm: StubSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = slurm.submit(repeats=1, flags=["--no-gate"])
+    slurm.ends("1", "TIMEOUT")
+    monkeypatch.setattr("hpcpar.control.gate.check", lambda *_: 1 / 0)
+    assert main(["resubmit", str(slurm.runs)]) == 0
+    assert [line.gate for line in run.submissions() if line.kind == "submitted"] == ["skipped", "skipped"]
+
+
 def test_runs_that_nothing_plans_are_told(slurm: StubSlurm, capsys: Any) -> None:
     (run,) = slurm.submit(repeats=1)
     slurm.ends("1", "TIMEOUT")

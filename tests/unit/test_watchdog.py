@@ -15,7 +15,9 @@ from hpcpar.records import Cause, Step
 from hpcpar.runs import RunFolder
 from hpcpar.worker import watchdog
 from hpcpar.worker.journal import Journal
-from hpcpar.worker.watchdog import Progress, patience_s
+from hpcpar.worker.watchdog import Patience, Progress, patience_of
+
+SOON = Patience(0.1, 60.0)
 
 
 class Ended(BaseException):
@@ -35,12 +37,12 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return codes
 
 
-def _hang(progress: Progress, folder: RunFolder, **info: Any) -> None:
-    journal = Journal(folder, make_info(**info))
+def _hang(progress: Progress, folder: RunFolder, patience: Patience = SOON) -> None:
+    journal = Journal(folder, make_info())
 
     def run() -> None:
         with pytest.raises(Ended):
-            watchdog._watch(progress, 0.1, journal, make_info(**info))
+            watchdog._watch(progress, patience, journal, make_info())
 
     watcher = threading.Thread(target=run)
     watcher.start()
@@ -72,10 +74,10 @@ def test_what_lasts_long_between_two_steps_is_no_hang(tmp_path: Path, ends: list
     finished = threading.Event()
 
     def run() -> None:
-        watchdog._watch(progress, 0.2, Journal(RunFolder(tmp_path), make_info()), make_info())
+        watchdog._watch(progress, Patience(0.2, 60.0), Journal(RunFolder(tmp_path), make_info()), make_info())
         finished.set()
 
-    with progress.unwatched():
+    with progress.between():
         threading.Thread(target=run, daemon=True).start()
         time.sleep(0.5)  # longer than the patience: the point of the test
     progress.end()
@@ -84,13 +86,23 @@ def test_what_lasts_long_between_two_steps_is_no_hang(tmp_path: Path, ends: list
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_that_never_ends_is_a_hang_too(tmp_path: Path, ends: list[int]) -> None:
+    folder, progress = RunFolder(tmp_path), Progress()
+    progress.begin(5)
+    with progress.between():
+        _hang(progress, folder, Patience(60.0, 0.1))
+    assert ends == [1]
+    (error,) = [event for event in folder.events("5.0").records if event.kind == "error"]
+    assert error.data["message"] == "what follows step 5 did not end within 0.1 s"
+
+
 def test_the_longest_step_is_known_and_what_is_not_watched_is_no_step() -> None:
     progress = Progress()
     progress.begin(1)
     progress.since -= 5
     progress.begin(2)
     progress.since -= 50
-    with progress.unwatched():
+    with progress.between():
         pass
     progress.begin(3)
     assert progress.longest_s == pytest.approx(5, abs=1)
@@ -99,19 +111,21 @@ def test_the_longest_step_is_known_and_what_is_not_watched_is_no_step() -> None:
 @pytest.mark.parametrize(
     ("world_size", "steps", "said_s", "time_s", "wanted"),
     [
-        (4, 100, 0.0, 600.0, 270.0),
-        (4, 100, 0.0, 86400.0, 1620.0),
-        (4, 100, 33.0, 600.0, 33.0),
-        (1, 100, 0.0, 600.0, 0.0),
-        (1, 100, 33.0, 600.0, 33.0),
-        (4, 1, 0.0, 600.0, 0.0),
+        (4, 100, 0.0, 600.0, (270.0, 270.0)),
+        (4, 100, 0.0, 86400.0, (1620.0, 1620.0)),
+        (4, 100, 20.0, 600.0, (20.0, 200.0)),
+        (4, 100, 33.0, 600.0, (33.0, 270.0)),
+        (4, 100, 300.0, 600.0, (300.0, 300.0)),
+        (1, 100, 0.0, 600.0, (0.0, 0.0)),
+        (1, 100, 33.0, 600.0, (33.0, 270.0)),
+        (4, 1, 0.0, 600.0, (0.0, 0.0)),
     ],
 )
-def test_patience(world_size: int, steps: int, said_s: float, time_s: float, wanted: float) -> None:
+def test_patience(world_size: int, steps: int, said_s: float, time_s: float, wanted: tuple[float, float]) -> None:
     spec = make_spec()
     identity = msgspec.structs.replace(spec.identity, steps=steps)
     spec = msgspec.structs.replace(spec, identity=identity, time_s=time_s)
-    assert patience_s(spec, make_info(world_size=world_size, hang_after_s=said_s)) == pytest.approx(wanted)
+    assert patience_of(spec, make_info(world_size=world_size, hang_after_s=said_s)) == pytest.approx(wanted)
 
 
 def test_a_training_that_goes_on_ends_the_watch() -> None:

@@ -88,7 +88,7 @@ def train(
         done += size
         size = exchanged.next_size
         if checkpoints is not None:
-            with progress.unwatched():
+            with progress.between():
                 stopped = checkpoints.after_window(done, steps, Losses(first, last), stop=size == 0)
             if stopped:
                 break
