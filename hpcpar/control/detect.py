@@ -163,7 +163,8 @@ def _default_qos(machine: Machine, partition: Partition) -> str:
 def _usable_qos(machine: Machine) -> list[QosRow]:
     mine = {name for association in machine.associations for name in association.qos}
     rows = [row for row in machine.qos if row.name in mine or not mine]
-    return [row for row in rows if not list(word_problems({"": row.name}))]
+    named = {row.name: row for row in reversed(rows)}  # a name that comes twice is damage; the first one counts
+    return [row for row in rows if named[row.name] is row and not list(word_problems({"": row.name}))]
 
 
 def _partitions(machine: Machine, kinds: list[Kind]) -> list[Partition]:

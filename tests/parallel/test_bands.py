@@ -1,9 +1,9 @@
 """Options that change what is computed have bands of their own: the loss of every step, beside that of fp32.
 
 bf16: a product of matrices has a relative error of 2**-9, and after six steps of a model that learns losses differ by
-2.4e-3 at most (measured, both workloads). Between two strategies, which round the same products after other sums, they
-differ by 9e-4 at most. The bands leave room for that and not for a wrong gradient: six steps with a planted one are
-2.8e-3 off at least.
+1.2e-3 at most (measured, both workloads). Between two strategies, which round the same products after other sums, they
+differ by 1.7e-3 at most. The bands leave room for that and not for a wrong gradient: six steps with a planted one are
+7.5e-3 off at least. All of that depends on the samples, and was measured again when they changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from test_parity import ADAMW, LLAMA, LOSS, MLP, SGD, STEPS, TOLERANCE, Cell, _l
 
 BF16 = {"precision": "bf16"}
 BF16_BAND = 6e-3
-BF16_BETWEEN_STRATEGIES = 1.5e-3
+BF16_BETWEEN_STRATEGIES = 3e-3
 COMPRESSION_BANDS = {"fp16": 5e-5, "bf16": 5e-4, "powersgd": 0.3}
 """powersgd with one column keeps little of a gradient."""
 LLAMA_WORK = {"workload": "llama-tiny", "workload_options": {**LLAMA, **SGD}, "global_batch": 16}
