@@ -59,11 +59,12 @@ def status(runs: Path) -> str:
 
 
 def table(report: Path) -> str:
-    """Return the demo's table with its captions, and when it was made."""
+    """Return the demo's scaling table with its captions, the report's first chapter, and when it was made."""
     with (report / "runs.csv").open(encoding="utf-8", newline="") as file:
         last = max(float(row["ended"]) for row in csv.DictReader(file) if row["ended"])
     date = time.strftime("%Y-%m-%d", time.gmtime(last))
     body = (report / "scaling.md").read_text(encoding="utf-8")
+    body = re.split(r"\n(?=## )", body.strip())[0]
     body = re.sub(r"^#+ (.*)$", r"**\1**", body, flags=re.MULTILINE)
     body = re.sub(r" {2,}", " ", body)  # the padding of wide tables
     body = re.sub(r"^\|[-:|]+$", lambda found: re.sub(r"-+", "---", found[0]), body, flags=re.MULTILINE)

@@ -118,8 +118,8 @@ def command(
     else:
         _print(_printed(results, form))
     if out is not None:
-        for path in results.save(out.absolute(), warn):
-            click.echo(f"wrote {path}", err=True)
+        names = [str(path.relative_to(out.absolute())) for path in results.save(out.absolute(), warn)]
+        click.echo(f"wrote {len(names)} files to {out.absolute()}: {', '.join(names[:3])}, ...", err=True)
     failing = results.failing(fail_on) if fail_on else []
     for line in [*(f"missing: {gap}" for gap in gaps), *failing]:
         warn(line)

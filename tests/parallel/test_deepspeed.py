@@ -38,7 +38,7 @@ CELLS = [
     Cell("deepspeed-tp", {"degree": 1}, 2, 2, full=True),
     Cell("deepspeed-pp", {}, 2, 2),
     Cell("deepspeed-pp", {}, 4, 4, full=True),
-    Cell("deepspeed-pp", {"stages": 2}, 4, 2),
+    Cell("deepspeed-pp", {"stages": 2}, 4, 2, full=True),
     Cell("deepspeed-zero", {"stage": 2}, 1, 2),
     Cell("deepspeed-zero", {"stage": 3}, 1, 2, full=True),
     Cell("deepspeed-tp", {}, 1, 2, full=True),
