@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo readme test test-ci test-full browser check bench bench-collect overhead gpu-check parity ledgers pipelines plan proof faults soak bench-submit bench-status clean
+.PHONY: help env slurm demo readme test test-ci test-slurm test-full browser check bench bench-collect overhead gpu-check parity ledgers pipelines plan proof faults soak bench-submit bench-status clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -44,26 +44,29 @@ check: env  ## Lint, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-# Tests on Slurm mostly wait for it: they run beside the others, and what they printed comes last.
+# Three parts side by side: tests on Slurm and of several processes mostly wait. What they printed comes at the end.
 test: env slurm  ## The tests, real Slurm included (under 10 minutes on two cores)
 	@set -m
-	log=$$(mktemp)
-	$(BIN)/python -m pytest -m 'not full and slurm' > $$log 2>&1 & on_slurm=$$!
-	trap 'kill -INT $$on_slurm 2> /dev/null && wait $$on_slurm; rm -f $$log' EXIT
+	logs=$$(mktemp -d)
+	$(BIN)/python -m pytest -m 'not full and slurm' > $$logs/slurm 2>&1 & on_slurm=$$!
+	$(BIN)/python -m pytest -m 'not full' tests/parallel > $$logs/parallel 2>&1 & in_parallel=$$!
+	trap 'kill -INT $$on_slurm $$in_parallel 2> /dev/null && wait; rm -rf $$logs' EXIT
 	code=0
-	$(BIN)/python -m pytest -m 'not full and not slurm' || code=$$?
+	$(BIN)/python -m pytest -m 'not full' tests/unit tests/contract tests/packaging || code=$$?
+	echo 'Tests of several processes:'
+	wait $$in_parallel || code=$$?
+	cat $$logs/parallel
 	echo 'Tests on the real Slurm:'
 	wait $$on_slurm || code=$$?
-	cat $$log
+	cat $$logs/slurm
 	exit $$code
 
 test-ci: check test  ## What CI runs: lint, types, layering, tests, the demo, a wheel
 	$(MAKE) --no-print-directory demo
-	$(BIN)/python -m pytest -m full tests/packaging tests/slurm/test_main_job.py
+	$(BIN)/python -m pytest -m full tests/packaging
 
-browser: env  ## Install what tests of the report and the notebook need (Chromium where root may)
-	$(PIP) --group browser
-	command -v chromium chromium-browser google-chrome >/dev/null || { [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; }; }
+test-slurm: env slurm  ## The long tests on the real Slurm: every strategy, studies with and without accounting, faults
+	$(BIN)/python -m pytest -m 'full and slurm'
 
 test-full: env slurm browser  ## Everything, the long ones too
 	$(BIN)/python -m pytest
