@@ -13,15 +13,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from hpcpar import snapshot
-from hpcpar.control import gate, local_queue, requests
-from hpcpar.control.checks import Case, Shot
+from hpcpar.control import local_queue, requests
 from hpcpar.control.forecast.ask import known
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
@@ -33,6 +31,9 @@ from hpcpar.runs import BATCHES, BatchFolder, BatchLine, RunFolder, StudyFolder,
 from hpcpar.snapshot import Snapshot
 from hpcpar.spec import Resources, RunSpec, Study
 from hpcpar.storage import is_file, is_folder, make_folder
+
+if TYPE_CHECKING:
+    from hpcpar.control.checks import Case
 
 _LOCK = ".lock"
 _FEW, _WRITERS = 32, 16
@@ -172,6 +173,8 @@ def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:
 
 def case(prepared: Prepared) -> Case:
     """Return what the gate and the doctor look at."""
+    from hpcpar.control.checks import Case, Shot
+
     request = prepared.request
     shots = tuple(
         Shot(
@@ -200,6 +203,8 @@ def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None)
     """
     request = prepared.request
     if prepared.batches and not request.no_gate:
+        from hpcpar.control import gate  # a dry run need not pay for it
+
         for problem in gate.check(case(prepared)):
             warn(problem)
     if not prepared.batches:
@@ -388,6 +393,8 @@ def _write_specs(study: StudyFolder, batch: PreparedBatch, made: list[Path]) -> 
             folder.write_spec(spec)
         return
     # Each waits until its file is on the disk; together the disk makes one wait of many.
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(_WRITERS) as writers:
         for _ in writers.map(lambda pair: pair[0].write_spec(pair[1]), missing):
             pass
