@@ -1,7 +1,7 @@
 """Measure the bubble of pipelines of known stage times, and what they keep; write docs/pipelines.md.
 
     make pipelines
-    python benchmarks/pipelines.py --unit-ms 100 --steps 3
+    python benchmarks/pipelines.py --unit-ms 100 --steps 2
 
 Stages sleep, so a processor that other work shares delays little. The fastest of the steps counts.
 Exit code 1: a bubble is more than 2 percentage points from what the schedule's order says.
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the bubbles of pipelines whose stages sleep.")
     parser.add_argument(
-        "--unit-ms", type=float, default=100.0, help="time of a stage's forward pass (a third of its work)"
+        "--unit-ms", type=float, default=300.0, help="time of a stage's forward pass (a third of its work)"
     )
     parser.add_argument("--steps", type=int, default=3, help="the fastest of so many steps counts")
     arguments = parser.parse_args()

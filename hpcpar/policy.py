@@ -1,6 +1,6 @@
 """What a study wants done about runs that failed, by cause: its table `[policy]`.
 
-Part of no run's key: it changes nothing that is computed. `status` and `resubmit` apply it (control/policy.py).
+Part of no run's key: it changes nothing that is computed. `status` and `resubmit` apply it (control/again/policy.py).
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class BatchLine(Struct, kw_only=True, omit_defaults=True):
 
     kind: Literal["asked", "run", "intent", "accepted", "refused"]
     asked: str = ""
-    """The request's name (control/requests.py)."""
+    """The request's name (control/again/requests.py)."""
     excluded: tuple[str, ...] = ()
     """Nodes that the batch is kept away from."""
     index: int | None = None

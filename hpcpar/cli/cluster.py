@@ -37,8 +37,8 @@ def detect(out: Path | None, name: str | None, as_json: bool) -> int:
     """
     from datetime import date
 
-    from hpcpar.control import detect as detection
-    from hpcpar.control import machine
+    from hpcpar.control.cluster import detect as detection
+    from hpcpar.control.cluster import machine
     from hpcpar.decode import decode, parse_toml
     from hpcpar.profile import ClusterProfile
     from hpcpar.storage import is_file, write_file
@@ -75,8 +75,8 @@ def verify(name: str, as_json: bool) -> int:
 
     Exit code 0: nothing differs. 1: something does. 2: there is no such profile, or no Slurm here.
     """
-    from hpcpar.control import machine, probe
-    from hpcpar.control import verify as comparison
+    from hpcpar.control.cluster import machine, probe
+    from hpcpar.control.cluster import verify as comparison
     from hpcpar.decode import decode, read_toml
     from hpcpar.profile import ClusterProfile
 

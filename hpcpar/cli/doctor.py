@@ -59,7 +59,7 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
 
 def _examine(request: Any) -> Iterator[_Line]:
     from hpcpar.control import gate, submit
-    from hpcpar.control.checks import Case
+    from hpcpar.control.gate.checks import Case
     from hpcpar.control.plan import Plan
 
     case = Case(Plan((), ()), request.profile, request.python, (), request.root)

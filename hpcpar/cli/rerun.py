@@ -28,7 +28,7 @@ def command(run: str, *, dry_run: bool, anyway: bool, as_json: bool) -> int:
     Compared are spec.json, the job script of its batch byte by byte, a workload file of your own, and the versions of
     the packages. Exit code 1 when something differs; nothing is sent then, unless --anyway.
     """
-    from hpcpar.control.rerun import again, compare
+    from hpcpar.control.again.rerun import again, compare
     from hpcpar.control.submit import submit
 
     found = select_runs([run])

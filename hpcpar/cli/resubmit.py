@@ -33,7 +33,7 @@ def command(runs: tuple[str, ...], causes: tuple[str, ...], dry_run: bool, as_js
     A run goes on in its own folder, from its last checkpoint if it has one. What runs, waits or is done is left alone,
     and what was cancelled too, unless --cause names it.
     """
-    from hpcpar.control import resubmit
+    from hpcpar.control.again import resubmit
     from hpcpar.control.submit import submit
 
     wanted = _known(causes)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hpcpar import composition, registry, workload_files
-from hpcpar.control import lengths
-from hpcpar.control.batch_sizes import BatchSizes, split_batch
-from hpcpar.control.checkpoints import checkpoint_problems, why_not, with_checkpoints
-from hpcpar.control.limits import limit_problems
+from hpcpar.control.planning import lengths
+from hpcpar.control.planning.batch_sizes import BatchSizes, split_batch
+from hpcpar.control.planning.checkpoints import checkpoint_problems, why_not, with_checkpoints
+from hpcpar.control.planning.limits import limit_problems
 from hpcpar.control.safe import value_problems
 from hpcpar.decode import find_problems
 from hpcpar.errors import HpcparError, InputError, Problem, nearest

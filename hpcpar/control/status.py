@@ -9,7 +9,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from hpcpar.control import local_queue, requests
+from hpcpar.control import local_queue
+from hpcpar.control.again import requests
 from hpcpar.control.reconcile import reconcile
 from hpcpar.outcome import Live, Outcome, decide
 from hpcpar.records import Step
@@ -76,7 +77,7 @@ def get_status(studies: Iterable[StudyFolder], *, policy: bool = False) -> Statu
     with_policy = [study for study in studies if failed and requests.has_policy(study)]
     if not with_policy:
         return status
-    from hpcpar.control.policy import apply  # what renders scripts is slow to import, and mostly not needed
+    from hpcpar.control.again.policy import apply  # what renders scripts is slow to import, and mostly not needed
 
     applied = apply(with_policy, failed)
     if applied.sent:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hpcpar import snapshot
-from hpcpar.control import local_queue, requests
+from hpcpar.control import local_queue
+from hpcpar.control.again import requests
 from hpcpar.control.forecast.ask import known
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
@@ -33,7 +34,7 @@ from hpcpar.spec import Resources, RunSpec, Study
 from hpcpar.storage import is_file, is_folder, make_folder
 
 if TYPE_CHECKING:
-    from hpcpar.control.checks import Case
+    from hpcpar.control.gate.checks import Case
 
 _LOCK = ".lock"
 _FEW, _WRITERS = 32, 16
@@ -173,7 +174,7 @@ def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:
 
 def case(prepared: Prepared) -> Case:
     """Return what the gate and the doctor look at."""
-    from hpcpar.control.checks import Case, Shot
+    from hpcpar.control.gate.checks import Case, Shot
 
     request = prepared.request
     shots = tuple(

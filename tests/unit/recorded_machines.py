@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from hpcpar.control import machine
-from hpcpar.control.detect import detect
-from hpcpar.control.machine import Machine
+from hpcpar.control.cluster import machine
+from hpcpar.control.cluster.detect import detect
+from hpcpar.control.cluster.machine import Machine
 from hpcpar.decode import decode, parse_toml
 from hpcpar.profile import ClusterProfile
 

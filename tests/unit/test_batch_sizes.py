@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcpar.control.batch_sizes import BatchSizes, split_batch
+from hpcpar.control.planning.batch_sizes import BatchSizes, split_batch
 from hpcpar.errors import Problem
 from hpcpar.mesh import Mesh
 

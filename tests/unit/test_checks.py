@@ -8,7 +8,8 @@ import pytest
 from recorded_machines import built, recorded
 
 from hpcpar.cli import main
-from hpcpar.control import checks, gate, online, slurm
+from hpcpar.control import gate, slurm
+from hpcpar.control.gate import checks, online
 from hpcpar.control.plan import make_plan
 from hpcpar.control.render import Shape, job_text, render
 from hpcpar.decode import decode

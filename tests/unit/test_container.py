@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcpar.control import checks
+from hpcpar.control.gate import checks
 from hpcpar.control.submit import Request, case, prepare
 from hpcpar.decode import decode
 from hpcpar.errors import InputError

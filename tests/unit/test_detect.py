@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from recorded_machines import PARTS, RECORDED, built, profile_of, recorded, stubs
 
 from hpcpar.cli import main
-from hpcpar.control import machine
-from hpcpar.control.detect import detect
-from hpcpar.control.machine import parse_gres, parse_nodes, parse_partitions, parse_qos, seconds
+from hpcpar.control.cluster import machine
+from hpcpar.control.cluster.detect import detect
+from hpcpar.control.cluster.machine import parse_gres, parse_nodes, parse_partitions, parse_qos, seconds
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, parse_toml
 from hpcpar.errors import InputError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcpar.control import checks, gate
+from hpcpar.control import gate
+from hpcpar.control.gate import checks
 from hpcpar.control.plan import make_plan
 from hpcpar.control.render import Shape, job_text, render
 from hpcpar.decode import decode

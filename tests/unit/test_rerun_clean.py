@@ -65,7 +65,7 @@ def test_a_script_that_was_changed_a_version_and_a_template_are_told(slurm: Stub
 
 def test_another_plan_is_told_field_by_field(slurm: StubSlurm, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (run,) = slurm.submit(repeats=1)
-    monkeypatch.setattr("hpcpar.control.rerun.__version__", "9.9")
+    monkeypatch.setattr("hpcpar.control.again.rerun.__version__", "9.9")
     capsys.readouterr()
     assert main(["rerun", str(run.path), "--dry-run"]) == 1
     said = capsys.readouterr()

@@ -117,7 +117,7 @@ def test_runs_that_nothing_plans_are_told(slurm: StubSlurm, capsys: Any) -> None
 
 
 def test_two_at_a_time_do_not_both_send(slurm: StubSlurm) -> None:
-    from hpcpar.control import resubmit
+    from hpcpar.control.again import resubmit
     from hpcpar.control.submit import submit
     from hpcpar.errors import InputError
 

@@ -4,8 +4,8 @@ import pytest
 from recorded_machines import built, profile_of, recorded, stubs
 
 from hpcpar.cli import main
-from hpcpar.control.detect import detect
-from hpcpar.control.verify import Difference, verify
+from hpcpar.control.cluster.detect import detect
+from hpcpar.control.cluster.verify import Difference, verify
 from hpcpar.decode import decode, parse_toml
 from hpcpar.profile import ClusterProfile
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hpcpar.control.machine import Machine, Node, Partition
+from hpcpar.control.cluster.machine import Machine, Node, Partition
 from hpcpar.errors import nearest
 from hpcpar.profile import ClusterProfile, NodeType, Qos, Source
 from hpcpar.units import parse_memory, slurm_memory, slurm_time

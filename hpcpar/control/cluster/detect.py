@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from hpcpar.control.machine import Machine, Node, Partition, QosRow
+from hpcpar.control.cluster.machine import Machine, Node, Partition, QosRow
 from hpcpar.control.safe import word_problems
 from hpcpar.errors import InputError, Problem
 from hpcpar.units import parse_duration, slurm_time

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from hpcpar.control import checks, online
-from hpcpar.control.checks import Case, Finding
+from hpcpar.control.gate import checks, online
+from hpcpar.control.gate.checks import Case, Finding
 from hpcpar.errors import InputError, Problem
 
 

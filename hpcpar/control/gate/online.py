@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hpcpar.control import machine as machines
 from hpcpar.control import slurm
-from hpcpar.control.checks import Case, Finding, Shot
-from hpcpar.control.machine import Association, Machine, Partition, QosRow
+from hpcpar.control.cluster import machine as machines
+from hpcpar.control.cluster.machine import Association, Machine, Partition, QosRow
+from hpcpar.control.gate.checks import Case, Finding, Shot
 from hpcpar.errors import NoSchedulerError, Problem, SchedulerError
 from hpcpar.spec import Resources
 from hpcpar.units import slurm_time

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpcpar import __version__
-from hpcpar.control import requests, slurm
+from hpcpar.control import slurm
+from hpcpar.control.again import requests
 from hpcpar.control.reconcile import reconcile
 from hpcpar.control.submit import Prepared, Wish, prepare
 from hpcpar.errors import InputError, Problem, SchedulerError

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcpar.control import requests, resubmit, slurm
-from hpcpar.control.resubmit import Candidate
+from hpcpar.control import slurm
+from hpcpar.control.again import requests, resubmit
+from hpcpar.control.again.resubmit import Candidate
 from hpcpar.control.submit import Wish, submit
 from hpcpar.errors import HpcparError
 from hpcpar.outcome import Outcome

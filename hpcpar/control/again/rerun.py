@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from hpcpar import __version__
-from hpcpar.control import requests
+from hpcpar.control.again import requests
 from hpcpar.control.plan import PlannedRun, make_plan
 from hpcpar.control.submit import Prepared, Request, Wish, as_first_sent, code_of, prepare, script_of
 from hpcpar.errors import InputError, Problem

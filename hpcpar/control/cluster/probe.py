@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcpar.control import slurm
+from hpcpar.control.cluster.verify import Difference
 from hpcpar.control.plan import make_plan
 from hpcpar.control.render import Shape, job_text, render
-from hpcpar.control.verify import Difference
 from hpcpar.errors import InputError, SchedulerError
 from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.spec import Study

@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 
 import hpcpar
 from hpcpar import registry, workload_files
-from hpcpar.control import network, slurm
+from hpcpar.control import slurm
+from hpcpar.control.gate import network
 from hpcpar.control.plan import Plan
 from hpcpar.errors import MissingExtraError, NoSchedulerError, Problem, install_line
 from hpcpar.profile import ClusterProfile, NodeType

@@ -1,0 +1,1 @@
+"""What a plan computes with: batches, lengths, limits, checkpoints. Pure."""
