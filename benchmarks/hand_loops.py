@@ -1,4 +1,5 @@
-"""The smallest training loop that one would write by hand for each strategy, on the model of hpcpar's llama-tiny.
+"""The smallest training loop that one would write by hand for each strategy, on the model of hpcpar's llama-tiny
+(for ep: of llama-moe).
 
 Each maker returns a function that does one step and gives back the loss, still as a tensor. None knows anything of
 hpcpar but the model, its data, and (for cp) the attention that goes round a ring.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -163,6 +165,69 @@ def add_up(model: nn.Module, group: Any, factor: float) -> None:
         gradient.copy_(summed.view_as(gradient)).mul_(factor)
 
 
+def ep(job: Job) -> Step:
+    """Spread the experts of a mixture over all ranks; everything else is replicated."""
+    import numpy as np
+
+    model, ranks = model_of(job), distributed.get_world_size()
+    experts = {name: one for name, one in model.named_modules() if name.endswith(".experts")}
+    spread = {f"{name}.{its}": (one, its) for name, one in experts.items() for its, _ in one.named_parameters()}
+    for one, its in spread.values():
+        setattr(one, its, nn.Parameter(getattr(one, its).detach().chunk(ranks)[job.rank].clone()))
+    for one in experts.values():
+        one.forward = partial(travel, one.forward, ranks)
+    routers = [one.router for one in model.modules() if hasattr(one, "router")]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(spread))
+    replicas = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+    def finish() -> None:
+        for one, its in spread.values():
+            getattr(one, its).grad.div_(ranks)  # as DDP does with all others
+        counts = torch.stack([router.counts for router in routers])
+        distributed.all_reduce(counts)
+        for router, its_counts in zip(routers, counts, strict=True):
+            router.settle(its_counts)
+
+    step = plain_loop(job, replicas, batches(job, job.rank, ranks), finish)
+    tokens = job.samples.fetch(np.arange(1))[1].numel() * job.batch // ranks
+
+    def counted(number: int) -> Any:
+        for router in routers:
+            router.begin(1.0 / tokens)
+        return step(number)
+
+    return counted
+
+
+def travel(compute: Any, ranks: int, rows: Any, counts: list[int]) -> Any:
+    """Send rows that are sorted by expert to the ranks of the experts, and what these make of them back."""
+    sent = torch.tensor(counts).view(ranks, -1)
+    received = torch.empty_like(sent)
+    distributed.all_to_all_single(received, sent)
+    out, back = received.sum(1).tolist(), sent.sum(1).tolist()
+    here = Exchange.apply(rows, out, back)
+    pieces = here.split(received.flatten().tolist())
+    order = torch.arange(received.numel()).view_as(received).t().flatten().tolist()
+    made = compute(torch.cat([pieces[i] for i in order]), received.sum(0).tolist())
+    ordered = dict(zip(order, made.split([len(pieces[i]) for i in order]), strict=True))
+    return Exchange.apply(torch.cat([ordered[i] for i in range(len(pieces))]), back, out)
+
+
+class Exchange(torch.autograd.Function):
+    """All-to-all of rows; so is its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Any, out: list[int], into: list[int]) -> Any:
+        ctx.sizes = into, out
+        received = rows.new_empty(sum(out), rows.shape[1])
+        distributed.all_to_all_single(received, rows.contiguous(), out, into)
+        return received
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return Exchange.forward(ctx, gradient, *ctx.sizes), None, None
+
+
 def pp(job: Job) -> Step:
     return pipeline(job, job.mesh, None)
 
@@ -199,4 +264,4 @@ def pipeline(job: Job, stages: Any, replicas: Any) -> Step:
     return step
 
 
-LOOPS = {"single": single, "ddp": ddp, "fsdp": fsdp, "tp": tp, "pp": pp, "cp": cp, "hybrid": hybrid}
+LOOPS = {"single": single, "ddp": ddp, "fsdp": fsdp, "tp": tp, "pp": pp, "cp": cp, "ep": ep, "hybrid": hybrid}

@@ -45,6 +45,7 @@ class Subject(NamedTuple):
     options: dict[str, Any]
     ranks: int
     micro_batches: int = 1
+    workload: str = "llama-tiny"
 
 
 SUBJECTS = {
@@ -53,6 +54,7 @@ SUBJECTS = {
     "fsdp": Subject({}, 2),
     "tp": Subject({}, 2),
     "cp": Subject({}, 2),
+    "ep": Subject({}, 2, workload="llama-moe"),
     "pp": Subject({"schedule": "1f1b"}, 2, 4),
     "hybrid": Subject({"mesh": "pp=2,dp=2"}, 4, 2),
 }
@@ -124,7 +126,7 @@ def make_runners(strategy: str, side: Side, rank: int, folder: Path) -> dict[str
     from hpcpar import registry
     from hpcpar.registry import World
 
-    subject, work = SUBJECTS[strategy], registry.get_workload("llama-tiny")
+    subject, work = SUBJECTS[strategy], registry.get_workload(SUBJECTS[strategy].workload)
     spread = registry.get_strategy(strategy)
     options = msgspec.convert(subject.options, spread.Options)
     mesh = spread.layout(World(1, subject.ranks), options)
@@ -148,7 +150,7 @@ def _context(strategy: str, mesh: Any, subject: Subject, rank: int) -> Any:
     from hpcpar.worker.rank import RankInfo
 
     identity = Identity(
-        cluster="local", node_type="any", workload="llama-tiny", workload_options={}, strategy=strategy,
+        cluster="local", node_type="any", workload=subject.workload, workload_options={}, strategy=strategy,
         strategy_options={}, mesh=mesh, nodes=1, ranks_per_node=subject.ranks, cpus_per_rank=1,
         micro_batch=BATCH // mesh.data_ranks // subject.micro_batches, grad_accum=subject.micro_batches,
         global_batch=BATCH, steps=1000, seed=0, repeat=1,
@@ -282,7 +284,7 @@ def table(findings: Sequence[Finding], rounds: int, steps: int, load: float) -> 
     yield f"# hpcpar beside loops written by hand, on {cpu_name()} ({cpus} CPUs)"
     yield ""
     yield f"Made by `python benchmarks/overhead.py --rounds {rounds} --steps {steps}`, torch {torch.__version__}, "
-    yield f"llama-tiny {MODEL}, batch {BATCH}. Load when it began: {load:.1f}."
+    yield f"llama-tiny (ep: llama-moe) {MODEL}, batch {BATCH}. Load when it began: {load:.1f}."
     if load > BUSY * cpus / 2:
         yield ""
         yield "**The machine was busy: these figures show that the benchmark runs, and nothing else.**"

@@ -118,8 +118,8 @@ formula (`gpipe` and `looped-bfs`: mv; `1f1b`: p - rank; `interleaved-1f1b`: 2(p
 torch's order, and counted by hooks on what autograd saves and gives back. A micro-batch of one stage is 1/v of the
 activations of a rank's share.
 
-`dualpipev` runs a forward and a backward pass "at the same time" (on a device with several streams); a process that
-sleeps does one after the other, so its bubble here is that of its order alone.
+`dualpipev` makes one action of a forward and a backward pass (a device with several streams can do both at a time; a
+process that sleeps does one after the other), and other ranks hear of both when both are done.
 
 | schedule | p | m | v | formula | order | measured | kept: formula | order | counted | agree |
 |---|---|---|---|---|---|---|---|---|---|---|

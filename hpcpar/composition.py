@@ -201,13 +201,3 @@ def check(mesh: Mesh, options: EngineOptions, declared: Declaration, micro_batch
     found = [*layout_refusals(mesh, options, declared), *batch_refusals(mesh, options, micro_batches)]
     if found:
         raise ValueError("; ".join(f"{what} ({fix})" if fix else what for what, fix in found))
-
-
-def why_no_checkpoints(mesh: Mesh) -> str:
-    """Say why weights on this mesh cannot be saved by their full names; "" where they can."""
-    if mesh.ep > 1:
-        return "experts that are spread over ep have no checkpoints yet"
-    if mesh.tp > 1 and mesh.dp_replicate > 1 and mesh.dp_shard == mesh.pp == 1:
-        # DDP hands out local slices under the names of whole tensors: one rank's would be taken for all (torch 2.13).
-        return "DDP over tp hides how weights are split; dp_shard or pp beside tp can be saved"
-    return ""

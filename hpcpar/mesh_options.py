@@ -29,6 +29,16 @@ class UnitOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Compile the units, each by itself (torch.compile). The first step then takes many seconds longer."""
 
 
+class DeepspeedOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a unit of the model is computed where DeepSpeed spreads it: what of UnitOptions goes with its engine."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """"bf16" multiplies matrices in bfloat16, as it does under every other strategy: weights, gradients, optimizer
+    state, sums over ranks and the loss stay in fp32. DeepSpeed's own bf16, which keeps weights in it, is not used."""
+    activation_checkpointing: Literal["none", "full"] = "none"
+    """"full" keeps only what goes from unit to unit, and computes the rest of a unit again in its backward pass."""
+
+
 class EngineOptions(UnitOptions, frozen=True, kw_only=True):
     """Everything that strategies may choose beyond the mesh itself; each counts where its axis is on the mesh."""
 

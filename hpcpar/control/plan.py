@@ -320,7 +320,7 @@ def _cell(resolved: _Study, chosen: _Chosen, resources: Resources, profile: Clus
         return sizes
     for refusal in composition.batch_refusals(mesh, engine, sizes.grad_accum):
         return Problem(label, *refusal)
-    why_none = why_not(chosen.strategy, mesh, resolved.declared)
+    why_none = why_not(chosen.strategy, resolved.declared)
     for problem in checkpoint_problems(resolved.study, why_none, resources, label):
         return problem
     resources = with_checkpoints(resources, resolved.study, profile, possible=not why_none)

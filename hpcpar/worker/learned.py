@@ -16,3 +16,14 @@ class Learned(NamedTuple):
     """The torch.optim.Optimizer of these parameters, in whatever groups."""
     buffers: Mapping[str, Any] = MappingProxyType({})
     """What units keep beside parameters (the bias of a router), by full name; the same on every rank that has it."""
+    splits: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
+    """Of parameters that are plain tensors here, but slices of whole ones: the DeviceMesh and the placements."""
+
+    def whole(self, name: str, tensor: Any) -> Any:
+        """Return a tensor of the kind of a parameter as what it is part of; it shares its memory."""
+        if name not in self.splits:
+            return tensor
+        from torch.distributed.tensor import DTensor  # 0.3 s: only where something is split
+
+        mesh, placements = self.splits[name]
+        return DTensor.from_local(tensor, mesh, placements, run_check=False)

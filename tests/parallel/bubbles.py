@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed
@@ -19,8 +19,16 @@ from hpcpar.schedules import SCHEDULES, ScheduleName, stages_of
 
 TIMES = {"F": 1, "I": 1, "W": 1, "B": 2}
 """Forward, inputs' gradients, weights' gradients, both gradients."""
-Step = tuple[str, int, int]
-"""(what, stage, micro-batch)"""
+
+
+class Step(NamedTuple):
+    """What a rank does at a time."""
+
+    kind: str
+    stage: int
+    micro_batch: int
+    told: bool = True
+    """Whether other ranks hear of it at once; else with the step after it, where torch makes one action of both."""
 
 
 @contextlib.contextmanager
@@ -57,46 +65,69 @@ def order(name: ScheduleName, p: int, m: int, v: int) -> dict[int, list[Step]]:
 def _one_forward_one_backward(p: int, m: int, rank: int) -> list[Step]:
     # torch 2.13's own list leaves out the first micro-batch of the last rank; what it runs is this.
     ahead = min(m, p - rank)
-    steps = [("F", rank, i) for i in range(ahead)]
+    steps = [Step("F", rank, i) for i in range(ahead)]
     for i in range(m):
-        steps.append(("B", rank, i))
-        steps += [("F", rank, ahead + i)] if ahead + i < m else []
+        steps.append(Step("B", rank, i))
+        steps += [Step("F", rank, ahead + i)] if ahead + i < m else []
     return steps
 
 
 def _steps(actions: list[Any]) -> Iterator[Step]:
     for action in actions:
-        for part in (action and action.sub_actions) or [action]:
+        parts = (action and action.sub_actions) or [action]
+        for part in parts:
             kind = part and part.computation_type.value
             if kind in TIMES:
-                yield kind, part.stage_index, part.microbatch_index
+                yield Step(kind, part.stage_index, part.microbatch_index, told=part is parts[-1])
 
 
 def simulated(orders: dict[int, list[Step]], num_stages: int) -> float:
     """Return the bubble of orders whose messages take no time."""
-    done: dict[Step, int] = {}
+    pipeline = _Pipeline(orders, num_stages)
     clock, left = dict.fromkeys(orders, 0), {rank: list(steps) for rank, steps in orders.items()}
     while any(left.values()):
-        ready = [rank for rank, steps in left.items() if steps and _begin(steps[0], num_stages, done) is not None]
+        ready = [rank for rank, steps in left.items() if steps and pipeline.begin(rank, steps[0]) is not None]
         assert ready, "the order waits for itself"
         for rank in ready:
             step = left[rank].pop(0)
-            begin = max(clock[rank], _begin(step, num_stages, done) or 0)
-            clock[rank] = done[step] = begin + TIMES[step[0]]
-    busy = [sum(TIMES[kind] for kind, _, _ in steps) for steps in orders.values()]
+            clock[rank] = max(clock[rank], pipeline.begin(rank, step) or 0) + TIMES[step.kind]
+            pipeline.end(rank, step, clock[rank])
+    busy = [sum(TIMES[step.kind] for step in steps) for steps in orders.values()]
     return 1 - sum(busy) / len(busy) / max(clock.values())
 
 
-def _begin(step: Step, num_stages: int, done: dict[Step, int]) -> int | None:
-    """Return when a step may begin; None while what it needs has no time yet."""
-    kind, stage, m = step
-    if kind == "F":
-        return 0 if stage == 0 else done.get(("F", stage - 1, m))
-    if kind == "W":
-        return done.get(("I", stage, m))
-    if stage == num_stages - 1:
-        return done.get(("F", stage, m))
-    return done.get(("I", stage + 1, m), done.get(("B", stage + 1, m)))
+class _Pipeline:
+    """Knows when what a step needs is there."""
+
+    def __init__(self, orders: dict[int, list[Step]], num_stages: int) -> None:
+        self._num_stages = num_stages
+        self._ranks = {step.stage: rank for rank, steps in orders.items() for step in steps}
+        self._done: dict[tuple[str, int, int], int] = {}
+        self._told: dict[tuple[str, int, int], int] = {}
+        self._untold: dict[int, list[tuple[str, int, int]]] = {rank: [] for rank in orders}
+
+    def end(self, rank: int, step: Step, at: int) -> None:
+        """Note that a step has ended."""
+        self._done[step[:3]] = at
+        self._untold[rank].append(step[:3])
+        if step.told:
+            self._told |= dict.fromkeys(self._untold[rank], at)
+            self._untold[rank].clear()
+
+    def begin(self, rank: int, step: Step) -> int | None:
+        """Return when a step may begin; None while what it needs has no time yet."""
+        kind, stage, m, _ = step
+        if kind == "F":
+            return 0 if stage == 0 else self._when(rank, "F", stage - 1, m)
+        if kind == "W":
+            return self._when(rank, "I", stage, m)
+        if stage == self._num_stages - 1:
+            return self._when(rank, "F", stage, m)
+        inputs_alone = self._when(rank, "I", stage + 1, m)
+        return self._when(rank, "B", stage + 1, m) if inputs_alone is None else inputs_alone
+
+    def _when(self, rank: int, kind: str, stage: int, m: int) -> int | None:
+        return (self._done if self._ranks[stage] == rank else self._told).get((kind, stage, m))
 
 
 def bubble(name: ScheduleName, p: int, m: int, v: int) -> float | None:
@@ -113,8 +144,8 @@ def bubble(name: ScheduleName, p: int, m: int, v: int) -> float | None:
 def kept(orders: dict[int, list[Step]], rank: int) -> int:
     """Return the most activations (stages x micro-batches) that a rank keeps at a time, in this order."""
     alive = most = 0
-    for kind, _, _ in orders[rank]:
-        alive += (kind == "F") - (kind in "BW")
+    for step in orders[rank]:
+        alive += (step.kind == "F") - (step.kind in "BW")
         most = max(most, alive)
     return most
 

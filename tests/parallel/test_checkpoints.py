@@ -32,6 +32,7 @@ MESHES: dict[str, tuple[str, dict[str, Any], int]] = {
     "zbv-2": ("pp", {"schedule": "zbv"}, 2),
     "pp-ddp-4": ("hybrid", {"mesh": "pp=2,dp=2"}, 4),
     "pp-tp-4": ("hybrid", {"mesh": "pp=2,tp=2"}, 4),
+    "ddp-tp-4": ("hybrid", {"mesh": "dp=2,tp=2"}, 4),
     "fsdp-tp-4": ("hybrid", {"mesh": "dp_shard=2,tp=2"}, 4),
     "pp-fsdp-4": ("hybrid", {"mesh": "pp=2,dp_shard=2", "schedule": "interleaved-1f1b"}, 4),
 }
@@ -41,6 +42,8 @@ EVERY_DAY = [
     ("pp-ddp-4", "single", "adamw"),
     ("fsdp-tp-4", "cp-2", "sgd"),
     ("tp-2", "layerwise", "adamw"),
+    ("ddp-tp-4", "fsdp-2", "adamw"),
+    ("pp-tp-4", "ddp-tp-4", "sgd"),
 ]
 _NAMES, _TURNS = list(MESHES), cycle(OPTIMIZERS)
 ALL = [(name, _NAMES[(i + hop) % len(_NAMES)], next(_TURNS)) for hop in (0, 3, 7, 12) for i, name in enumerate(_NAMES)]

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from test_bands import BF16_BETWEEN_STRATEGIES
 from test_parity import LLAMA, MLP, OPTIMIZERS, SGD, STEPS, TOLERANCE, WORKLOADS, Cell, _oracle, _reduce
+from test_parity import _losses as _losses_of_mesh
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None and not os.environ.get("CI"),
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 ALL = {"stage": 3, "persistence_threshold": 0}
 """Every weight is sharded, however small."""
+RECOMPUTED = {"activation_checkpointing": "full"}
 CELLS = [
     Cell("deepspeed-zero", {"stage": 1}, 2, 2),
     Cell("deepspeed-zero", {"stage": 2}, 2, 2),
@@ -41,6 +44,9 @@ CELLS = [
     Cell("deepspeed-pp", {"stages": 2}, 4, 2, full=True),
     Cell("deepspeed-zero", {"stage": 2}, 1, 2),
     Cell("deepspeed-zero", {"stage": 3}, 1, 2, full=True),
+    Cell("deepspeed-zero", {**ALL, **RECOMPUTED}, 2, 2),
+    Cell("deepspeed-tp", RECOMPUTED, 2, 2, full=True),
+    Cell("deepspeed-pp", RECOMPUTED, 2, 2, full=True),
     Cell("deepspeed-tp", {}, 1, 2, full=True),
     Cell("deepspeed-pp", {}, 1, 2),
 ]
@@ -91,6 +97,24 @@ def test_a_pipeline_at_stage_0_clips_by_a_wrong_norm_and_so_is_never_built(pools
     wrong = _losses(pools, cell, WORK_CLIPPED, zero_stage=0)
     assert _apart(wrong, _oracle(pools, WORK_CLIPPED)) > 100 * TOLERANCE
     assert _losses(pools, cell, WORK, zero_stage=0) == pytest.approx(_oracle(pools, WORK), abs=TOLERANCE, rel=0)
+
+
+BF16 = {"precision": "bf16"}
+IN_BF16 = [
+    Cell("deepspeed-zero", {"stage": 2, **BF16}, 2, 2),
+    Cell("deepspeed-zero", {**ALL, **BF16, **RECOMPUTED}, 2, 2, full=True),
+    Cell("deepspeed-tp", BF16, 2, 2, full=True),
+    Cell("deepspeed-pp", BF16, 2, 2),
+]
+
+
+@pytest.mark.parametrize("cell", [pytest.param(c, marks=[pytest.mark.full] * c.full, id=str(c)) for c in IN_BF16])
+def test_bf16_means_what_it_means_under_every_other_strategy(pools: Any, cell: Cell) -> None:
+    """The bands are those of test_bands."""
+    alone = _losses_of_mesh(pools, Cell("single", BF16, 1, 1), WORK)
+    assert _apart(_oracle(pools, WORK), alone) > 10 * TOLERANCE
+    assert _apart(_losses(pools, cell, WORK), alone) < BF16_BETWEEN_STRATEGIES
+    assert _apart(_losses(pools, cell, WORK, plant=True), alone) > BF16_BETWEEN_STRATEGIES, "a wrong gradient is seen"
 
 
 WEIGHED = [Cell("deepspeed-zero", {"stage": 2}, 2, 2), Cell("deepspeed-pp", {"stages": 2}, 4, 2)]

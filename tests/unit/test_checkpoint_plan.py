@@ -64,12 +64,6 @@ def test_strategies_without_checkpoints_are_refused_by_name(strategy, reason):
     assert "leave `checkpoint` out" in only
 
 
-def test_replicas_over_tp_are_refused_as_ddp_hides_how_their_weights_are_split():
-    (only,) = problems(strategies=[{"name": "hybrid", "mesh": "dp=2,tp=2"}], nodes=[2], checkpoint={"every": 5})
-
-    assert "DDP over tp hides how weights are split" in only
-
-
 def test_a_limit_that_leaves_no_time_is_refused():
     (only,) = problems(checkpoint={"before_limit": "10m"}, time="10m")
 

@@ -11,9 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from hpcpar.composition import why_no_checkpoints
 from hpcpar.errors import Problem
-from hpcpar.mesh import Mesh
 from hpcpar.profile import ClusterProfile
 from hpcpar.registry import Declaration
 from hpcpar.spec import Checkpointing, Resources, Study
@@ -52,7 +50,7 @@ def checkpoint_problems(study: Study, why_none: str, resources: Resources, label
     if asked is None:
         return
     if why_none:
-        fix = "leave `checkpoint` out; single, dp, layerwise and all points of the mesh without ep have checkpoints"
+        fix = "leave `checkpoint` out; single, dp, layerwise and the points of the mesh have checkpoints"
         yield Problem(label, f"cannot be checkpointed: {why_none}", fix)
     lead_s = _lead_s(asked, resources.time_s)
     if lead_s >= resources.time_s:
@@ -60,13 +58,8 @@ def checkpoint_problems(study: Study, why_none: str, resources: Resources, label
         yield Problem(f"{label}: checkpoint", what, "choose a longer time limit, or a shorter before_limit")
 
 
-def why_not(strategy: Any, mesh: Mesh, declared: Declaration) -> str:
-    """Say why a strategy has no checkpoints on this mesh with this workload; "" where it has."""
-    refused = why_no_checkpoints(mesh)
-    if refused:
-        return refused
+def why_not(strategy: Any, declared: Declaration) -> str:
+    """Say why a strategy has no checkpoints with this workload; "" where it has."""
     if declared.kind in _NOT_KEPT:
         return _NOT_KEPT[declared.kind]
-    if declared.experts is not None:
-        return "what balances a mixture of experts is not in a checkpoint yet"
     return str(getattr(strategy, "no_checkpoints", "it does not say how"))

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from hpcpar.composition import why_no_checkpoints
 from hpcpar.errors import RunError
 from hpcpar.records import Cause, Span
 from hpcpar.registry import Trainer
@@ -222,6 +221,6 @@ def make_keeper(job: Job, trainer: Trainer, stop: Stop) -> Keeper | None:
     if wanted is None:
         return None
     learned = getattr(trainer, "learned", None)
-    if learned is None or why_no_checkpoints(identity.mesh):
+    if learned is None:
         raise RunError(Cause.LAUNCH, f"strategy {identity.strategy} on this mesh has no checkpoints")
     return Keeper(job, learned, wanted, stop)

@@ -66,7 +66,7 @@ def load(learned: Learned, folder: Path, manifest: Manifest, group: Any) -> None
     """
     _refuse_misfit(learned, manifest)
     states = dict(_empty_states(learned, manifest))
-    tensors = {f"{_PARAMETER}{name}": parameter.detach() for name, parameter in learned.parameters.items()}
+    tensors = {f"{_PARAMETER}{name}": learned.whole(name, p.detach()) for name, p in learned.parameters.items()}
     tensors |= {f"{_BUFFER}{name}": buffer for name, buffer in learned.buffers.items()}
     for name, state in states.items():
         tensors |= {f"{_STATE}{name}.{key}": value for key, value in state.items()}
@@ -95,12 +95,13 @@ def _quiet() -> warnings.catch_warnings[Any]:
 def _tensors(learned: Learned) -> dict[str, Any]:
     tensors: dict[str, Any] = {f"{_BUFFER}{name}": buffer for name, buffer in learned.buffers.items()}
     for name, parameter in learned.parameters.items():
-        tensors[f"{_PARAMETER}{name}"] = parameter.detach()
+        tensors[f"{_PARAMETER}{name}"] = learned.whole(name, parameter.detach())
         for key, value in learned.optimizer.state.get(parameter, {}).items():
             if value is None:
                 continue
             assert isinstance(value, torch.Tensor), f"the optimizer keeps {key} of {name} as a {type(value).__name__}"
-            tensors[f"{_STATE}{name}.{key}"] = value
+            same = value.shape == parameter.shape
+            tensors[f"{_STATE}{name}.{key}"] = learned.whole(name, value) if same else value
     return tensors
 
 
@@ -112,14 +113,12 @@ def _empty_states(learned: Learned, manifest: Manifest) -> Iterator[tuple[str, d
             name, _, key = whole.removeprefix(_STATE).rpartition(".")
             names.setdefault(name, []).append(key)
     for name, parameter in learned.parameters.items():
-        state = {}
+        state, whole = {}, learned.whole(name, parameter.detach())
         for key in names.get(name, ()):
             saved = manifest.tensors[f"{_STATE}{name}.{key}"]
             dtype = _dtype(saved.dtype)
-            same = saved.size == tuple(parameter.shape)
-            state[key] = (
-                torch.zeros_like(parameter.detach(), dtype=dtype) if same else torch.zeros(saved.size, dtype=dtype)
-            )
+            same = saved.size == tuple(whole.shape)
+            state[key] = torch.zeros_like(whole, dtype=dtype) if same else torch.zeros(saved.size, dtype=dtype)
         yield name, state
 
 
@@ -128,6 +127,8 @@ def _give_back(learned: Learned, states: Mapping[str, dict[str, Any]]) -> None:
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     number = {id(parameter): i for i, parameter in enumerate(ordered)}
     # Through the optimizer's own method: it knows which device each part of its state belongs to.
+    for name in learned.splits:
+        states[name] = {key: getattr(value, "_local_tensor", value) for key, value in states[name].items()}
     kept = {number[id(parameter)]: states[name] for name, parameter in learned.parameters.items() if states[name]}
     optimizer.load_state_dict({"state": kept, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -136,7 +137,8 @@ def _refuse_misfit(learned: Learned, manifest: Manifest) -> None:
     kind = type(learned.optimizer).__name__
     if manifest.optimizer != kind:
         raise ValueError(f"the checkpoint is of the optimizer {manifest.optimizer}, this run has {kind}")
-    kinds = ((_PARAMETER, learned.parameters), (_BUFFER, learned.buffers))
+    wholes = {name: learned.whole(name, parameter.detach()) for name, parameter in learned.parameters.items()}
+    kinds = ((_PARAMETER, wholes), (_BUFFER, learned.buffers))
     for whole, name, tensor in ((f"{kind}{name}", name, t) for kind, named in kinds for name, t in named.items()):
         saved = manifest.tensors.get(whole)
         if saved is None or saved.size != tuple(tensor.shape):

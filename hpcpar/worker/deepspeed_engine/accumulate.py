@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Scores, StepResult
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import precision
 from hpcpar.worker.mesh_engine.evaluate import evaluate
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
@@ -16,8 +18,9 @@ from hpcpar.worker.neural import NeuralWorkload
 class EngineTrainer:
     """One update is grad_accum forward and backward passes; DeepSpeed counts them and knows the last one."""
 
-    def __init__(self, context: JobContext, workload: NeuralWorkload, engine: Any) -> None:
+    def __init__(self, context: JobContext, workload: NeuralWorkload, options: EngineOptions, engine: Any) -> None:
         self.model, self._engine, self._workload = engine.module, engine, workload
+        self._loss = precision.loss(workload.loss, options)
         self._feed = Feed(context, workload)
         self._micro_batch = context.identity.micro_batch
         # DeepSpeed averages over the data ranks; the loss is to be divided by the weight of all of them together.
@@ -34,7 +37,7 @@ class EngineTrainer:
         for inputs, targets in zip(
             batch.inputs.split(self._micro_batch), batch.targets.split(self._micro_batch), strict=True
         ):
-            loss_sum, its_weight = self._workload.loss(self._engine(inputs), targets)
+            loss_sum, its_weight = self._loss(self._engine(inputs), targets)
             # scale_wrt_gas=False: the global weight counts all micro-batches already.
             self._engine.backward(loss_sum * scale, scale_wrt_gas=False)
             self._engine.step()

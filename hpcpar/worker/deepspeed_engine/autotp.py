@@ -17,14 +17,14 @@ STYLES: tuple[TensorStyle, ...] = ("column", "row")
 """What of a workload's plan DeepSpeed is told; the rest (embeddings, norms, logits) stays whole on every rank."""
 
 
-def build(context: JobContext, workload: NeuralWorkload) -> Trainer:
+def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions) -> Trainer:
     """Make the trainer of this rank. The optimizer's state is sharded over the replicas (ZeRO 1).
 
     Raises:
         ValueError: the composition rules refuse it, or DeepSpeed did not split what the plan says.
     """
     deepspeed = runtime.load(context, workload)
-    model = weights.materialise(workload.units, workload, runtime.alone(context), EngineOptions())
+    model = weights.materialise(workload.units, workload, runtime.alone(context), options)
     planned = {name: style for unit in workload.units for name, style in _weights(unit)}
     config = runtime.settings(context, workload, {"stage": 1})
     if context.mesh.tp > 1:
@@ -37,7 +37,7 @@ def build(context: JobContext, workload: NeuralWorkload) -> Trainer:
     whole = [name for name, size in sizes.items() if model.get_parameter(name).numel() * context.mesh.tp != size]
     if whole:
         raise ValueError(f"DeepSpeed did not split {', '.join(whole)} over tp={context.mesh.tp}")
-    return EngineTrainer(context, workload, engine)
+    return EngineTrainer(context, workload, options, engine)
 
 
 def _weights(unit: Unit) -> list[tuple[str, TensorStyle]]:

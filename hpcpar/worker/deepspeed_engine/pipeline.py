@@ -11,7 +11,7 @@ from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import StepResult, Trainer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.deepspeed_engine import runtime
-from hpcpar.worker.mesh_engine import stages, weights
+from hpcpar.worker.mesh_engine import precision, stages, weights
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.neural import NeuralWorkload
 
@@ -49,8 +49,8 @@ class PipelineTrainer:
 class _Losses:
     """The loss of a micro-batch as DeepSpeed wants it, and as the records want it."""
 
-    def __init__(self, context: JobContext, workload: NeuralWorkload) -> None:
-        self._loss_of = workload.loss
+    def __init__(self, context: JobContext, workload: NeuralWorkload, options: EngineOptions) -> None:
+        self._loss_of = precision.loss(workload.loss, options)
         # DeepSpeed divides by the number of micro-batches and averages over the replicas.
         self._divided_by = context.identity.grad_accum * context.mesh.dp_replicate
         self._global_weight = 1.0
@@ -66,14 +66,14 @@ class _Losses:
         return loss_sum * (self._divided_by / self._global_weight)
 
 
-def build(context: JobContext, workload: NeuralWorkload) -> Trainer:
+def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions) -> Trainer:
     """Make the trainer of this rank."""
     deepspeed = runtime.load(context, workload)
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
-    mesh, losses = context.mesh, _Losses(context, workload)
+    mesh, losses = context.mesh, _Losses(context, workload, options)
     (mine,) = stages.cut(workload.units, context, EngineOptions())
-    stage = weights.materialise(mine.units, workload, runtime.alone(context), EngineOptions())
+    stage = weights.materialise(mine.units, workload, runtime.alone(context), options)
     # One layer a stage, so that DeepSpeed cuts where the strategy pp does; those of other ranks need no weights here.
     layers = [stage if number == mine.number else nn.Identity() for number in range(mine.num_stages)]
     model = deepspeed.PipelineModule(

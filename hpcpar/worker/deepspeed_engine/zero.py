@@ -16,19 +16,21 @@ from hpcpar.worker.mesh_engine import weights
 from hpcpar.worker.neural import NeuralWorkload
 
 
-def build(context: JobContext, workload: NeuralWorkload, zero: dict[str, Any]) -> Trainer:
+def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions, zero: dict[str, Any]) -> Trainer:
     """Make the trainer of this rank; `zero` is DeepSpeed's own `zero_optimization`."""
     deepspeed = runtime.load(context, workload)
     config = runtime.settings(context, workload, zero)
-    model = nn.Sequential(OrderedDict(_units(deepspeed, context, workload, config)))
-    return EngineTrainer(context, workload, runtime.initialize(deepspeed, model, workload, config))
+    model = nn.Sequential(OrderedDict(_units(deepspeed, context, workload, options, config)))
+    return EngineTrainer(context, workload, options, runtime.initialize(deepspeed, model, workload, config))
 
 
-def _units(deepspeed: Any, context: JobContext, workload: NeuralWorkload, config: dict[str, Any]) -> Any:
+def _units(
+    deepspeed: Any, context: JobContext, workload: NeuralWorkload, options: EngineOptions, config: dict[str, Any]
+) -> Any:
     """Yield names and modules; under ZeRO 3 no rank ever holds more than one whole unit."""
     whole = runtime.alone(context)
     for unit in workload.units:
-        model = weights.materialise((unit,), workload, whole, EngineOptions())
+        model = weights.materialise((unit,), workload, whole, options)
         module = model.get_submodule(unit.name)
         if config["zero_optimization"]["stage"] == 3:
             deepspeed.zero.Init(module=module, config_dict_or_path=config)

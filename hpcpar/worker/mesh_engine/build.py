@@ -36,10 +36,12 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
     mine = stages.cut(workload.units, context, options)
     parts: list[Any] = [weights.materialise(stage.units, workload, context, options) for stage in mine]
     bare = parts[0] if context.mesh.pp == 1 else nn.ModuleList(parts)
-    clipper = Clipper(context, workload, bare)  # before DDP, which hides how weights are split over tp
+    # Both before DDP, which hides how weights are split over tp.
+    clipper, splits = Clipper(context, workload, bare), replicate.hidden_splits(bare, context)
     model = replicate.with_ddp(bare, context, options)
     watch, balance = Watch(context, workload), Balance(context, workload, parts)
-    update = Update(context, bare, _optimizer(workload, model), clip=clipper, watch=watch, balance=balance)
+    optimizer = _optimizer(workload, model)
+    update = Update(context, bare, optimizer, clip=clipper, watch=watch, balance=balance, splits=splits)
     if context.mesh.pp == 1:
         trainer: Any = ReplicaTrainer(context, workload, model, update, options)
     else:

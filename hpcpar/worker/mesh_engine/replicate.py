@@ -11,7 +11,8 @@ from torch import distributed, nn
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import compression
-from hpcpar.worker.mesh_engine.shard import averages_over, is_expert, local
+from hpcpar.worker.mesh_engine.shard import averages_over, is_expert, local, mesh_of
+from hpcpar.worker.mesh_engine.weights import full_names
 
 
 def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> nn.Module:
@@ -20,7 +21,7 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
     A sharded model is left alone, as FSDP2 averages over its replicas itself; and so is a pipeline (`sums`).
     """
     group = context.groups.get("dp_replicate")
-    if group is None or context.mesh.dp_shard > 1 or context.mesh.pp > 1:
+    if group is None or not _is_for_ddp(context):
         return model
     # With a mesh, DDP knows that weights may be split over tp; with a group it raises for them.
     where = {"device_mesh": context.device_mesh["dp_replicate"]} if context.mesh.tp > 1 else {"process_group": group}
@@ -38,6 +39,18 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
     )
     compression.apply(wrapped, group, options)
     return wrapped
+
+
+def _is_for_ddp(context: JobContext) -> bool:
+    return context.mesh.dp_replicate > 1 and context.mesh.dp_shard == context.mesh.pp == 1
+
+
+def hidden_splits(model: nn.Module, context: JobContext) -> dict[str, tuple[Any, Any]]:
+    """Say how weights are split that DDP over tp will hand out as plain slices under the names of whole ones."""
+    if context.mesh.tp == 1 or not _is_for_ddp(context):
+        return {}
+    split = {name: parameter for name, parameter in full_names(model).items() if mesh_of(parameter) is not None}
+    return {name: (parameter.device_mesh, parameter.placements) for name, parameter in split.items()}
 
 
 class Sum(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -23,16 +25,21 @@ class Update:
     """
 
     def __init__(
-        self, context: JobContext, bare: nn.Module, optimizer: Any, *, clip: Clipper, watch: Watch, balance: Balance
+        self,
+        context: JobContext,
+        bare: nn.Module,
+        optimizer: Any,
+        *,
+        clip: Clipper,
+        watch: Watch,
+        balance: Balance,
+        splits: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.optimizer, self.balance = optimizer, balance
-        self._named, self._clip, self._watch = (
-            {n: p for n, p in bare.named_parameters() if p.requires_grad},
-            clip,
-            watch,
-        )
+        self._named = {n: p for n, p in bare.named_parameters() if p.requires_grad}
+        self._clip, self._watch = clip, watch
         self._sums = replicate.sums(context, self._named.values())
-        self.learned = Learned(full_names(bare), optimizer, full_buffers(bare))
+        self.learned = Learned(full_names(bare), optimizer, full_buffers(bare), splits)
 
     def begin(self, scale: float) -> None:
         """Forget the gradients of the step before; summed losses will be multiplied by `scale`."""

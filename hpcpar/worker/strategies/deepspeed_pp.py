@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import DeepspeedOptions, engine_options
 from hpcpar.registry import Trainer, World
 
 
-class DeepspeedPpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeepspeedPpOptions(DeepspeedOptions, frozen=True, kw_only=True):
     """How deep the pipeline is; its micro-batches are the steps of accumulation."""
 
     stages: Annotated[int, Meta(ge=1)] | None = None
@@ -38,7 +39,7 @@ class DeepspeedPp:
         """Build the trainer (job)."""
         from hpcpar.worker.deepspeed_engine.pipeline import build
 
-        return build(context, workload)
+        return build(context, workload, engine_options(options))
 
 
 STRATEGY = DeepspeedPp()

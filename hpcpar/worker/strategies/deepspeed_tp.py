@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import DeepspeedOptions, engine_options
 from hpcpar.registry import Trainer, World
 
 
-class DeepspeedTpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeepspeedTpOptions(DeepspeedOptions, frozen=True, kw_only=True):
     """How far layers are split."""
 
     degree: Annotated[int, Meta(ge=1)] | None = None
@@ -38,7 +39,7 @@ class DeepspeedTp:
         """Build the trainer (job)."""
         from hpcpar.worker.deepspeed_engine.autotp import build
 
-        return build(context, workload)
+        return build(context, workload, engine_options(options))
 
 
 STRATEGY = DeepspeedTp()

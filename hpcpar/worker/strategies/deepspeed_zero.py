@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from hpcpar.mesh import Mesh
+from hpcpar.mesh_options import DeepspeedOptions, engine_options
 from hpcpar.registry import Trainer, World
 
 
-class DeepspeedZeroOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DeepspeedZeroOptions(DeepspeedOptions, frozen=True, kw_only=True):
     """What is sharded, and what lives in the memory of the host."""
 
     stage: Literal[1, 2, 3] = 2
@@ -56,7 +57,7 @@ class DeepspeedZero:
             zero["offload_optimizer"] = host
         if options.offload_parameters:
             zero["offload_param"] = host
-        return build(context, workload, zero)
+        return build(context, workload, engine_options(options), zero)
 
 
 STRATEGY = DeepspeedZero()
