@@ -23,7 +23,7 @@ from matrix import Column, Job, Row  # noqa: E402
 from pool import Pool  # noqa: E402
 
 WORKLOAD = "llama-tiny"
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "send")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "send")
 ON_EIGHT = ("fsdp", "tp sequence_parallel", "hybrid pp=2,dp_shard=2,tp=-1 sequence_parallel")
 
 
@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 def main() -> int:
     """Count, write, judge."""
-    places = measure(4, [row for row in matrix.ROWS if formulas.has_ledger(row)])
+    places = measure(4, formulas.rows())
     places += measure(8, [row for row in matrix.ROWS if str(row) in ON_EIGHT])
     facts = {"torch": torch.__version__.partition("+")[0], **_facts(places)}
     (ROOT / "docs" / "sharding.md").write_text(SHARDING.format(rows=sharding(places), **facts), encoding="utf-8")
@@ -56,7 +56,7 @@ def measure(ranks: int, rows: list[Row]) -> list[Place]:
     """Count on all ranks."""
     pool, places = Pool(ranks, Path(tempfile.mkdtemp(prefix="hpcpar-ledgers-"))), []
     for row in rows:
-        job = matrix.cell(WORKLOAD, row, Column("", ranks, "adamw")).job
+        job = matrix.cell(formulas.workload_of(row), row, Column("", ranks, "adamw")).job
         if job is None or job.identity.mesh.world_size != ranks:
             continue
         found = pool.run("ledger_cases.ledger", job=job)
@@ -73,7 +73,13 @@ def _facts(places: list[Place]) -> dict[str, Any]:
     whole = sum(formulas.size_of(formulas.load(places[0].job).units))
     shape = ", ".join(f"{name} {options[name]}" for name in names)
     batch = places[0].job.identity.global_batch
-    return {"workload": WORKLOAD, "shape": shape, "parameters": f"{whole:,}", "batch": batch}
+    return {
+        "workload": WORKLOAD,
+        "shape": shape,
+        "parameters": f"{whole:,}",
+        "batch": batch,
+        "experts": matrix.SHAPES["llama-moe"].options["experts"],
+    }
 
 
 def sharding(places: list[Place]) -> str:
@@ -81,7 +87,7 @@ def sharding(places: list[Place]) -> str:
     lines = []
     for place in places:
         pairs = [_pair(a, b) for a, b in zip(place.found[2:], place.held, strict=True)]
-        whole = sum(sum(formulas.size_of(stage)) for stage in (formulas.load(place.job).units,))
+        whole = sum(formulas.size_of(formulas.load(place.job).units))
         each = f"{sum(place.found[2:]) / whole:.2f}"
         lines.append(
             f"| {place.row} | {place.job.identity.mesh.label()} | {' | '.join(pairs)} | {each} | {_yes(place)} |"
@@ -113,6 +119,7 @@ def _yes(place: Place) -> str:
 
 HEAD = """Made by `make ledgers` with torch {torch} on CPUs (gloo): `{workload}` with {shape} (pipelines have as many
 blocks as they need), fp32, AdamW, a global batch of {batch}. {parameters} parameters where no pipeline makes it deeper.
+`ep` is counted on `llama-moe`, a mixture of {experts} experts a block.
 Nothing in the table is typed.
 """
 SHARDING = (
@@ -126,7 +133,7 @@ parameter that the rank has**. It has
 
 - of a pipeline, the parameters of its stages;
 - of those, all that `tp` does not split, and 1/tp of the others;
-- of those, 1/dp_shard. `dp_replicate` and `cp` share nothing out.
+- of those, 1/dp_shard, and 1/ep of the experts. `dp_replicate` and `cp` share nothing out.
 
 Counted are the tensors of rank 0: its parameters, their gradients after a step, the moments of its optimizer
 (`counted / formula`); the last column says whether *every* rank has what its formula says. What FSDP gathers during
@@ -163,13 +170,17 @@ one data rank (over cp: of one slice); D: width; V: classes; L: blocks of the ra
 - `cp`: 3cp - 2 hops a block, of the keys and values of a slice: cp - 1 forward, cp - 1 back, cp of their gradients;
   and an all-reduce of 4N.
 - `pp`: 4TD to every stage that is a neighbour on another rank (over tp with `sequence_parallel`).
+- `ep`: 4L all-to-alls of 4ECD (E experts with room for C tokens each in the samples of a rank: there and back, in
+  both passes), an all-reduce of the counts of every router, 8L(E + 1), and of 4 bytes for each parameter of the
+  rank's experts where other ranks hold the same. Without `capacity` as many rows travel as tokens are sent to
+  experts, on average over the ranks, and their numbers ahead of them.
 - `localsgd`: at a meeting 4 bytes a parameter and 4 for every moment, and one number.
 
 `async` is not in the table (threads of rank 0 send): a rank gets 4N and sends 4N a step, see
-[delayed.md](delayed.md).
+[delayed.md](delayed.md). Neither are the strategies of DeepSpeed and Horovod, which send by themselves.
 
-| strategy | mesh | all-reduce | all-gather | reduce-scatter | send | all ranks agree |
-|---|---|---|---|---|---|---|
+| strategy | mesh | all-reduce | all-gather | reduce-scatter | all-to-all | send | all ranks agree |
+|---|---|---|---|---|---|---|---|
 {rows}
 """
 )

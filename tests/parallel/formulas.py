@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+import matrix
 import msgspec
 import torch
 from matrix import Job, Row
@@ -17,9 +18,11 @@ from matrix_cases import load
 from hpcpar import composition, registry
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.schedules import SCHEDULES, partition, stages_of
+from hpcpar.worker.mesh_engine.experts import slots
 from hpcpar.worker.neural import Unit
 
 BYTES = 4
+COUNT_BYTES = 8
 SPLIT_BY_TP = {
     "vocabulary": ("weight",),
     "row": ("weight",),
@@ -31,9 +34,25 @@ MOMENTS = {"sgd": 1, "adamw": 2}
 """Tensors of the size of a parameter that an optimizer keeps (sgd with momentum)."""
 
 
+OTHERS = ("async", "deepspeed-zero", "deepspeed-tp", "deepspeed-pp", "horovod")
+"""Strategies of which other threads or other libraries send."""
+EXPERTS = [Row("ep", {"capacity": 1.0}), Row("ep", {"degree": 2, "capacity": 1.0})]
+"""With as much room for every expert: how many tokens travel does not depend on where the router sends them."""
+
+
 def has_ledger(row: Row) -> bool:
     """Say whether there are formulas for a row: every step is alike, and one thread of a rank sends all."""
-    return row.strategy != "async" and not row.options.get("warmup")
+    return row.strategy not in (*OTHERS, "ep") and not row.options.get("warmup")
+
+
+def rows() -> list[Row]:
+    """Return all rows that have formulas."""
+    return [*filter(has_ledger, matrix.ROWS), *EXPERTS]
+
+
+def workload_of(row: Row) -> str:
+    """Return the workload that a row is counted on."""
+    return "llama-moe" if row.strategy == "ep" else "llama-tiny"
 
 
 class Size(NamedTuple):
@@ -43,27 +62,32 @@ class Size(NamedTuple):
     """The same on every rank of tp."""
     split: int
     """Spread over tp."""
+    experts: int = 0
+    """Spread over ep."""
 
     def on(self, tp: int) -> int:
-        """Return what one rank of tp has."""
+        """Return what one rank of tp has, experts aside."""
         return self.whole + self.split // tp
 
 
 def size_of(units: tuple[Unit, ...]) -> Size:
     """Count the parameters of some units, by what tp does with them."""
-    whole = split = 0
+    whole = split = experts = 0
     for unit in units:
         with torch.device("meta"):
             module = unit.build()
         cut = {
             f"{path}.{name}".lstrip(".") for path, style in unit.tensor.items() for name in SPLIT_BY_TP.get(style, ())
         }
+        spread = tuple(f"{path}." for path, style in unit.experts.items() if style == "experts")
         for name, parameter in module.named_parameters():
             if name in cut:
                 split += parameter.numel()
+            elif spread and name.startswith(spread):
+                experts += parameter.numel()
             else:
                 whole += parameter.numel()
-    return Size(whole, split)
+    return Size(whole, split, experts)
 
 
 def stages_on(job: Job, options: EngineOptions, rank: int) -> list[tuple[Unit, ...]]:
@@ -88,7 +112,8 @@ def engine(job: Job) -> EngineOptions:
 def held(job: Job, rank: int) -> tuple[int, int, int]:
     """Return bytes of parameters, gradients, moments: 4, 4 and 8 (AdamW) or 4 (SGD) a parameter that the rank has."""
     mesh = job.identity.mesh
-    mine = sum(size_of(stage).on(mesh.tp) for stage in stages_on(job, engine(job), rank)) // mesh.dp_shard
+    stages = [size_of(stage) for stage in stages_on(job, engine(job), rank)]
+    mine = sum(size.on(mesh.tp) for size in stages) // mesh.dp_shard + sum(size.experts for size in stages) // mesh.ep
     moments = MOMENTS[job.identity.workload_options["optimizer"]]
     return BYTES * mine, BYTES * mine, BYTES * moments * mine
 
@@ -98,7 +123,7 @@ def moved(job: Job, rank: int) -> dict[str, int]:
     options, found = engine(job), Counter[str]()
     if job.identity.strategy == "localsgd":
         return _of_meetings(job)
-    for part in (_of_gradients, _of_tensor, _of_sequence, _of_pipeline):
+    for part in (_of_gradients, _of_tensor, _of_sequence, _of_experts, _of_pipeline):
         found.update(part(job, options, rank))
     return {collective: size for collective, size in found.items() if size}
 
@@ -186,6 +211,22 @@ def _of_sequence(job: Job, options: EngineOptions, rank: int) -> dict[str, int]:
     shape = _shape(job)
     pair = 2 * BYTES * shape.samples * shape.kv_heads // mesh.tp * shape.sequence * shape.head
     return {"send": _count(job, options, rank, "block") * (3 * mesh.cp - 2) * pair}
+
+
+def _of_experts(job: Job, options: EngineOptions, rank: int) -> dict[str, int]:
+    """ep: the room of all experts for a micro-batch, there and back in both passes; and how busy the experts were."""
+    mesh = job.identity.mesh
+    if mesh.ep == 1:
+        return {}
+    shape, declared = _shape(job), load(job).declared
+    blocks = _count(job, options, rank, "block")
+    rows = declared.experts.number * shape.samples * slots(declared, options)  # of all micro-batches
+    found = {"all-to-all": 4 * blocks * rows * BYTES * shape.dim}
+    found["all-reduce"] = blocks * (declared.experts.number + 1) * COUNT_BYTES
+    if mesh.data_ranks > mesh.ep:
+        held_here = sum(size_of(stage).experts for stage in stages_on(job, options, rank)) // mesh.ep
+        found["all-reduce"] += BYTES * held_here
+    return found
 
 
 def _of_pipeline(job: Job, options: EngineOptions, rank: int) -> dict[str, int]:

@@ -14,6 +14,7 @@ EVERYDAY = {
     "fsdp shard_size=2",
     "tp sequence_parallel loss_parallel",
     "cp degree=2",
+    "ep degree=2 capacity=1.0",
     "pp zbv",
     "hybrid pp=2,dp_shard=-1",
     "localsgd period=1",
@@ -21,18 +22,18 @@ EVERYDAY = {
 
 
 def _rows() -> Any:
-    for row in matrix.ROWS:
-        if formulas.has_ledger(row):
-            yield pytest.param(row, marks=[] if str(row) in EVERYDAY else [pytest.mark.full], id=str(row))
+    for row in formulas.rows():
+        yield pytest.param(row, marks=[] if str(row) in EVERYDAY else [pytest.mark.full], id=str(row))
 
 
 def test_the_everyday_rows_are_rows_of_the_matrix() -> None:
-    assert {str(row) for row in matrix.ROWS} >= EVERYDAY
+    assert {str(row) for row in formulas.rows()} >= EVERYDAY
 
 
 @pytest.mark.parametrize("row", list(_rows()))
 def test_bytes_are_those_of_the_formulas(pools: Any, row: Row) -> None:
-    cell = matrix.cell("llama-tiny", row, Column("adamw", 4, "adamw"))
+    cell = matrix.cell(formulas.workload_of(row), row, Column("adamw", 4, "adamw"))
+    assert cell.job is not None, cell.refusal
     ranks = pools(4).run("ledger_cases.ledger", job=cell.job)
     for rank, found in enumerate(ranks):
         assert found.moved == formulas.moved(cell.job, rank)
