@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,13 @@ sys.path.insert(0, str(ROOT / "tests" / "parallel"))
 
 import formulas  # noqa: E402
 import matrix  # noqa: E402
+import test_scale  # noqa: E402
+import thousands  # noqa: E402
 from matrix import Column, Job, Row  # noqa: E402
 from pool import Pool  # noqa: E402
 
 WORKLOAD = "llama-tiny"
+PAPER = ("all-reduce", "all-gather", "reduce-scatter", "send")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "send")
 ON_EIGHT = ("fsdp", "tp sequence_parallel", "hybrid pp=2,dp_shard=2,tp=-1 sequence_parallel")
 
@@ -39,16 +43,37 @@ class Place(NamedTuple):
     """On all ranks."""
 
 
+class Paper(NamedTuple):
+    """A rank of a mesh that was only built on paper."""
+
+    mesh: str
+    rank: int
+    job: Job
+    found: thousands.Counted
+    held: int
+    moved: dict[str, int]
+
+    @property
+    def agree(self) -> bool:
+        """Whether everything is what its formula says."""
+        return self.found.parameters == self.held and self.found.moved == self.moved
+
+
 def main() -> int:
     """Count, write, judge."""
     places = measure(4, formulas.rows())
     places += measure(8, [row for row in matrix.ROWS if str(row) in ON_EIGHT])
     facts = {"torch": torch.__version__.partition("+")[0], **_facts(places)}
-    (ROOT / "docs" / "sharding.md").write_text(SHARDING.format(rows=sharding(places), **facts), encoding="utf-8")
+    papers = list(on_paper())
+    facts |= {"paper": ", ".join(f"{name} {value}" for name, value in test_scale.LLAMA.items())}
+    text = SHARDING.format(rows=sharding(places), papers=thousands_of_ranks(papers), **facts)
+    (ROOT / "docs" / "sharding.md").write_text(text, encoding="utf-8")
     text = COMMUNICATION.format(rows=communication(places), **facts)
     (ROOT / "docs" / "communication.md").write_text(text, encoding="utf-8")
     wrong = [str(place.row) for place in places if not place.agree]
-    print(f"{len(places) - len(wrong)} of {len(places)} rows are what their formulas say", *wrong, sep="\n")
+    wrong += [f"{paper.mesh}, rank {paper.rank}" for paper in papers if not paper.agree]
+    total = len(places) + len(papers)
+    print(f"{total - len(wrong)} of {total} rows are what their formulas say", *wrong, sep="\n")
     return 1 if wrong else 0
 
 
@@ -65,6 +90,26 @@ def measure(ranks: int, rows: list[Row]) -> list[Place]:
         places.append(Place(row, job, found[0], *expected[0], agree))
     pool.close()
     return places
+
+
+def on_paper() -> Iterator[Paper]:
+    """Count one step of a few ranks of every large mesh."""
+    for text in test_scale.MESHES:
+        job = test_scale.job_of(text)
+        for rank in (0, job.identity.mesh.world_size // 2 + 1, job.identity.mesh.world_size - 1):
+            held, moved = formulas.held(job, rank)[0], formulas.moved(job, rank)
+            yield Paper(text, rank, job, thousands.count(job, rank), held, moved)
+
+
+def thousands_of_ranks(papers: list[Paper]) -> str:
+    """Return the table of meshes that no machine here has."""
+    lines = []
+    for paper in papers:
+        where = ", ".join(f"{axis} {at}" for axis, at in paper.job.identity.mesh.coordinates(paper.rank).items())
+        moved = [_pair(paper.found.moved[name], paper.moved[name]) if name in paper.moved else "" for name in PAPER]
+        parameters = _pair(paper.found.parameters, paper.held)
+        lines.append(f"| {paper.mesh} | {paper.rank}: {where} | {parameters} | {' | '.join(moved)} | {_yes(paper)} |")
+    return "\n".join(lines)
 
 
 def _facts(places: list[Place]) -> dict[str, Any]:
@@ -113,7 +158,7 @@ def _pair(counted: int, said: int) -> str:
     return f"{counted:,} / {said:,}"
 
 
-def _yes(place: Place) -> str:
+def _yes(place: Place | Paper) -> str:
     return "yes" if place.agree else "**NO**"
 
 
@@ -143,6 +188,17 @@ the whole model: 16 for `ddp`, 16/n for `fsdp`.
 | strategy | mesh | parameters | gradients | moments | bytes a parameter | all ranks agree |
 |---|---|---|---|---|---|---|
 {rows}
+
+## On thousands of ranks
+
+One rank at a time of meshes that need no machine: the process group is torch's fake one, in which nobody answers. What
+the rank computes is nonsense; where it stands, what it holds and what it sends, to which group, is what it would be.
+`llama-tiny` with {paper}, two samples a micro-batch; bytes, `counted / formula`, messages of one step as in
+[communication.md](communication.md).
+
+| mesh | rank | parameters | all-reduce | all-gather | reduce-scatter | send | agree |
+|---|---|---|---|---|---|---|---|
+{papers}
 """
 )
 COMMUNICATION = (

@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 
 import formulas
-import ledger_cases
 import matrix
-import matrix_cases
 import pytest
+import thousands
 import torch
 from bubbles import fake_world
 from cases import rank_info
@@ -43,9 +42,8 @@ def _size(text: str) -> int:
     return size
 
 
-@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated:FutureWarning")
 @pytest.mark.parametrize("text", MESHES)
-def test_a_rank_stands_where_it_should_and_holds_its_share(text: str) -> None:
+def test_a_rank_stands_where_it_should(text: str) -> None:
     job = job_of(text)
     mesh = job.identity.mesh
     for rank in (0, mesh.world_size // 2 + 1, mesh.world_size - 1):
@@ -57,9 +55,15 @@ def test_a_rank_stands_where_it_should_and_holds_its_share(text: str) -> None:
             for axis, group in context.groups.items():
                 members = torch.distributed.get_process_group_ranks(group)
                 assert members == _line(mesh, rank, axis)
-            trainer = matrix_cases.build_in(context, matrix_cases.load(job))
-            parameters = sum(ledger_cases.local(p).nbytes for p in matrix_cases.named_parameters(trainer).values())
-            assert parameters == formulas.held(job, rank)[0]
+
+
+@pytest.mark.parametrize("text", MESHES)
+def test_a_rank_holds_and_moves_what_the_formulas_say(text: str) -> None:
+    job = job_of(text)
+    for rank in (0, job.identity.mesh.world_size // 2 + 1):
+        found = thousands.count(job, rank)
+        assert found.parameters == formulas.held(job, rank)[0]
+        assert found.moved == formulas.moved(job, rank)
 
 
 def _line(mesh: Mesh, rank: int, axis: str) -> list[int]:
