@@ -291,21 +291,25 @@ def table(findings: Sequence[Finding], rounds: int, steps: int, load: float) -> 
     yield ""
     yield "| strategy | ranks | by hand (ms) | hpcpar (ms) | ratio [95 %] | wall ratio | memory (MiB) | verdict |"
     yield "|---|---|---|---|---|---|---|---|"
-    for one in findings:
-        memory = f"{one.hand_bytes / 2**20:.0f} / {one.hpcpar_bytes / 2**20:.0f}"
-        ratio = f"{one.ratio:.3f} [{one.low:.3f}, {one.high:.3f}]"
-        verdict = f"over: {', '.join(one.over)}" if one.over else "ok"
-        yield (
-            f"| {one.strategy} | {one.ranks} | {one.hand_ms:.1f} | {one.hpcpar_ms:.1f} | {ratio} "
-            f"| {one.wall_ratio:.3f} | {memory} | {verdict} |"
-        )
+    yield from map(row, findings)
+
+
+def row(one: Finding) -> str:
+    """Return a strategy's line of the table."""
+    memory = f"{one.hand_bytes / 2**20:.0f} / {one.hpcpar_bytes / 2**20:.0f}"
+    ratio = f"{one.ratio:.3f} [{one.low:.3f}, {one.high:.3f}]"
+    verdict = f"over: {', '.join(one.over)}" if one.over else "ok"
+    return (
+        f"| {one.strategy} | {one.ranks} | {one.hand_ms:.1f} | {one.hpcpar_ms:.1f} | {ratio} "
+        f"| {one.wall_ratio:.3f} | {memory} | {verdict} |"
+    )
 
 
 def main() -> int:
     """Measure, print, write, judge."""
     parser = argparse.ArgumentParser(description="Measure hpcpar's training loop beside loops written by hand.")
-    parser.add_argument("--rounds", type=int, default=30, help="rounds of four blocks a strategy (default: 30)")
-    parser.add_argument("--steps", type=int, default=20, help="steps a block (default: 20)")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds of four blocks a strategy (default: 40)")
+    parser.add_argument("--steps", type=int, default=5, help="steps a block (default: 5)")
     parser.add_argument("--strategies", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="NAME")
     parser.add_argument("--no-write", action="store_true", help="only print")
     given = parser.parse_args()
@@ -316,6 +320,7 @@ def main() -> int:
     for strategy in given.strategies:
         print(f"{strategy} ...", file=sys.stderr, flush=True)
         findings.append(measure(strategy, given.rounds, given.steps))
+        print(row(findings[-1]), file=sys.stderr, flush=True)
     lines = list(table(findings, given.rounds, given.steps, load))
     print("\n".join(lines))
     if not given.no_write:
