@@ -118,6 +118,9 @@ def _tensor_refusals(mesh: Mesh, options: EngineOptions, declared: Declaration) 
         yield Refusal(what, "choose a sequence that is a multiple of tp (and cp), or leave sequence_parallel out")
     if options.loss_parallel and not plan.loss_parallel:
         yield Refusal("loss_parallel: the workload's plan does not split its logits", "leave it out")
+    if options.async_tp and not (options.sequence_parallel and options.compile):
+        what = "async_tp: what it cuts into pieces are the messages of sequence_parallel, in compiled units"
+        yield Refusal(what, "choose sequence_parallel and compile with it, or leave it out")
     if declared.kind == "adapters" and mesh.dp_replicate > 1 and mesh.dp_shard == mesh.pp == 1:
         what = "replicas of tp with frozen weights: DDP over tensor parallelism trains them all the same (torch 2.13)"
         yield Refusal(what, "choose dp_shard or pp beside tp, or tp over all ranks")

@@ -62,6 +62,9 @@ class EngineOptions(UnitOptions, frozen=True, kw_only=True):
     """Between the matrices of a tensor-parallel block, every rank keeps its slice of the sequence only."""
     loss_parallel: bool = False
     """With tensor parallelism, leave the logits spread over the ranks: nobody holds all classes of a token."""
+    async_tp: bool = False
+    """With sequence_parallel and compile, on GPUs that see each other's memory: what travels between the ranks of tp is
+    cut into pieces, and travels while they are multiplied (torch's micro-pipelined tensor parallelism)."""
     schedule: ScheduleName = "1f1b"
     """How micro-batches flow through a pipeline.
 

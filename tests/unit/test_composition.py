@@ -27,6 +27,8 @@ REFUSED_TENSOR = [
     (NO_SEQUENCE, 2, {"loss_parallel": True}, "does not split its logits", "leave it out"),
     (PLANNED, 2, {"static_graph": True}, "static_graph and tp", "leave static_graph out"),
     (PLANNED, 2, {"compression": "fp16"}, "compression and tp", "leave compression out"),
+    (PLANNED, 2, {"async_tp": True, "compile": True}, "messages of sequence_parallel", "choose sequence_parallel"),
+    (PLANNED, 2, {"async_tp": True, "sequence_parallel": True}, "in compiled units", "choose sequence_parallel"),
     (PLANNED, 2, {"precision": "fp8"}, "fp8 and tp", "use bf16"),
 ]
 REFUSED = [

@@ -1,8 +1,9 @@
-"""fp8 is refused by name where it cannot run; blocks that are alike are compiled once."""
+"""fp8 and async_tp are refused by name where they cannot run; blocks that are alike are compiled once."""
 
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,20 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from hpcpar.errors import MissingExtraError, RunError  # noqa: E402
+from hpcpar.mesh import Mesh  # noqa: E402
 from hpcpar.mesh_options import EngineOptions  # noqa: E402
-from hpcpar.worker.mesh_engine import compiling, precision, recompute  # noqa: E402
+from hpcpar.worker.mesh_engine import compiling, precision, recompute, tensor  # noqa: E402
 from hpcpar.worker.workloads import llama_model  # noqa: E402
 
 FP8 = EngineOptions(precision="fp8")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def test_async_tensor_parallelism_needs_gpus() -> None:
+    context = SimpleNamespace(device=torch.device("cpu"), mesh=Mesh(tp=2))
+    with pytest.raises(RunError, match="async_tp needs GPUs that see each other's memory, this rank is on cpu"):
+        tensor.prepare(context, EngineOptions(async_tp=True, sequence_parallel=True, compile=True))
+    tensor.prepare(context, EngineOptions())
 
 
 def test_fp8_needs_a_gpu() -> None:

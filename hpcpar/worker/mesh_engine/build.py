@@ -15,7 +15,7 @@ from hpcpar import composition
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Trainer
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine import compiling, precision, replicate, shard, stages, weights
+from hpcpar.worker.mesh_engine import compiling, precision, replicate, shard, stages, tensor, weights
 from hpcpar.worker.mesh_engine.balance import Balance
 from hpcpar.worker.mesh_engine.clip import Clipper
 from hpcpar.worker.mesh_engine.finite import Watch
@@ -29,10 +29,11 @@ def build(context: JobContext, workload: NeuralWorkload, options: EngineOptions)
 
     Raises:
         ValueError: the composition rules refuse this mesh, these options or this batch.
-        HpcparError: this device or installation has no fp8.
+        HpcparError: this device or installation has no fp8, or no tensor parallelism that overlaps.
     """
     composition.check(context.mesh, options, workload.declared, context.identity.grad_accum)
     precision.check(context.device, options)
+    tensor.prepare(context, options)
     mine = stages.cut(workload.units, context, options)
     parts: list[Any] = [weights.materialise(stage.units, workload, context, options) for stage in mine]
     bare = parts[0] if context.mesh.pp == 1 else nn.ModuleList(parts)

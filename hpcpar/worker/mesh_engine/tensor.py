@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import nn
 
+from hpcpar.errors import RunError
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.records import Cause
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import precision, shard
 from hpcpar.worker.neural import Loss, TensorStyle, Unit
@@ -32,6 +34,24 @@ def apply(module: nn.Module, unit: Unit, context: JobContext, options: EngineOpt
             parallelize_module(target, context.device_mesh["tp"], how, src_data_rank=None)
     for name in frozen:  # torch 2.13 makes some of them trainable again
         module.get_parameter(name).requires_grad_(requires_grad=False)
+
+
+def prepare(context: JobContext, options: EngineOptions) -> None:
+    """Have the compiler overlap what travels with what is multiplied, where that was chosen.
+
+    Raises:
+        RunError: these ranks do not see each other's memory.
+    """
+    if not options.async_tp or context.mesh.tp == 1:
+        return
+    if context.device.type != "cuda":
+        what = f"async_tp needs GPUs that see each other's memory, this rank is on {context.device.type}: leave it out"
+        raise RunError(Cause.LAUNCH, what)
+    import torch._inductor.config as compiler
+    from torch.distributed._symmetric_memory import enable_symm_mem_for_group
+
+    compiler._micro_pipeline_tp = True
+    enable_symm_mem_for_group(context.groups["tp"].group_name)
 
 
 def _style(style: TensorStyle, options: EngineOptions) -> Any:

@@ -21,6 +21,9 @@ class TpOptions(UnitOptions, frozen=True, kw_only=True):
     """Between the matrices of a block, every rank keeps its slice of the sequence only."""
     loss_parallel: bool = False
     """Leave the logits spread over the ranks: nobody holds all classes of a token."""
+    async_tp: bool = False
+    """With sequence_parallel and compile, on GPUs that see each other's memory: what travels between the ranks is cut
+    into pieces, and travels while they are multiplied."""
 
 
 class Tp(MeshStrategy):
