@@ -122,7 +122,7 @@ def _empty_states(learned: Learned, manifest: Manifest) -> Iterator[tuple[str, d
         yield name, state
 
 
-def _give_back(learned: Learned, states: Mapping[str, dict[str, Any]]) -> None:
+def _give_back(learned: Learned, states: dict[str, dict[str, Any]]) -> None:
     optimizer = learned.optimizer
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     number = {id(parameter): i for i, parameter in enumerate(ordered)}
