@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hpcpar.analysis.window import Window
-from hpcpar.peaks import peak_flops
+from hpcpar.devices import peak_flops
 from hpcpar.records import RankFacts, RunRecord
 from hpcpar.spec import RunSpec
 
