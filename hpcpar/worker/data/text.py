@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
@@ -32,6 +33,18 @@ class DataOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     numbers: tokens of a tokenizer of your own. "" takes the sources of Python's standard library."""
     evaluation: Annotated[int, Meta(ge=0)] = 256
     """At most so many samples are evaluated on, spread evenly over those that are never trained on; 0: none."""
+
+
+class Tokens(NamedTuple):
+    """How a model reads text."""
+
+    encode: Callable[[bytes], np.ndarray] | None = None
+    """Text -> tokens [T]; None: bytes are tokens."""
+    facts: Mapping[str, Any] = MappingProxyType({})
+    """What the record says of the data besides."""
+
+
+BYTES = Tokens()
 
 
 def check(options: DataOptions, where: str) -> list[Problem]:
@@ -65,7 +78,7 @@ class Windows:
         return {**self._facts, "num_samples": len(self)}
 
 
-def read(options: DataOptions, sequence: int, vocabulary: int) -> Parts:
+def read(options: DataOptions, sequence: int, vocabulary: int, tokens: Tokens = BYTES) -> Parts:
     """Read a text and split its windows: every fifth is never trained on.
 
     Raises:
@@ -74,6 +87,8 @@ def read(options: DataOptions, sequence: int, vocabulary: int) -> Parts:
     import numpy as np
 
     name, tokens_T = _tokens(options)
+    if tokens.encode is not None and tokens_T.dtype == np.uint8:
+        tokens_T = tokens.encode(tokens_T.tobytes())
     num_windows = max(0, len(tokens_T) - 1) // sequence
     if num_windows < 1:
         what = f"{name}: {len(tokens_T)} tokens are less than one sample of {sequence} + 1"
@@ -86,6 +101,7 @@ def read(options: DataOptions, sequence: int, vocabulary: int) -> Parts:
         "num_bytes" if tokens_T.dtype == np.uint8 else "num_tokens": len(tokens_T),
         "sha256": hashlib.sha256(tokens_T.tobytes()).hexdigest()[:16],
         "synthetic": False,
+        **tokens.facts,
     }
     places_N = np.arange(num_windows)
     kept_N = places_N % EVALUATION_EVERY == EVALUATION_EVERY - 1
