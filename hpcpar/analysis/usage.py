@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,6 +43,9 @@ def used(record: RunRecord) -> dict[str, Any]:
         found["fabric_bus_bytes_per_s"] = record.fabric.bus_bytes_per_s
         found["fabric_transports"] = " ".join(record.fabric.transports)
     found["cpu_utilisation"] = _cpu_utilisation(ranks)
+    shares = [rank.device_utilisation for rank in ranks if rank.device_utilisation is not None]
+    possible = len(shares) == len(ranks) and all(0 <= share <= 1 for share in shares)
+    found["device_utilisation"] = statistics.fmean(shares) if shares and possible else None
     wall_s = max((rank.train_wall_s for rank in ranks if rank.train_wall_s), default=0.0)
     for whose, energy_j in (("device", _device_energy_j(ranks)), ("machine", _machine_energy_j(ranks))):
         found[f"{whose}_energy_j"] = energy_j
