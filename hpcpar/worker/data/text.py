@@ -16,11 +16,13 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
+from hpcpar.worker.data import parquet
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts
 
 if TYPE_CHECKING:
     import numpy as np  # 0.1 s that the login node does not pay
 
+_COLUMNS = (("input_ids",), ("text",))
 STANDARD_LIBRARY_BYTES = 2_000_000
 """How much of the standard library's sources is read: enough that a short run does not see a byte twice."""
 
@@ -30,7 +32,8 @@ class DataOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     path: str = ""
     """A file, or a folder whose files are read in sorted order: bytes are tokens. Or a file .npy with one axis of whole
-    numbers: tokens of a tokenizer of your own. "" takes the sources of Python's standard library."""
+    numbers: tokens of a tokenizer of your own. Or Parquet (a file, or a folder of them) with the column `text`, or with
+    tokens in `input_ids`. "" takes the sources of Python's standard library."""
     evaluation: Annotated[int, Meta(ge=0)] = 256
     """At most so many samples are evaluated on, spread evenly over those that are never trained on; 0: none."""
 
@@ -49,6 +52,8 @@ BYTES = Tokens()
 
 def check(options: DataOptions, where: str) -> list[Problem]:
     """Say whether the text is not there."""
+    if found := parquet.files(options.path):
+        return parquet.check(found, f"{where}: data.path", *_COLUMNS)
     if not options.path or Path(options.path).expanduser().exists():
         return []
     return [Problem(f"{where}: data.path", f"'{options.path}' does not exist", "name a text file or a folder of them")]
@@ -117,6 +122,8 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
     path = Path(options.path).expanduser()
     if not options.path:
         return "python-standard-library", np.frombuffer(_read(_library_files(), STANDARD_LIBRARY_BYTES), dtype=np.uint8)
+    if found := parquet.files(options.path):
+        return str(path), _from_parquet(found)
     if path.suffix != ".npy":
         return str(path), np.frombuffer(_read(_user_files(path)), dtype=np.uint8)
     try:
@@ -127,6 +134,24 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
         what = f"{path}: tokens are one axis of whole numbers, this is {tokens_T.dtype} {list(tokens_T.shape)}"
         raise RunError(Cause.DATA, what)
     return str(path), tokens_T
+
+
+def _from_parquet(found: list[Path]) -> np.ndarray:
+    """Return tokens [T]: those of all rows one after the other, or the bytes of all texts, one a line."""
+    import numpy as np
+
+    [name] = parquet.choose(found, *_COLUMNS)
+    column = parquet.read(found, [name])[name]
+    if name == "text":
+        texts = column.to_pylist()
+        if not all(isinstance(text, str) for text in texts):
+            raise RunError(Cause.DATA, f"{found[0]}: the column 'text' is {column.type}, not text")
+        return np.frombuffer("\n".join(texts).encode(), dtype=np.uint8)
+    flat = column.flatten() if str(column.type).startswith(("list", "large_list")) else column
+    tokens_T = flat.to_numpy(zero_copy_only=False)
+    if tokens_T.dtype.kind not in "iu":
+        raise RunError(Cause.DATA, f"{found[0]}: the column 'input_ids' is {column.type}, not whole numbers")
+    return tokens_T.astype(np.int64)
 
 
 def _library_files() -> Iterator[Path]:
