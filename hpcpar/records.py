@@ -142,6 +142,8 @@ class RankFacts(Struct, kw_only=True):
     """Of all processor packages of its machine during the training."""
     device_utilisation: float | None = None
     """Mean share of time in which any kernel ran on its device, as NVML tells; None where it does not."""
+    clock_mhz: float | None = None
+    """Right after the training: of the device, or of the machine's processors; None where nobody tells."""
     processor: str = ""
     """The machine's processor as it calls itself."""
     device_name: str = ""

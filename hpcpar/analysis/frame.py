@@ -36,6 +36,8 @@ _RESULTS = (
     "load_balance",
     "cpu_utilisation",
     "device_utilisation",
+    "clock_mhz",
+    "pipeline_bubble",
     "samples_per_s_per_rank",
     "tokens_per_s_per_rank",
     "data_wait_share",

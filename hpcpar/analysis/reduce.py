@@ -123,8 +123,12 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fabric_transports: str = ""
     load_balance: float | None = None
     slowest_host: str = ""
+    pipeline_bubble: float | None = None
+    """By the formula of its schedule."""
     cpu_utilisation: float | None = None
     device_utilisation: float | None = None
+    clock_mhz: float | None = None
+    """Of the slowest clock among its ranks, right after the training."""
     device_energy_j: float | None = None
     device_power_w: float | None = None
     machine_energy_j: float | None = None

@@ -36,7 +36,8 @@ def export(
 
 def trained(learned: Learned, team: Team, identity: Identity) -> dict[str, Any] | None:
     """Return the trained parameters, whole and on the CPU, by full name, on rank 0; None elsewhere."""
-    mine = {name: _whole(p, team.device) for name, p in learned.parameters.items() if p.requires_grad}
+    trained_here = {name: p.detach() for name, p in learned.parameters.items() if p.requires_grad}
+    mine = {name: _whole(learned.whole(name, values), team.device) for name, values in trained_here.items()}
     if team.meeting is None:
         return mine
     from torch import distributed
@@ -51,8 +52,7 @@ def trained(learned: Learned, team: Team, identity: Identity) -> dict[str, Any] 
     return {name: values for one in everybody for name, values in one.items()}
 
 
-def _whole(parameter: Any, device: Any) -> Any:
-    values = parameter.detach()
+def _whole(values: Any, device: Any) -> Any:
     if hasattr(values, "full_tensor"):
         values = values.to(device).full_tensor()  # what is offloaded cannot be gathered where it is
     return values.cpu()

@@ -34,6 +34,7 @@ class _Used(Struct):
     device_energy_j: float | None
     machine_energy_j: float | None
     device_utilisation: float | None
+    clock_mhz: float | None
 
 
 class Team(Struct, frozen=True, kw_only=True):
@@ -66,6 +67,7 @@ class Team(Struct, frozen=True, kw_only=True):
             device_energy_j=used.device_energy_j if used else None,
             machine_energy_j=used.machine_energy_j if used else None,
             device_utilisation=used.device_utilisation if used else None,
+            clock_mhz=used.clock_mhz if used else None,
         )
         everybody = [mine]
         if self.meeting is not None:

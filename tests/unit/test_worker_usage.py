@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hpcpar.worker import provenance
-from hpcpar.worker.measure.usage import Meter, Sampler, open_nvml, packages_uj
+from hpcpar.worker.measure.usage import Meter, Sampler, open_nvml, packages_uj, processor_mhz
 
 
 class Device:
@@ -91,17 +91,24 @@ class Nvml:
         place._obj.gpu, place._obj.memory = rate, 99
         return 0
 
+    def nvmlDeviceGetClockInfo(self, handle: Any, kind: int, place: Any) -> int:
+        assert kind == 1
+        place._obj.value = 1980
+        return 0 if self._counts else 3
+
 
 def test_a_device_s_counter_is_in_millijoules() -> None:
     device = open_nvml(Nvml([1500, 2750]), "GPU-1")
     assert device is not None
     assert [device.energy_j(), device.energy_j()] == [1.5, 2.75]
+    assert device.clock_mhz() == 1980
 
 
 def test_a_device_without_a_counter_or_that_is_not_known_has_none() -> None:
     device = open_nvml(Nvml([], counts=False), "GPU-1")
     assert device is not None
     assert device.energy_j() is None
+    assert device.clock_mhz() is None
     assert open_nvml(Nvml([], knows=False), "GPU-1") is None
 
 
@@ -118,6 +125,14 @@ def test_a_device_that_does_not_tell_its_utilisation_has_none() -> None:
     device = open_nvml(Nvml([]), "GPU-1")
     assert device is not None
     assert Sampler(device, 0.001).mean() is None
+
+
+def test_the_clock_of_processors_is_the_mean_where_the_kernel_tells(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\ncpu MHz\t\t: 2000.0\nprocessor\t: 1\ncpu MHz\t\t: 3000.5\n")
+    assert processor_mhz(tmp_path / "cpuinfo") == 2500.25
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\n")
+    assert processor_mhz(tmp_path / "cpuinfo") is None
+    assert processor_mhz(tmp_path / "nothing") is None
 
 
 def test_the_processor_is_named_as_it_calls_itself(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ class Used(Struct, frozen=True, kw_only=True):
     """Of all processor packages of the machine: of all that runs there."""
     device_utilisation: float | None = None
     """Mean share of time in which any kernel ran on this rank's device."""
+    clock_mhz: float | None = None
+    """Of the device, or of the machine's processors, at the end."""
 
 
 class Meter:
@@ -61,6 +63,7 @@ class Meter:
             device_energy_j=device_j - self._device_j if known else None,  # type: ignore[operator]
             machine_energy_j=self._machine_j(),
             device_utilisation=self._sampler.mean() if self._sampler else None,
+            clock_mhz=self._nvml.clock_mhz() if self._nvml else processor_mhz(),
         )
 
     def _machine_j(self) -> float | None:
@@ -93,6 +96,15 @@ def _range_uj(package: Path) -> int:
         return int((package / "max_energy_range_uj").read_text())
     except (OSError, ValueError):
         return 0
+
+
+def processor_mhz(cpuinfo: Path = Path("/proc/cpuinfo")) -> float | None:
+    """Return the mean clock of the machine's CPUs in MHz; None where the kernel does not tell (source: proc(5))."""
+    try:
+        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+        return statistics.fmean(float(value) for name, _, value in lines if name.strip() == "cpu MHz")
+    except (OSError, ValueError):  # statistics.StatisticsError is one
+        return None
 
 
 class Sampler:
@@ -138,6 +150,10 @@ def open_nvml(library: Any, uuid: str) -> NvmlDevice | None:
     return NvmlDevice(library, handle)
 
 
+_CLOCK_SM = 1
+"""nvmlClockType_t: NVML_CLOCK_SM."""
+
+
 class _Rates(ctypes.Structure):
     """nvmlUtilization_t: percent of the last sample period."""
 
@@ -161,3 +177,9 @@ class NvmlDevice:
         rates = _Rates()
         failed = self._library.nvmlDeviceGetUtilizationRates(self._handle, ctypes.byref(rates))
         return None if failed else rates.gpu / 100
+
+    def clock_mhz(self) -> float | None:
+        """Return the clock of its multiprocessors (nvmlDeviceGetClockInfo)."""
+        mhz = ctypes.c_uint()
+        failed = self._library.nvmlDeviceGetClockInfo(self._handle, _CLOCK_SM, ctypes.byref(mhz))
+        return None if failed else float(mhz.value)
