@@ -12,7 +12,7 @@ import pytest
 
 from hpcpar import registry
 from hpcpar.errors import RunError
-from hpcpar.worker.data import class_table, images, pairs, parquet, text, words
+from hpcpar.worker.data import class_table, images, pairs, parquet, places, text, words
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -141,3 +141,24 @@ def test_a_missing_column_in_the_job_is_a_cause_data(tmp_path: Path) -> None:
         text._tokens(text.DataOptions(path=path))
     with pytest.raises(RunError, match="cannot read"):
         parquet.read([Path(path)], ["text"])
+
+
+@pytest.mark.parametrize("workload", ["mlp", "cnn", "nbow", "seq2seq", "llama-tiny", "llama-lora", "xgboost"])
+@pytest.mark.parametrize(
+    ("path", "words"), [("x" * 300, "cannot be read: File name too long"), ("~nobody-of-that-name/x", "")]
+)
+def test_a_path_that_no_file_system_takes_is_said_like_any_other(workload: str, path: str, words: str) -> None:
+    work = registry.get_workload(workload)
+    [problem] = work.check(msgspec.convert({"data": {"path": path}}, work.Options))
+    assert problem.where == f"workload {workload}: data.path"
+    assert words in problem.what
+
+
+def test_what_may_not_be_read_is_said_before_anything_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("text " * 100)
+    monkeypatch.setattr(places.os, "access", lambda *_: False)  # the tests may run as root, who may read everything
+    [problem] = text.check(text.DataOptions(path=str(secret)), "workload llama-tiny")
+    assert str(problem).startswith(f"workload llama-tiny: data.path: '{secret}' cannot be read: Permission denied")

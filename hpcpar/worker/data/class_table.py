@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import digits, parquet
+from hpcpar.worker.data import digits, parquet, places
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts, split
 
 _LABEL = "label"
@@ -38,6 +38,8 @@ def check(options: RowOptions, where: str) -> list[Problem]:
     if not options.path:
         return []
     key = f"{where}: data.path"
+    if denied := places.unreadable(options.path, key):
+        return denied
     found = parquet.files(options.path)
     if not found:
         fix = "name a file .parquet, or a folder of them"

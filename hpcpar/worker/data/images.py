@@ -16,7 +16,8 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import digits, parquet
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import digits, parquet, places
 from hpcpar.worker.data.arrays import Parts, Rows, split
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def check(options: ImageOptions, where: str) -> list[Problem]:
     """Say what is wrong with the user's images, as far as one look tells."""
     if not options.path:
         return []
-    path, key = Path(options.path).expanduser(), f"{where}: data.path"
+    path, key = expand_home(options.path), f"{where}: data.path"
+    if denied := places.unreadable(options.path, key):
+        return denied
     if found := parquet.files(options.path):
         return parquet.check(found, key, _COLUMNS) + _without_pillow(key)
     if not path.exists():
@@ -93,7 +96,7 @@ def read(options: ImageOptions, *, inputs_are_targets: bool = False) -> Parts:
         RunError: they are missing, damaged, or not of the declared kind (a cause data).
     """
     if options.path:
-        rows = _own(Path(options.path).expanduser(), options)
+        rows = _own(expand_home(options.path), options)
     else:
         rows = Parts(*(Rows(_square(part.inputs_N), part.targets_N, part.facts()) for part in digits.read()))
     return Parts(*(Pictures(part, options, inputs_are_targets=inputs_are_targets) for part in rows))

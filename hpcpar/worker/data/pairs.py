@@ -17,7 +17,8 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import library, parquet
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import library, parquet, places
 from hpcpar.worker.data.arrays import Parts, split
 
 PADDING, BEGIN, END = 0, 1, 2
@@ -40,9 +41,11 @@ class PairOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 def check(options: PairOptions, where: str) -> list[Problem]:
     """Say whether the file is not there."""
+    if denied := places.unreadable(options.path, f"{where}: data.path"):
+        return denied
     if found := parquet.files(options.path):
         return parquet.check(found, f"{where}: data.path", _COLUMNS)
-    if not options.path or Path(options.path).expanduser().is_file():
+    if not options.path or expand_home(options.path).is_file():
         return []
     return [Problem(f"{where}: data.path", f"'{options.path}' is no file", "name a file with a pair a line")]
 
@@ -57,7 +60,7 @@ def read(options: PairOptions) -> Parts:
     """
     import numpy as np
 
-    pairs = _own(Path(options.path).expanduser()) if options.path else _names()
+    pairs = _own(expand_home(options.path)) if options.path else _names()
     short = [pair for pair in pairs if max(map(len, pair)) < options.length]
     if len(short) < 5:
         what = f"{len(short)} of {len(pairs)} pairs are shorter than data.length {options.length}"

@@ -9,13 +9,14 @@ from typing import Any
 
 from hpcpar.errors import MissingExtraError, Problem, RunError, install_line
 from hpcpar.records import Cause
+from hpcpar.storage import expand_home
 
 SUFFIX = ".parquet"
 
 
 def files(text: str) -> list[Path]:
     """Return the Parquet files that a data.path names; [] where it names something else."""
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if path.suffix == SUFFIX and path.is_file():
         return [path]
     return sorted(path.glob(f"*{SUFFIX}")) if text and path.is_dir() else []

@@ -16,7 +16,8 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import parquet
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import parquet, places
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts
 
 if TYPE_CHECKING:
@@ -52,9 +53,11 @@ BYTES = Tokens()
 
 def check(options: DataOptions, where: str) -> list[Problem]:
     """Say whether the text is not there."""
+    if denied := places.unreadable(options.path, f"{where}: data.path"):
+        return denied
     if found := parquet.files(options.path):
         return parquet.check(found, f"{where}: data.path", *_COLUMNS)
-    if not options.path or Path(options.path).expanduser().exists():
+    if not options.path or expand_home(options.path).exists():
         return []
     return [Problem(f"{where}: data.path", f"'{options.path}' does not exist", "name a text file or a folder of them")]
 
@@ -119,7 +122,7 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
     """Return the name of a text and its tokens [T]."""
     import numpy as np
 
-    path = Path(options.path).expanduser()
+    path = expand_home(options.path)
     if not options.path:
         return "python-standard-library", np.frombuffer(_read(_library_files(), STANDARD_LIBRARY_BYTES), dtype=np.uint8)
     if found := parquet.files(options.path):

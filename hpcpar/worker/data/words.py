@@ -18,7 +18,8 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import library, parquet
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import library, parquet, places
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts, split
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
@@ -49,9 +50,11 @@ class WordOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 def check(options: WordOptions, where: str) -> list[Problem]:
     """Say what is wrong with the user's text, as far as one look tells."""
-    path, key = Path(options.path).expanduser(), f"{where}: data.path"
+    path, key = expand_home(options.path), f"{where}: data.path"
     if not options.path:
         return []
+    if denied := places.unreadable(options.path, key):
+        return denied
     if found := parquet.files(options.path):
         return parquet.check(found, key, _COLUMNS)
     if not path.is_dir():
@@ -90,7 +93,7 @@ def read(options: WordOptions) -> Parts:
 def _texts(options: WordOptions) -> dict[str, bytes]:
     if not options.path:
         return {name: library.read(library.sources(name)) for name in PACKAGES}
-    path = Path(options.path).expanduser()
+    path = expand_home(options.path)
     if found := parquet.files(options.path):
         return _from_parquet(found, options.classes)
     folders = _folders(path) if path.is_dir() else []

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from hpcpar.storage import expand_home, is_file, is_folder
+
 CONFIG, ONE_FILE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _MAX_HEADER = 100_000_000
@@ -104,8 +106,8 @@ def read(text: str) -> LlamaFolder:
     Raises:
         FolderError: it is missing, unreadable or incomplete, or its model is none that can be trained here.
     """
-    path = Path(text).expanduser()
-    if not path.is_dir():
+    path = expand_home(text)
+    if not is_folder(path):
         raise FolderError(f"'{text}' is no folder")
     config = _decoded(path / CONFIG, _Config)
     _refuse(config)
@@ -166,7 +168,7 @@ def _scaling(rope: Mapping[str, Any]) -> Scaling | None:
 def _files(path: Path) -> dict[str, str]:
     """Return which file has which tensor, after a look at all headers."""
     names = [ONE_FILE]
-    if (path / INDEX).is_file():
+    if is_file(path / INDEX):
         names = sorted({str(name) for name in _decoded(path / INDEX, dict[str, Any]).get("weight_map", {}).values()})
         if not names or any(Path(name).name != name for name in names):
             raise FolderError(f"{path / INDEX}: 'weight_map' names no files of this folder")
