@@ -43,8 +43,8 @@ def pipeline_bubble(spec: RunSpec) -> float | None:
     stages = options.get("virtual_stages") or SCHEDULES[name].stages_per_rank
     if not isinstance(stages, int) or stages < 1:
         return None
-    share, is_formula = bubble(name, identity.mesh.pp, identity.grad_accum, stages)
-    return share if is_formula else None
+    found = bubble(name, identity.mesh.pp, identity.grad_accum, stages)
+    return None if found.is_bound else found.share
 
 
 def used(record: RunRecord) -> dict[str, Any]:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from hpcpar import composition
+from hpcpar import composition, schedules
 from hpcpar.control.forecast.layout import Layout, Stage, stages_on
 from hpcpar.control.forecast.memory import NUMBER
-from hpcpar.schedules import bubble
 from hpcpar.shapes import Answer, Model, UnitShape
 
 
@@ -61,22 +60,23 @@ def work(model: Model, plain: Model, layout: Layout, answer: Answer) -> Work:
     slowest = max(per_place, key=lambda one: (one.flops, one.traffic))
     samples = layout.micro_batch * layout.grad_accum * layout.mesh.data_ranks
     useful = sum(_flops(unit, 1) for unit in [*plain.units, plain.loss]) * samples
-    share, known = bubble_of(layout)
+    bubble, known = bubble_of(layout)
     return Work(
         flops=slowest.flops,
         traffic=slowest.traffic,
         operators=max(one.operators for one in per_place),
         inside=slowest.inside,
         outside=slowest.outside,
-        bubble=share,
+        bubble=bubble,
         bubble_known=known,
         useful_flops=useful,
     )
 
 
 def bubble_of(layout: Layout) -> tuple[float, bool]:
-    """Return the bubble of a pipeline, and whether that is its formula or a bound from below."""
-    return bubble(layout.engine.schedule, layout.mesh.pp, layout.grad_accum, layout.virtual)
+    """Return the bubble of a schedule, and whether that is its formula or a bound from below."""
+    found = schedules.bubble(layout.engine.schedule, layout.mesh.pp, layout.grad_accum, layout.virtual)
+    return found.share or 0.0, found.share is not None and not found.is_bound
 
 
 def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
