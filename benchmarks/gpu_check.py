@@ -23,7 +23,7 @@ from hand_loops import Job, single
 from torch import distributed
 
 from hpcpar import registry
-from hpcpar.peaks import peak_flops
+from hpcpar.devices import peak_flops
 from hpcpar.registry import World
 from hpcpar.spec import Identity
 from hpcpar.worker.context import make_context

@@ -140,6 +140,10 @@ class RankFacts(Struct, kw_only=True):
     """Of its device during the training; None where no counter can be read."""
     machine_energy_j: float | None = None
     """Of all processor packages of its machine during the training."""
+    device_utilisation: float | None = None
+    """Mean share of time in which any kernel ran on its device, as NVML tells; None where it does not."""
+    clock_mhz: float | None = None
+    """Right after the training: of the device, or of the machine's processors; None where nobody tells."""
     processor: str = ""
     """The machine's processor as it calls itself."""
     device_name: str = ""
@@ -169,6 +173,24 @@ class Fabric(Struct, frozen=True, kw_only=True):
     """num_bytes / time_s x 2 (n - 1) / n."""
     transports: list[str]
     """The interfaces that its bytes went over, by their counters; "memory" where none counted them."""
+
+
+class Diagnosis(Struct, frozen=True, kw_only=True):
+    """What steps after the training, off the timed window, told (worker/measure/diagnosis.py)."""
+
+    after_step: int
+    """Updates that were done before."""
+    profiled_steps: int
+    wall_s: float
+    """Seconds a step under the profiler, mean over ranks; so are the next three."""
+    communication_s: float
+    exposed_s: float
+    """Of these, the seconds in which the rank computed nothing."""
+    compute_s: float
+    small_batch: int = 0
+    """Samples of the batches whose gradients were compared with the global batch's; 0: none were."""
+    squares: list[tuple[float, float]] = field(default_factory=list)
+    """Step by step: mean squared length of the gradients of small batches, and that of the global batch's."""
 
 
 class Span(Struct, frozen=True, kw_only=True):
@@ -205,6 +227,8 @@ class RunRecord(Struct, kw_only=True):
     evaluation: Evaluated | None = None
     fabric: Fabric | None = None
     """None for one rank."""
+    diagnosis: Diagnosis | None = None
+    """None where nobody asked for it."""
     whole_program: bool = False
     """Its one step is a whole program that said nothing of its steps."""
     model_flops: dict[str, float] = field(default_factory=dict)

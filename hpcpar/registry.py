@@ -178,8 +178,9 @@ class Trainer(Protocol):
     training contained beside steps (compiling), for the record too; `complete(records)`, called on rank 0 after
     every window's exchange, which returns the window's Step records with what only the strategy knows of them; and
     `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
-    on; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was computed;
-    and `synchronous`: true where a step is over when it returns, on a GPU as well.
+    on; `small_batch` and `gradient_squares(batch)`, with which the gradient noise scale is measured where the first is
+    not 0; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was
+    computed; and `synchronous`: true where a step is over when it returns, on a GPU as well.
     """
 
     def batch(self, step: int) -> Any:

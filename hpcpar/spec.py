@@ -80,6 +80,9 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     until the step time is steady, at least 10."""
     quick: bool = False
     """A look: at most 30 steps, one repeat. Tables say so."""
+    diagnose_steps: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """So many steps after the training, off the timed window, that measure exposed communication and the gradient noise
+    scale; 0: none."""
     repeats: Annotated[int, Meta(ge=1, le=1000)] = 1
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     time: str = ""
@@ -171,6 +174,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     """`warmup_steps` is the least: the collector cuts until the step time is steady."""
     quick: bool = False
     """Fewer steps than the study asks for, to have a look."""
+    diagnose_steps: int = 0
     sinks: tuple[SinkName, ...] = ()
     gpus_per_node: int = 0
     device_order: tuple[int, ...] = ()

@@ -35,6 +35,19 @@ _RESULTS = (
     "fabric_bus_bytes_per_s",
     "load_balance",
     "cpu_utilisation",
+    "device_utilisation",
+    "clock_mhz",
+    "pipeline_bubble",
+    "samples_per_s_per_rank",
+    "tokens_per_s_per_rank",
+    "data_wait_share",
+    "overlap",
+    "compute_share",
+    "noise_scale",
+    "noise_scale_error",
+    "statistical_efficiency",
+    "statistical_efficiency_estimate",
+    "goodput_pollux",
     *(f"{whose}_{what}" for whose in ("device", "machine") for what in ("energy_j", "power_w")),
     "effective_time_ratio",
     "goodput_updates_per_s",
@@ -53,6 +66,7 @@ _COUNTS = (
     *(f"memory_{what}_bytes" for what in HELD),
     "usable_cpus",
     "warmup_cut",
+    "reference_batch",
 )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from hpcpar import records
 from hpcpar.analysis.cache import keep_rows, known_rows
+from hpcpar.analysis.learning import with_reference
 from hpcpar.analysis.reduce import MISSING, UNREADABLE, Row
 from hpcpar.analysis.reducers import Options, reduce_all
 from hpcpar.analysis.series import name_variants
@@ -49,7 +50,8 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
             Problem(", ".join(map(str, paths)), "there is no run in it", "name a runs folder or a study's folder")
         )
     unique, copies = _without_copies(rows)
-    return Gathered(tuple(sorted(name_variants(_mark_shared(unique)), key=sort_key)), tuple(sorted({*notes, *copies})))
+    marked = with_reference(_mark_shared(unique))
+    return Gathered(tuple(sorted(name_variants(marked), key=sort_key)), tuple(sorted({*notes, *copies})))
 
 
 def sort_key(row: Row) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from hpcpar.analysis import usage
+from hpcpar.analysis import diagnosed, usage
 from hpcpar.analysis.attempts import read_history
 from hpcpar.analysis.window import LONGEST_S, Window, measure
 from hpcpar.outcome import Outcome, decide
@@ -93,7 +93,10 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Relative change of the step time over the window, where it is more than chance."""
     samples_per_s: float | None = None
     tokens_per_s: float | None = None
+    samples_per_s_per_rank: float | None = None
+    tokens_per_s_per_rank: float | None = None
     data_wait_s: float | None = None
+    data_wait_share: float | None = None
     loss_last: float | None = None
     whole_program: bool = False
     """Its one time is that of a program that said nothing of its steps."""
@@ -120,7 +123,12 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fabric_transports: str = ""
     load_balance: float | None = None
     slowest_host: str = ""
+    pipeline_bubble: float | None = None
+    """By the formula of its schedule."""
     cpu_utilisation: float | None = None
+    device_utilisation: float | None = None
+    clock_mhz: float | None = None
+    """Of the slowest clock among its ranks, right after the training."""
     device_energy_j: float | None = None
     device_power_w: float | None = None
     machine_energy_j: float | None = None
@@ -130,6 +138,18 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By PaLM's convention; the next two count otherwise."""
     mfu_with_embedding: float | None = None
     mfu_causal: float | None = None
+    communication_s: float | None = None
+    """Of steps after the training; so are the next five."""
+    exposed_communication_s: float | None = None
+    overlap: float | None = None
+    compute_share: float | None = None
+    noise_scale: float | None = None
+    noise_scale_error: float | None = None
+    reference_batch: int | None = None
+    """The smallest global batch of the runs that this one is held against in the next three."""
+    statistical_efficiency: float | None = None
+    statistical_efficiency_estimate: float | None = None
+    goodput_pollux: float | None = None
     processors: str = ""
     device_names: str = ""
     oversubscribed: bool = False
@@ -225,6 +245,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         **timed,
         **_places(record),
         **usage.columns(record, spec, window, timed["samples_per_s"]),
+        **diagnosed.columns(record.diagnosis if record is not None else None, spec.identity.global_batch),
         phases=history.phases,
         attempt=attempt,
         rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
@@ -358,7 +379,7 @@ def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
     updates = spec.identity.steps if whole else 1  # in one of the times
     known = window.mean_s is not None and spec.scaling != UNDECLARED and (spec.declares_steps or not whole)
     rate = spec.identity.global_batch * updates / window.mean_s if known and window.mean_s else None
-    tokens = spec.tokens_per_sample
+    tokens, ranks = spec.tokens_per_sample, spec.identity.world_size
     return {
         "steps_measured": window.steps_measured,
         "steps_used": window.steps_used,
@@ -372,10 +393,18 @@ def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
         "data_wait_s": window.data_wait_s,
         "samples_per_s": rate,
         "tokens_per_s": rate * tokens if rate is not None and tokens is not None else None,
+        "samples_per_s_per_rank": rate / ranks if rate is not None else None,
+        "tokens_per_s_per_rank": rate * tokens / ranks if rate is not None and tokens is not None else None,
+        "data_wait_share": _share(window.data_wait_s, window.mean_s),
         "rejected_steps": window.rejected_steps,
         "duplicate_steps": window.duplicate_steps,
         "skipped_updates": window.skipped_updates,
     }
+
+
+def _share(wait_s: float | None, step_s: float | None) -> float | None:
+    """Return the share of the time between two steps' begins that a rank waits for its samples."""
+    return None if wait_s is None or step_s is None else wait_s / (wait_s + step_s)
 
 
 def _evaluated(record: RunRecord | None) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from typing import Any
 
 from hpcpar.analysis.window import Window
-from hpcpar.peaks import peak_flops
+from hpcpar.devices import peak_flops
 from hpcpar.records import RankFacts, RunRecord
+from hpcpar.schedules import SCHEDULES, bubble
 from hpcpar.spec import RunSpec
 
 HELD = ("parameters", "gradients", "optimizer", "buffers", "activations")
@@ -26,9 +28,23 @@ def columns(record: RunRecord | None, spec: RunSpec, window: Window, samples_per
     return {
         "load_balance": window.load_balance,
         "slowest_host": slowest if len(record.ranks) > 1 else "",
+        "pipeline_bubble": pipeline_bubble(spec),
         **used(record),
         **shares_of_peak(record, spec, samples_per_s),
     }
+
+
+def pipeline_bubble(spec: RunSpec) -> float | None:
+    """Return the bubble that the formula of its schedule gives; None without a pipeline, or without a formula."""
+    identity, options = spec.identity, spec.identity.strategy_options
+    name = options.get("schedule", "1f1b")
+    if identity.mesh.pp < 2 or name not in SCHEDULES:
+        return None
+    stages = options.get("virtual_stages") or SCHEDULES[name].stages_per_rank
+    if not isinstance(stages, int) or stages < 1:
+        return None
+    found = bubble(name, identity.mesh.pp, identity.grad_accum, stages)
+    return None if found.is_bound else found.share
 
 
 def used(record: RunRecord) -> dict[str, Any]:
@@ -42,6 +58,11 @@ def used(record: RunRecord) -> dict[str, Any]:
         found["fabric_bus_bytes_per_s"] = record.fabric.bus_bytes_per_s
         found["fabric_transports"] = " ".join(record.fabric.transports)
     found["cpu_utilisation"] = _cpu_utilisation(ranks)
+    clocks = [rank.clock_mhz for rank in ranks if rank.clock_mhz is not None]
+    found["clock_mhz"] = min((mhz for mhz in clocks if 0 < mhz < _LARGEST), default=None)
+    shares = [rank.device_utilisation for rank in ranks if rank.device_utilisation is not None]
+    possible = len(shares) == len(ranks) and all(0 <= share <= 1 for share in shares)
+    found["device_utilisation"] = statistics.fmean(shares) if shares and possible else None
     wall_s = max((rank.train_wall_s for rank in ranks if rank.train_wall_s), default=0.0)
     for whose, energy_j in (("device", _device_energy_j(ranks)), ("machine", _machine_energy_j(ranks))):
         found[f"{whose}_energy_j"] = energy_j

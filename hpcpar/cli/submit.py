@@ -27,8 +27,8 @@ Examples:
   hpcpar submit --cluster local --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
 """
 _STUDY_FLAGS = (
-    "cluster node_type workload scaling global_batch micro_batch steps warmup_steps quick repeats seed time memory"
-    " account qos partition constraint python ranks_per_node cpus_per_rank"
+    "cluster node_type workload scaling global_batch micro_batch steps warmup_steps quick diagnose_steps repeats seed"
+    " time memory account qos partition constraint python ranks_per_node cpus_per_rank"
 ).split()
 """Flags that stand for a key of the study of the same name."""
 
@@ -81,6 +81,12 @@ def is_strategy(word: str) -> bool:
     "--warmup-steps", type=click.IntRange(min=0), help="Updates left out (default: until steady, at least 10)."
 )
 @click.option("--quick", is_flag=True, default=None, help="A look: at most 30 updates, one repeat; tables say so.")
+@click.option(
+    "--diagnose-steps",
+    type=click.IntRange(min=0, max=1000),
+    metavar="N",
+    help="Steps after the training that measure exposed communication and the gradient noise scale (default: 0).",
+)
 @click.option("--seed", type=click.IntRange(min=0, max=2**31 - 1), help="Seed of weights and order of data.")
 @click.option("--mesh", help="Mesh of strategy hybrid, e.g. pp=2,dp=-1 (-1 fills).")
 @click.option(

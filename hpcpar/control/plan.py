@@ -308,6 +308,11 @@ def _cell(resolved: _Study, chosen: _Chosen, resources: Resources, profile: Clus
         mesh = chosen.strategy.layout(World(nodes, ranks), chosen.options)
     except ValueError as error:
         return Problem(label, str(error))
+    if resolved.study.diagnose_steps and not hasattr(chosen.strategy, "engine"):
+        what = "diagnose_steps: it has no steps that could be done after the training"
+        return Problem(
+            label, what, "leave it out; points of the mesh (ddp, fsdp, tp, cp, pp, ep, hybrid) can be diagnosed"
+        )
     engine = _engine(chosen)
     for refusal in composition.layout_refusals(mesh, engine, resolved.declared):
         return Problem(label, *refusal)
@@ -390,6 +395,7 @@ def _runs(place: _Place, cells: list[tuple[_Study, _Cell]], version: str, folder
                 warmup_steps=lengths.warmup(study, declared, identity.steps),
                 until_steady=study.warmup_steps is None,
                 quick=study.quick and declared.declares_steps,
+                diagnose_steps=study.diagnose_steps,
                 sinks=study.sinks,
                 declares_steps=declared.declares_steps,
                 **_file(resolved.workload),

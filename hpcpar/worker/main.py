@@ -22,15 +22,16 @@ import msgspec
 from hpcpar import registry, snapshot, storage
 from hpcpar.errors import HpcparError
 from hpcpar.outcome import UNWRITABLE_CODE
-from hpcpar.records import Cause, Evaluated, Fabric, RunRecord, Step
+from hpcpar.records import Cause, Diagnosis, Evaluated, Fabric, RunRecord, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import UNDECLARED, RunSpec
 from hpcpar.worker import facts, provenance
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
 from hpcpar.worker.context import make_context
+from hpcpar.worker.export import export
 from hpcpar.worker.journal import Journal
-from hpcpar.worker.measure import fabric
+from hpcpar.worker.measure import diagnosis, fabric
 from hpcpar.worker.measure.clock import Clock, CpuClock, CudaClock
 from hpcpar.worker.measure.loop import Losses, train
 from hpcpar.worker.measure.memory import held_bytes
@@ -84,6 +85,8 @@ class _Built(NamedTuple):
     data: dict[str, Any]
     evaluation: Any
     """neural.Evaluation of the workload, or None."""
+    export: Any
+    """What makes files of its trained parameters, or None."""
     model_flops: dict[str, float]
     """For a sample, by convention; empty where the workload does not say."""
 
@@ -128,6 +131,8 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
         if built.evaluation is not None:
             with phases("evaluate"):
                 evaluated = _evaluate(built, team)
+        _export(built, spec, team, folder, phases)
+        diagnosed = _diagnose(built, spec, team, phases)
         with phases("finish"):
             live.close()
             ranks = team.facts(used, _held(built.trainer, team), of_children=is_program)
@@ -152,6 +157,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             evaluation=evaluated,
             code_sha256=snapshot.digest_of(code) if (code := snapshot.here()) else "",
             fabric=connected,
+            diagnosis=diagnosed,
             model_flops=built.model_flops,
             versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
             provenance=provenance.describe(),
@@ -212,7 +218,24 @@ def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}
     evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
-    return _Built(trainer, data, evaluation, dict(getattr(loaded, "model_flops", {})))
+    make = getattr(loaded, "export", None)
+    return _Built(trainer, data, evaluation, make, dict(getattr(loaded, "model_flops", {})))
+
+
+def _export(built: _Built, spec: RunSpec, team: Team, folder: RunFolder, phases: Phases) -> None:
+    if built.export is not None:
+        learned: Any = getattr(built.trainer, "learned", None)
+        with phases("export"):
+            export(built.export, learned, team, spec.identity, folder.path)
+
+
+def _diagnose(built: _Built, spec: RunSpec, team: Team, phases: Phases) -> Diagnosis | None:
+    if not spec.diagnose_steps:
+        return None
+    with phases("diagnose"):
+        mine = diagnosis.diagnose(built.trainer, spec.identity.steps, spec.diagnose_steps, team.device)
+        everybody = team.gather("diagnosis", msgspec.json.encode(mine), spec.time_s)
+    return diagnosis.merged([msgspec.json.decode(one, type=Diagnosis) for one in everybody])
 
 
 def _held(trainer: Any, team: Team) -> dict[str, int]:

@@ -129,5 +129,7 @@ class NeuralWorkload(Struct, frozen=True, kw_only=True):
     """What becomes of an update whose loss or gradient is not finite."""
     evaluation: Evaluation | None = None
     """None: it is not evaluated after the training."""
+    export: Callable[[Mapping[str, Any]], Mapping[str, bytes]] | None = None
+    """Trained parameters, whole and by full name -> the files of folder `adapter` of the run; None: there are none."""
     model_flops: Mapping[str, float] = MappingProxyType({})
     """Operations that the model needs for a sample, forward and backward, by convention (workloads/flops.py)."""

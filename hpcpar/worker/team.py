@@ -33,6 +33,8 @@ class _Used(Struct):
     train_cpu_s: float | None
     device_energy_j: float | None
     machine_energy_j: float | None
+    device_utilisation: float | None
+    clock_mhz: float | None
 
 
 class Team(Struct, frozen=True, kw_only=True):
@@ -64,6 +66,8 @@ class Team(Struct, frozen=True, kw_only=True):
             train_cpu_s=used.cpu_s if used and not of_children else None,
             device_energy_j=used.device_energy_j if used else None,
             machine_energy_j=used.machine_energy_j if used else None,
+            device_utilisation=used.device_utilisation if used else None,
+            clock_mhz=used.clock_mhz if used else None,
         )
         everybody = [mine]
         if self.meeting is not None:

@@ -15,7 +15,7 @@ def num_parameters(rank: int, *, name: str) -> dict[str, int] | None:
         return None
     workload = registry.get_workload(name)
     options = workload.Options()
-    shape = llama_model.Shape(**{field: getattr(options, field) for field in llama_model.Shape._fields})
+    shape = llama_model.shape_of(options)
     with torch.device("meta"):
         units = llama_model.units(shape, options.vocabulary, options.layers)
         return {unit.name: sum(p.numel() for p in unit.build().parameters()) for unit in units}

@@ -5,6 +5,8 @@ import pytest
 from records_oracle import Oracle, Truth, change_record
 
 from hpcpar.analysis.reduce import reduce_run
+from hpcpar.analysis.usage import pipeline_bubble
+from hpcpar.mesh import Mesh
 
 ORACLE = Oracle(truths={"ddp": Truth(0.01, 0.002)})
 """Four ranks on two machines."""
@@ -82,3 +84,25 @@ def test_load_balance_is_the_mean_rank_s_time_over_the_slowest_one_s(run):
     expected = sum(step.time_mean_s for step in kept) / sum(step.time_s for step in kept)
     assert row.load_balance == pytest.approx(expected)
     assert row.slowest_host in {"n1", "n2"}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "options", "expected"),
+    [
+        ({"pp": 4}, {}, 3 / (8 + 3)),
+        ({"pp": 4}, {"schedule": "interleaved-1f1b", "virtual_stages": 2}, 3 / (16 + 3)),
+        ({"pp": 4}, {"schedule": "zbv"}, None),
+        ({"pp": 4}, {"schedule": "another"}, None),
+        ({"pp": 4}, {"virtual_stages": "two"}, None),
+        ({"dp_replicate": 4}, {}, None),
+    ],
+)
+def test_a_pipeline_has_the_bubble_of_its_schedule(run, mesh, options, expected):
+    spec = run.spec()
+    identity = msgspec.structs.replace(spec.identity, mesh=Mesh(**mesh), grad_accum=8, strategy_options=options)
+    assert pipeline_bubble(msgspec.structs.replace(spec, identity=identity)) == expected
+
+
+def test_the_lowest_clock_counts(run):
+    change_ranks(run, lambda rank: {"clock_mhz": 2000.0 - rank if rank else None})
+    assert reduce_run(run).clock_mhz == 1997.0

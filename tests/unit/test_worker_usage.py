@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hpcpar.worker import provenance
-from hpcpar.worker.measure.usage import Meter, nvml_counter, packages_uj
+from hpcpar.worker.measure.usage import Meter, Sampler, open_nvml, packages_uj, processor_mhz
 
 
 class Device:
@@ -62,8 +64,11 @@ def test_processor_seconds_are_those_of_this_process(tmp_path: Path) -> None:
 class Nvml:
     """Answers as the library does: 0 for success, numbers through pointers."""
 
-    def __init__(self, energies_mj: list[int], *, knows: bool = True, counts: bool = True) -> None:
+    def __init__(
+        self, energies_mj: list[int], rates: Sequence[int] = (), *, knows: bool = True, counts: bool = True
+    ) -> None:
         self._energies_mj, self._knows, self._counts = iter(energies_mj), knows, counts
+        self._rates, self.done = iter(rates), threading.Event()
 
     def nvmlInit_v2(self) -> int:
         return 0
@@ -78,15 +83,56 @@ class Nvml:
         place._obj.value = next(self._energies_mj)
         return 0
 
+    def nvmlDeviceGetUtilizationRates(self, handle: Any, place: Any) -> int:
+        rate = next(self._rates, None)
+        if rate is None:
+            self.done.set()
+            return 3  # NVML_ERROR_NOT_SUPPORTED
+        place._obj.gpu, place._obj.memory = rate, 99
+        return 0
+
+    def nvmlDeviceGetClockInfo(self, handle: Any, kind: int, place: Any) -> int:
+        assert kind == 1
+        place._obj.value = 1980
+        return 0 if self._counts else 3
+
 
 def test_a_device_s_counter_is_in_millijoules() -> None:
-    read_j = nvml_counter(Nvml([1500, 2750]), "GPU-1")
-    assert [read_j(), read_j()] == [1.5, 2.75]
+    device = open_nvml(Nvml([1500, 2750]), "GPU-1")
+    assert device is not None
+    assert [device.energy_j(), device.energy_j()] == [1.5, 2.75]
+    assert device.clock_mhz() == 1980
 
 
 def test_a_device_without_a_counter_or_that_is_not_known_has_none() -> None:
-    assert nvml_counter(Nvml([], counts=False), "GPU-1")() is None
-    assert nvml_counter(Nvml([], knows=False), "GPU-1") is None
+    device = open_nvml(Nvml([], counts=False), "GPU-1")
+    assert device is not None
+    assert device.energy_j() is None
+    assert device.clock_mhz() is None
+    assert open_nvml(Nvml([], knows=False), "GPU-1") is None
+
+
+def test_utilisation_is_the_mean_of_what_the_device_told_in_percent() -> None:
+    library = Nvml([], [100, 50, 0])
+    device = open_nvml(library, "GPU-1")
+    assert device is not None
+    sampler = Sampler(device, 0.001)
+    assert library.done.wait(30)
+    assert sampler.mean() == pytest.approx(0.5)
+
+
+def test_a_device_that_does_not_tell_its_utilisation_has_none() -> None:
+    device = open_nvml(Nvml([]), "GPU-1")
+    assert device is not None
+    assert Sampler(device, 0.001).mean() is None
+
+
+def test_the_clock_of_processors_is_the_mean_where_the_kernel_tells(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\ncpu MHz\t\t: 2000.0\nprocessor\t: 1\ncpu MHz\t\t: 3000.5\n")
+    assert processor_mhz(tmp_path / "cpuinfo") == 2500.25
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\n")
+    assert processor_mhz(tmp_path / "cpuinfo") is None
+    assert processor_mhz(tmp_path / "nothing") is None
 
 
 def test_the_processor_is_named_as_it_calls_itself(tmp_path: Path) -> None:

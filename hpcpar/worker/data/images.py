@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,12 +16,14 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import digits
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import digits, parquet, places
 from hpcpar.worker.data.arrays import Parts, Rows, split
 
 if TYPE_CHECKING:
     import numpy as np  # 0.1 s that the login node does not pay
 
+_COLUMNS = ("image", "label")
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
 
 
@@ -29,7 +32,8 @@ class ImageOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     path: str = ""
     """A file .npz with the arrays `images` [N, H, W] or [N, H, W, C] (uint8, or numbers from 0 to 1) and `labels` [N],
-    or a folder with one folder of pictures a class (needs Pillow); "" takes the digits that come with scikit-learn."""
+    or a folder with one folder of pictures a class (needs Pillow), or Parquet (a file, or a folder of them) with
+    pictures in `image`, as files, and `label`; "" takes the digits that come with scikit-learn."""
     size: Annotated[int, Meta(ge=4, le=4096)] = 32
     """Height and width; images of another size are scaled (bilinear)."""
     channels: Literal[1, 3] = 1
@@ -42,7 +46,11 @@ def check(options: ImageOptions, where: str) -> list[Problem]:
     """Say what is wrong with the user's images, as far as one look tells."""
     if not options.path:
         return []
-    path, key = Path(options.path).expanduser(), f"{where}: data.path"
+    path, key = expand_home(options.path), f"{where}: data.path"
+    if denied := places.unreadable(options.path, key):
+        return denied
+    if found := parquet.files(options.path):
+        return parquet.check(found, key, _COLUMNS) + _without_pillow(key)
     if not path.exists():
         return [Problem(key, f"'{options.path}' does not exist", "name a file .npz or a folder with a folder a class")]
     if path.is_file() and path.suffix != ".npz":
@@ -51,9 +59,13 @@ def check(options: ImageOptions, where: str) -> list[Problem]:
     if path.is_dir() and len(_classes(path)) != options.classes:
         what = f"'{options.path}' has {len(_classes(path))} folders, data.classes is {options.classes}"
         return [Problem(key, what, "one folder a class, or set data.classes")]
-    if path.is_dir() and importlib.util.find_spec("PIL") is None:
-        return [Problem(key, "reading pictures needs Pillow", "pip install pillow, or make a file .npz")]
-    return []
+    return _without_pillow(key) if path.is_dir() else []
+
+
+def _without_pillow(key: str) -> list[Problem]:
+    if importlib.util.find_spec("PIL") is not None:
+        return []
+    return [Problem(key, "reading pictures needs Pillow", "pip install pillow, or make a file .npz")]
 
 
 class Pictures:
@@ -84,7 +96,7 @@ def read(options: ImageOptions, *, inputs_are_targets: bool = False) -> Parts:
         RunError: they are missing, damaged, or not of the declared kind (a cause data).
     """
     if options.path:
-        rows = _own(Path(options.path).expanduser(), options)
+        rows = _own(expand_home(options.path), options)
     else:
         rows = Parts(*(Rows(_square(part.inputs_N), part.targets_N, part.facts()) for part in digits.read()))
     return Parts(*(Pictures(part, options, inputs_are_targets=inputs_are_targets) for part in rows))
@@ -114,7 +126,10 @@ def _own(path: Path, options: ImageOptions) -> Parts:
 
     if not path.exists():
         raise RunError(Cause.DATA, f"data.path '{path}' does not exist on this node")
-    images, labels = _from_folder(path, options) if path.is_dir() else _from_file(path)
+    if found := parquet.files(str(path)):
+        images, labels = _from_parquet(found, options)
+    else:
+        images, labels = _from_folder(path, options) if path.is_dir() else _from_file(path)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or labels.shape != images.shape[:1] or not len(labels):
@@ -140,16 +155,30 @@ def _from_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _from_folder(path: Path, options: ImageOptions) -> tuple[np.ndarray, np.ndarray]:
+    return _decoded(((label, str(file), file) for label, file in _pictures(path)), options)
+
+
+def _from_parquet(found: list[Path], options: ImageOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Read pictures as Hugging Face's data sets keep them: `image` has bytes, or a field of that name."""
+    columns = parquet.read(found, _COLUMNS)
+    stored = (one.get("bytes") if isinstance(one, dict) else one for one in columns["image"].to_pylist())
+    rows = zip(columns["label"].to_pylist(), stored, strict=True)
+    named = ((label, f"{found[0]}, row {i}", io.BytesIO(content or b"")) for i, (label, content) in enumerate(rows))
+    return _decoded(named, options)
+
+
+def _decoded(pictures: Iterable[tuple[Any, str, Any]], options: ImageOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Return pictures [N, size, size, 3] and labels [N] of (label, what it is called, file)."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     images, labels = [], []
-    for label, file in _pictures(path):
+    for label, name, file in pictures:
         try:
             with Image.open(file) as picture:
                 images.append(np.asarray(picture.convert("RGB").resize((options.size, options.size))))
         except (OSError, UnidentifiedImageError) as error:
-            raise RunError(Cause.DATA, f"cannot read {file}: {error}") from error
+            raise RunError(Cause.DATA, f"cannot read {name}: {error}") from error
         labels.append(label)
     return np.array(images), np.array(labels)
 

@@ -17,12 +17,14 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import library
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import library, parquet, places
 from hpcpar.worker.data.arrays import Parts, split
 
 PADDING, BEGIN, END = 0, 1, 2
 """Characters of our own; texts are ASCII, and what is not is left out."""
 VOCABULARY = 128
+_COLUMNS = ("source", "target")
 _NAME = re.compile(rb"\b[a-z]+(?:_[a-z]+)+\b")
 _PACKAGES = ("", "asyncio", "concurrent", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
 
@@ -31,15 +33,19 @@ class PairOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Which pairs."""
 
     path: str = ""
-    """A file with a pair a line, source and target separated by a tab; "" takes the names in Python's standard
-    library."""
+    """A file with a pair a line, source and target separated by a tab, or Parquet (a file, or a folder of them) with
+    the columns `source` and `target`; "" takes the names in Python's standard library."""
     length: Annotated[int, Meta(ge=2, le=10_000)] = 20
     """Characters of a source and of a target, their end included; longer pairs are left out."""
 
 
 def check(options: PairOptions, where: str) -> list[Problem]:
     """Say whether the file is not there."""
-    if not options.path or Path(options.path).expanduser().is_file():
+    if denied := places.unreadable(options.path, f"{where}: data.path"):
+        return denied
+    if found := parquet.files(options.path):
+        return parquet.check(found, f"{where}: data.path", _COLUMNS)
+    if not options.path or expand_home(options.path).is_file():
         return []
     return [Problem(f"{where}: data.path", f"'{options.path}' is no file", "name a file with a pair a line")]
 
@@ -54,7 +60,7 @@ def read(options: PairOptions) -> Parts:
     """
     import numpy as np
 
-    pairs = _own(Path(options.path).expanduser()) if options.path else _names()
+    pairs = _own(expand_home(options.path)) if options.path else _names()
     short = [pair for pair in pairs if max(map(len, pair)) < options.length]
     if len(short) < 5:
         what = f"{len(short)} of {len(pairs)} pairs are shorter than data.length {options.length}"
@@ -78,9 +84,19 @@ def _names() -> list[tuple[bytes, bytes]]:
 
 
 def _own(path: Path) -> list[tuple[bytes, bytes]]:
+    halves = _from_parquet(found) if (found := parquet.files(str(path))) else _lines(path)
+    return [(a, b) for a, b in halves if a and b and max(a + b) < VOCABULARY and min(a + b) > END]
+
+
+def _lines(path: Path) -> list[tuple[bytes, bytes]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise RunError(Cause.DATA, f"cannot read {path}: {error.strerror}") from error
-    halves = [line.partition(b"\t") for line in lines]
-    return [(a, b) for a, tab, b in halves if tab and a and b and max(a + b) < VOCABULARY and min(a + b) > END]
+    return [(a, b) for a, _, b in (line.partition(b"\t") for line in lines)]
+
+
+def _from_parquet(found: list[Path]) -> list[tuple[bytes, bytes]]:
+    columns = parquet.read(found, _COLUMNS)
+    sources, targets = ([str(text).encode() for text in columns[name].to_pylist()] for name in _COLUMNS)
+    return list(zip(sources, targets, strict=True))

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import parquet, places
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts
 
 if TYPE_CHECKING:
     import numpy as np  # 0.1 s that the login node does not pay
 
+_COLUMNS = (("input_ids",), ("text",))
 STANDARD_LIBRARY_BYTES = 2_000_000
 """How much of the standard library's sources is read: enough that a short run does not see a byte twice."""
 
@@ -29,14 +33,31 @@ class DataOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     path: str = ""
     """A file, or a folder whose files are read in sorted order: bytes are tokens. Or a file .npy with one axis of whole
-    numbers: tokens of a tokenizer of your own. "" takes the sources of Python's standard library."""
+    numbers: tokens of a tokenizer of your own. Or Parquet (a file, or a folder of them) with the column `text`, or with
+    tokens in `input_ids`. "" takes the sources of Python's standard library."""
     evaluation: Annotated[int, Meta(ge=0)] = 256
     """At most so many samples are evaluated on, spread evenly over those that are never trained on; 0: none."""
 
 
+class Tokens(NamedTuple):
+    """How a model reads text."""
+
+    encode: Callable[[bytes], np.ndarray] | None = None
+    """Text -> tokens [T]; None: bytes are tokens."""
+    facts: Mapping[str, Any] = MappingProxyType({})
+    """What the record says of the data besides."""
+
+
+BYTES = Tokens()
+
+
 def check(options: DataOptions, where: str) -> list[Problem]:
     """Say whether the text is not there."""
-    if not options.path or Path(options.path).expanduser().exists():
+    if denied := places.unreadable(options.path, f"{where}: data.path"):
+        return denied
+    if found := parquet.files(options.path):
+        return parquet.check(found, f"{where}: data.path", *_COLUMNS)
+    if not options.path or expand_home(options.path).exists():
         return []
     return [Problem(f"{where}: data.path", f"'{options.path}' does not exist", "name a text file or a folder of them")]
 
@@ -65,7 +86,7 @@ class Windows:
         return {**self._facts, "num_samples": len(self)}
 
 
-def read(options: DataOptions, sequence: int, vocabulary: int) -> Parts:
+def read(options: DataOptions, sequence: int, vocabulary: int, tokens: Tokens = BYTES) -> Parts:
     """Read a text and split its windows: every fifth is never trained on.
 
     Raises:
@@ -74,6 +95,8 @@ def read(options: DataOptions, sequence: int, vocabulary: int) -> Parts:
     import numpy as np
 
     name, tokens_T = _tokens(options)
+    if tokens.encode is not None and tokens_T.dtype == np.uint8:
+        tokens_T = tokens.encode(tokens_T.tobytes())
     num_windows = max(0, len(tokens_T) - 1) // sequence
     if num_windows < 1:
         what = f"{name}: {len(tokens_T)} tokens are less than one sample of {sequence} + 1"
@@ -86,6 +109,7 @@ def read(options: DataOptions, sequence: int, vocabulary: int) -> Parts:
         "num_bytes" if tokens_T.dtype == np.uint8 else "num_tokens": len(tokens_T),
         "sha256": hashlib.sha256(tokens_T.tobytes()).hexdigest()[:16],
         "synthetic": False,
+        **tokens.facts,
     }
     places_N = np.arange(num_windows)
     kept_N = places_N % EVALUATION_EVERY == EVALUATION_EVERY - 1
@@ -98,9 +122,11 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
     """Return the name of a text and its tokens [T]."""
     import numpy as np
 
-    path = Path(options.path).expanduser()
+    path = expand_home(options.path)
     if not options.path:
         return "python-standard-library", np.frombuffer(_read(_library_files(), STANDARD_LIBRARY_BYTES), dtype=np.uint8)
+    if found := parquet.files(options.path):
+        return str(path), _from_parquet(found)
     if path.suffix != ".npy":
         return str(path), np.frombuffer(_read(_user_files(path)), dtype=np.uint8)
     try:
@@ -111,6 +137,24 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
         what = f"{path}: tokens are one axis of whole numbers, this is {tokens_T.dtype} {list(tokens_T.shape)}"
         raise RunError(Cause.DATA, what)
     return str(path), tokens_T
+
+
+def _from_parquet(found: list[Path]) -> np.ndarray:
+    """Return tokens [T]: those of all rows one after the other, or the bytes of all texts, one a line."""
+    import numpy as np
+
+    [name] = parquet.choose(found, *_COLUMNS)
+    column = parquet.read(found, [name])[name]
+    if name == "text":
+        texts = column.to_pylist()
+        if not all(isinstance(text, str) for text in texts):
+            raise RunError(Cause.DATA, f"{found[0]}: the column 'text' is {column.type}, not text")
+        return np.frombuffer("\n".join(texts).encode(), dtype=np.uint8)
+    flat = column.flatten() if str(column.type).startswith(("list", "large_list")) else column
+    tokens_T = flat.to_numpy(zero_copy_only=False)
+    if tokens_T.dtype.kind not in "iu":
+        raise RunError(Cause.DATA, f"{found[0]}: the column 'input_ids' is {column.type}, not whole numbers")
+    return tokens_T.astype(np.int64)
 
 
 def _library_files() -> Iterator[Path]:

@@ -13,6 +13,8 @@ from msgspec import Struct
 
 from hpcpar.errors import MissingExtraError, Problem, RunError, nearest
 from hpcpar.records import Cause
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import places
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +37,9 @@ def check(options: TableOptions, where: str) -> list[Problem]:
         return (
             [] if not options.label else [Problem(f"{where}: data.label", "needs data.path", "name the file as well")]
         )
-    path = Path(options.path).expanduser()
+    if denied := places.unreadable(options.path, f"{where}: data.path"):
+        return denied
+    path = expand_home(options.path)
     if path.suffix not in SUFFIXES:
         what = f"'{options.path}' is neither {' nor '.join(SUFFIXES)}"
         return [Problem(f"{where}: data.path", what, "convert it, e.g. with pyarrow or pandas")]
@@ -48,7 +52,7 @@ class UserTable:
     """Rows of a file, in its order."""
 
     def __init__(self, options: TableOptions) -> None:
-        self._path, self._label = Path(options.path).expanduser(), options.label
+        self._path, self._label = expand_home(options.path), options.label
 
     def fetch(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features [N, F] and labels [N] of the rows begin to end - 1, in float32."""

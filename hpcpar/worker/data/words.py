@@ -12,19 +12,21 @@ import hashlib
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import library
+from hpcpar.storage import expand_home
+from hpcpar.worker.data import library, parquet, places
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts, split
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
 """The classes of the default task: packages that every Python 3.11 to 3.14 has, of 100 kB of sources or more."""
 _MAX_CHUNKS = 400
 """Of one class: so that no class is most of the data."""
+_COLUMNS = ("text", "label")
 _WORD = re.compile(rb"[A-Za-z]+")
 
 
@@ -32,13 +34,14 @@ class WordOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Which text."""
 
     path: str = ""
-    """A folder with one folder of text files a class; "" takes eight packages of Python's standard library."""
+    """A folder with one folder of text files a class, or Parquet (a file, or a folder of them) with the columns `text`
+    and `label`; "" takes eight packages of Python's standard library."""
     words: Annotated[int, Meta(ge=1, le=100_000)] = 32
     """Words (runs of letters, case ignored) a sample."""
     vocabulary: Annotated[int, Meta(ge=2, le=10_000_000)] = 4096
     """The most frequent words of the training samples are known; all others are one word, number 0."""
     classes: Annotated[int, Meta(ge=2)] = len(PACKAGES)
-    """How many classes there are; folders are numbered in sorted order."""
+    """How many classes there are; folders and labels are numbered in sorted order."""
 
     def __post_init__(self) -> None:
         if not self.path and self.classes != len(PACKAGES):
@@ -47,9 +50,13 @@ class WordOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 def check(options: WordOptions, where: str) -> list[Problem]:
     """Say what is wrong with the user's text, as far as one look tells."""
-    path, key = Path(options.path).expanduser(), f"{where}: data.path"
+    path, key = expand_home(options.path), f"{where}: data.path"
     if not options.path:
         return []
+    if denied := places.unreadable(options.path, key):
+        return denied
+    if found := parquet.files(options.path):
+        return parquet.check(found, key, _COLUMNS)
     if not path.is_dir():
         return [Problem(key, f"'{options.path}' is no folder", "name a folder with one folder of text files a class")]
     if len(_folders(path)) != options.classes:
@@ -86,12 +93,25 @@ def read(options: WordOptions) -> Parts:
 def _texts(options: WordOptions) -> dict[str, bytes]:
     if not options.path:
         return {name: library.read(library.sources(name)) for name in PACKAGES}
-    path = Path(options.path).expanduser()
+    path = expand_home(options.path)
+    if found := parquet.files(options.path):
+        return _from_parquet(found, options.classes)
     folders = _folders(path) if path.is_dir() else []
     if len(folders) != options.classes:
         what = f"{len(folders)} folders, data.classes is {options.classes}"
         raise RunError(Cause.DATA, f"data.path '{path}' has on this node {what}")
     return {folder.name: library.read(sorted(p for p in folder.rglob("*") if p.is_file())) for folder in folders}
+
+
+def _from_parquet(found: list[Path], classes: int) -> dict[str, bytes]:
+    """Return the texts of each label, one after the other."""
+    columns = parquet.read(found, _COLUMNS)
+    texts: dict[Any, list[str]] = {}
+    for text, label in zip(columns["text"].to_pylist(), columns["label"].to_pylist(), strict=True):
+        texts.setdefault(label, []).append(str(text))
+    if len(texts) != classes:
+        raise RunError(Cause.DATA, f"{found[0]} has {len(texts)} labels, data.classes is {classes}")
+    return {str(label): "\n".join(texts[label]).encode() for label in sorted(texts)}
 
 
 def _folders(path: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from hpcpar.records import Step
 from hpcpar.registry import Scores, StepResult
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.learned import Learned
-from hpcpar.worker.mesh_engine import shard, tensor
+from hpcpar.worker.mesh_engine import noise, shard, tensor
 from hpcpar.worker.mesh_engine.evaluate import evaluate, whole
 from hpcpar.worker.mesh_engine.feed import Batch, Feed
 from hpcpar.worker.mesh_engine.update import Update
@@ -34,6 +34,7 @@ class ReplicaTrainer:
         self._loss_region = partial(tensor.loss_region, context, options)
         self._feed = Feed(context, workload)
         self._micro_batch = context.identity.micro_batch
+        self.small_batch = noise.small_batch(context, workload, static_graph=options.static_graph)
         # DDP and FSDP2 average over the data ranks; the loss is to be divided by the weight of all of them together.
         self._averaged_over = shard.averages_over(context)
 
@@ -60,6 +61,11 @@ class ReplicaTrainer:
             weight += its_weight
         loss_sum = torch.stack(loss_sums).sum()
         return StepResult(loss_sum, weight, self._update.finish(loss_sum))
+
+    def gradient_squares(self, batch: Batch) -> tuple[float, float]:
+        """Return the squared lengths of the gradients of small batches and of the global one (mesh_engine/noise.py)."""
+        size, context = self.small_batch, self._context
+        return noise.squares(self.model, self._loss, self._loss_region, batch, context=context, size=size)
 
     def evaluate(self) -> Scores:
         """Evaluate this rank's share."""

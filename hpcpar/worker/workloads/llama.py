@@ -123,7 +123,7 @@ class Llama:
         """Build it (job)."""
         from hpcpar.worker.workloads import llama_model
 
-        shape = llama_model.Shape(**{f: getattr(options, f) for f in llama_model.Shape._fields})
+        shape = llama_model.shape_of(options)
         units = llama_model.units(shape, options.vocabulary, options.layers)
         return workload(self.declare(options), units, options, seed)
 
@@ -143,7 +143,9 @@ def declaration(options: LlamaOptions, widths: int, preset: Preset) -> Declarati
     )
 
 
-def workload(declared: Declaration, units: Any, options: LlamaOptions, seed: int) -> Any:
+def workload(
+    declared: Declaration, units: Any, options: LlamaOptions, seed: int, tokens: text.Tokens = text.BYTES
+) -> Any:
     """Put a Llama's units together with its text, its loss and its optimizer (job)."""
     from hpcpar.worker.neural import Evaluation, NeuralWorkload
     from hpcpar.worker.workloads import llama_model, score
@@ -151,7 +153,7 @@ def workload(declared: Declaration, units: Any, options: LlamaOptions, seed: int
 
     experts = declared.experts
     chosen = experts.chosen / experts.number if experts is not None else 1.0
-    training, held = text.read(options.data, options.sequence, options.vocabulary)
+    training, held = text.read(options.data, options.sequence, options.vocabulary, tokens)
     evaluation = Evaluation(samples=held, metric="accuracy", score=score.correct_tokens) if len(held) else None
     return NeuralWorkload(
         declared=declared,

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hpcpar.worker.neural import SequenceStyle, TensorStyle, Unit
+from hpcpar.worker.workloads.llama_folder import Scaling
 
 _STD = 0.02
 """Standard deviation of the initial weights (GPT-2, Llama)."""
@@ -29,6 +30,14 @@ class Shape(NamedTuple):
     kv_heads: int
     hidden: int
     rope_theta: float
+    norm_eps: float = 1e-5
+    scaling: Scaling | None = None
+    """Of the rotary wavelengths."""
+
+
+def shape_of(options: Any) -> Shape:
+    """Return what a block must know of a workload's options."""
+    return Shape(options.dim, options.heads, options.kv_heads, options.hidden, options.rope_theta)
 
 
 class Attention(nn.Module):
@@ -41,7 +50,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(shape.dim, shape.kv_heads * self._head, bias=False)
         self.value = nn.Linear(shape.dim, shape.kv_heads * self._head, bias=False)
         self.output = nn.Linear(shape.heads * self._head, shape.dim, bias=False)
-        self.rotary = Rotary(self._head, shape.rope_theta)
+        self.rotary = Rotary(self._head, shape.rope_theta, shape.scaling)
         self.mix = Mix()
 
     def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
@@ -71,36 +80,57 @@ class Rotary(nn.Module):
     part = 0
     """Which slice of the sequence these tokens are; all slices have the same length."""
 
-    def __init__(self, head: int, theta: float) -> None:
+    def __init__(self, head: int, theta: float, scaling: Scaling | None = None) -> None:
         super().__init__()
-        self._head, self._theta = head, theta
+        self._head, self._theta, self._scaling = head, theta, scaling
 
     def forward(self, x_BHSE: torch.Tensor) -> torch.Tensor:
         """Turn every token by the angles of its place in the whole sequence."""
         length = x_BHSE.shape[2]
         places = range(self.part * length, (self.part + 1) * length)
-        tables = rope_tables(places, self._head, self._theta, x_BHSE.device, torch.float32)
+        tables = rope_tables(places, self._head, self._theta, x_BHSE.device, self._scaling)
         return rotate(x_BHSE, *tables).type_as(x_BHSE)  # angles keep fp32 where matrices are multiplied in bfloat16
 
 
 @torch.compiler.assume_constant_result
 def rope_tables(
-    places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
+    places: range,
+    head: int,
+    theta: float,
+    device: torch.device,
+    scaling: Scaling | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosine and sine [S, E/2] of the rotary angles (Su et al. 2021, arXiv:2104.09864, equation 15).
 
-    Of the tokens that stand at these places of their sequence. Compiled code has them in it, and never makes them.
+    In fp32, of the tokens that stand at these places of their sequence. Compiled code has them in it, and never makes
+    them.
     """
-    return _cached_tables(places, head, theta, device, dtype)
+    return _cached_tables(places, head, theta, device, scaling)
 
 
 @lru_cache(maxsize=8)
 def _cached_tables(
-    places: range, head: int, theta: float, device: torch.device, dtype: torch.dtype
+    places: range,
+    head: int,
+    theta: float,
+    device: torch.device,
+    scaling: Scaling | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     frequencies = theta ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
+    if scaling is not None:
+        frequencies = scaled(frequencies, scaling)
     angles = torch.outer(torch.arange(places.start, places.stop, dtype=torch.float64), frequencies)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    return angles.cos().to(device, torch.float32), angles.sin().to(device, torch.float32)
+
+
+def scaled(frequencies: torch.Tensor, scaling: Scaling) -> torch.Tensor:
+    """Divide the frequencies of long wavelengths by the factor, leave those of short ones, and blend between them.
+
+    Source: Llama 3.1's reference code (github.com/meta-llama/llama-models, models/llama3/model.py, apply_scaling).
+    """
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * torch.pi)
+    short = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+    return frequencies * ((1 - short) / scaling.factor + short)
 
 
 def rotate(x_BHSE: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
@@ -128,9 +158,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape, feed_forward: Callable[[Shape], nn.Module] = FeedForward) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(shape.dim, eps=1e-5)
+        self.attention_norm = nn.RMSNorm(shape.dim, eps=shape.norm_eps)
         self.attention = Attention(shape)
-        self.feed_norm = nn.RMSNorm(shape.dim, eps=1e-5)
+        self.feed_norm = nn.RMSNorm(shape.dim, eps=shape.norm_eps)
         self.feed_forward = feed_forward(shape)
 
     def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
@@ -142,10 +172,10 @@ class Block(nn.Module):
 class Head(nn.Module):
     """Normalise and predict the next token."""
 
-    def __init__(self, dim: int, vocabulary: int) -> None:
+    def __init__(self, shape: Shape, vocabulary: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim, eps=1e-5)
-        self.output = nn.Linear(dim, vocabulary, bias=False)
+        self.norm = nn.RMSNorm(shape.dim, eps=shape.norm_eps)
+        self.output = nn.Linear(shape.dim, vocabulary, bias=False)
 
     def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, S, V]."""
@@ -183,7 +213,7 @@ def units(shape: Shape, vocabulary: int, layers: int) -> tuple[Unit, ...]:
 def around(blocks: Sequence[Unit], shape: Shape, vocabulary: int) -> tuple[Unit, ...]:
     """Put the embedding before the blocks and the head behind them."""
     embedding = Unit("embedding", partial(nn.Embedding, vocabulary, shape.dim), {"": "vocabulary"})
-    return (embedding, *blocks, Unit("head", partial(Head, shape.dim, vocabulary), HEAD_PLAN))
+    return (embedding, *blocks, Unit("head", partial(Head, shape, vocabulary), HEAD_PLAN))
 
 
 def initialise(name: str, values: Any, generator: torch.Generator, layers: int) -> None:

@@ -1,24 +1,40 @@
-"""llama-lora: low-rank adapters on a frozen Llama."""
+"""llama-lora: low-rank adapters on a frozen Llama, a random one or that of a folder."""
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
-from hpcpar.errors import Problem
+from hpcpar.errors import Problem, RunError
+from hpcpar.records import Cause
 from hpcpar.registry import Declaration, TensorPlan
 from hpcpar.worker.data import text
+from hpcpar.worker.workloads import llama_folder
 from hpcpar.worker.workloads.llama import LlamaOptions, Preset, Size, declaration, workload
+from hpcpar.worker.workloads.llama_folder import FolderError, LlamaFolder
 
 _DEFAULTS = Preset("", {}, global_batch=32, steps=60)
+
+
+class ModelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The frozen model."""
+
+    path: str = ""
+    """A folder as transformers' save_pretrained writes it (config.json, *.safetensors), with its tokenizer.json where
+    there is one; it says what shape the model has. "" takes random weights."""
+    export: bool = False
+    """Write the trained adapters into the run's folder `adapter`, as peft does; needs `path`."""
 
 
 class LoraOptions(LlamaOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The shape of the frozen model and of its adapters, its text, and how they learn."""
 
+    model: ModelOptions = ModelOptions()
+    """The frozen model."""
     lr: Annotated[float, Meta(gt=0)] = 5e-3
     """Learning rate, constant over the run."""
     rank: Size = 8
@@ -39,6 +55,8 @@ class LlamaLora:
 
     def declare(self, options: LoraOptions) -> Declaration:
         """Describe the work. An adapter's small matrices need whole sequences."""
+        with contextlib.suppress(FolderError):  # `check` says it
+            options, _ = _resolved(options)
         dense = declaration(options, options.hidden, _DEFAULTS)
         assert dense.tensor is not None
         return msgspec.structs.replace(
@@ -49,19 +67,61 @@ class LlamaLora:
         )
 
     def check(self, options: LoraOptions) -> list[Problem]:
-        """Say whether the text is not there."""
-        return text.check(options.data, f"workload {self.name}")
+        """Say whether the text or the model is not there, or is not what the options say."""
+        where = f"workload {self.name}"
+        return text.check(options.data, where) + _model_problems(options, where)
 
     def load(self, options: LoraOptions, seed: int) -> Any:
         """Build it (job)."""
-        from hpcpar.worker.workloads import llama_model, lora_model
+        from hpcpar.worker.workloads import llama_model, lora_model, lora_weights
 
-        shape = llama_model.Shape(**{f: getattr(options, f) for f in llama_model.Shape._fields})
+        try:
+            options, folder = _resolved(options)
+        except FolderError as error:
+            raise RunError(Cause.DATA, f"model.path: {error}") from error
         layers = lora_model.ATTENTION + (lora_model.FEED_FORWARD if options.adapt == "all" else ())
         adapters = lora_model.Adapters(options.rank, options.alpha, layers)
+        shape = llama_model.shape_of(options)
+        initialise = partial(lora_model.initialise, layers=options.layers)
+        if folder is None:
+            units = lora_model.units(shape, options.vocabulary, options.layers, adapters)
+            loaded = workload(self.declare(options), units, options, seed)
+            return msgspec.structs.replace(loaded, initialise=initialise)
+        shape = shape._replace(norm_eps=folder.norm_eps, scaling=folder.scaling)
         units = lora_model.units(shape, options.vocabulary, options.layers, adapters)
-        loaded = workload(self.declare(options), units, options, seed)
-        return msgspec.structs.replace(loaded, initialise=partial(lora_model.initialise, layers=options.layers))
+        tokens = text.Tokens(lora_weights.tokeniser(folder), {"model": folder.facts()})
+        loaded = workload(self.declare(options), units, options, seed, tokens)
+        return msgspec.structs.replace(
+            loaded,
+            initialise=partial(lora_weights.fill, folder=folder, adapter=initialise),
+            export=partial(lora_weights.peft_files, folder=folder, adapters=adapters) if options.model.export else None,
+        )
 
 
+def _resolved(options: LoraOptions) -> tuple[LoraOptions, LlamaFolder | None]:
+    """Give the options the shape of the model in the folder, where one is named."""
+    if not options.model.path:
+        return options, None
+    folder = llama_folder.read(options.model.path)
+    return msgspec.structs.replace(options, **folder.options), folder
+
+
+def _model_problems(options: LoraOptions, where: str) -> list[Problem]:
+    if not options.model.path:
+        fix = "name the model, or leave it out"
+        return [Problem(f"{where}: model.export", "needs model.path", fix)] if options.model.export else []
+    try:
+        folder = llama_folder.read(options.model.path)
+    except FolderError as error:
+        fix = "name a folder that transformers' save_pretrained has written"
+        return [Problem(f"{where}: model.path", str(error), fix)]
+    given = {name: getattr(options, name) for name in folder.options}
+    return [
+        Problem(f"{where}: {name}", f"is {value}, the model has {folder.options[name]}", "leave it out")
+        for name, value in given.items()
+        if value not in (getattr(_PLAIN, name), folder.options[name])
+    ]
+
+
+_PLAIN = LoraOptions()
 WORKLOAD = LlamaLora()

@@ -67,7 +67,7 @@ def _unit(place: int, shape: Shape, vocabulary: int, layers: int, adapters: Adap
         parts = {"embedding": partial(nn.Embedding, vocabulary, shape.dim), **parts}
         tensor["embedding"] = "vocabulary"
     if place == layers - 1:
-        parts["head"] = partial(Head, shape.dim, vocabulary)
+        parts["head"] = partial(Head, shape, vocabulary)
         tensor |= {f"head.{path}": style for path, style in HEAD_PLAN.items()}
     return Unit(f"block{place}", partial(_build, parts, adapters), tensor, slices)
 
@@ -92,14 +92,19 @@ def _build(parts: Mapping[str, Any], adapters: Adapters) -> nn.Module:
     return unit
 
 
+def is_adapter(name: str) -> bool:
+    """Say whether a parameter, by its full name, is one of an adapter; every feed-forward layer has an `up` as well."""
+    return name.endswith((".down.weight", ".up.weight")) and not name.endswith("feed_forward.up.weight")
+
+
 def initialise(name: str, values: Any, generator: torch.Generator, layers: int) -> None:
     """Fill a parameter: adapters as LoRA's authors do, the frozen model as a Llama begins, but for its last matrix.
 
     With that one frozen as it begins, logits would stay near zero whatever adapters do.
     """
-    if name.endswith(".up.weight") and not name.endswith("feed_forward.up.weight"):
+    if is_adapter(name) and name.endswith(".up.weight"):
         values.zero_()
-    elif name.endswith(".down.weight"):
+    elif is_adapter(name):
         values.normal_(0.0, 1 / math.sqrt(values.shape[1]), generator=generator)
     else:
         llama_model.initialise(name.replace(".base.", "."), values, generator, layers)

@@ -1,4 +1,4 @@
-"""mlp: a small multilayer perceptron on real handwritten digits; the cheapest workload that learns something."""
+"""mlp: a small multilayer perceptron on real handwritten digits, or a table; the cheapest workload that learns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from hpcpar.errors import Problem
 from hpcpar.registry import Declaration, TensorPlan
+from hpcpar.worker.data.class_table import RowOptions, check
 from hpcpar.worker.workloads.optimizer import OptimizerOptions, make_optimizer
 
 Size = Annotated[int, Meta(ge=1)]
@@ -17,6 +18,8 @@ Size = Annotated[int, Meta(ge=1)]
 class MlpOptions(OptimizerOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The shape of the network and how it learns."""
 
+    data: RowOptions = RowOptions()
+    """Which rows."""
     hidden: Size = 128
     """Width of the hidden layers."""
     layers: Annotated[int, Meta(ge=1, le=1000)] = 7
@@ -26,7 +29,7 @@ class MlpOptions(OptimizerOptions, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Mlp:
-    """Digits in, ten classes out."""
+    """Digits or rows in, their classes out."""
 
     name = "mlp"
     summary = "a multilayer perceptron on 1438 real handwritten digits"
@@ -44,19 +47,20 @@ class Mlp:
         )
 
     def check(self, options: MlpOptions) -> list[Problem]:
-        """Find nothing wrong: the digits come with the extra, which the gate looks for on the nodes' Python."""
-        return []
+        """Say what is wrong with the user's table; the digits come with the extra, which the gate looks for."""
+        return check(options.data, f"workload {self.name}")
 
     def load(self, options: MlpOptions, seed: int) -> Any:
         """Build it (job)."""
-        from hpcpar.worker.data import digits
+        from hpcpar.worker.data import class_table
         from hpcpar.worker.neural import Evaluation, NeuralWorkload
         from hpcpar.worker.workloads import mlp_model, score
 
-        training, evaluation = digits.read()
+        training, evaluation = class_table.read(options.data)
+        inputs = training.inputs_N.shape[1]
         return NeuralWorkload(
             declared=self.declare(options),
-            units=mlp_model.units(options.hidden, options.layers),
+            units=mlp_model.units(options.hidden, options.layers, inputs, options.data.classes),
             initialise=mlp_model.initialise,
             loss=mlp_model.loss,
             weigh=len,

@@ -16,14 +16,14 @@ from hpcpar.worker.data.digits import NUM_CLASSES, NUM_PIXELS
 from hpcpar.worker.neural import TensorStyle, Unit
 
 
-def units(hidden: int, layers: int) -> tuple[Unit, ...]:
+def units(hidden: int, layers: int, inputs: int = NUM_PIXELS, classes: int = NUM_CLASSES) -> tuple[Unit, ...]:
     """Return the hidden layers and the output layer."""
-    sizes = [NUM_PIXELS, *[hidden] * layers]
-    # Tensor parallel layers come in pairs; the last layer closes a pair that is open, or stays whole (ten classes).
+    sizes = [inputs, *[hidden] * layers]
+    # Tensor parallel layers come in pairs; the last layer closes a pair that is open, or stays whole (few classes).
     pair: tuple[TensorStyle, TensorStyle] = ("column", "row")
     inner = [Unit(f"hidden{i}", partial(_hidden, sizes[i], sizes[i + 1]), {"0": pair[i % 2]}) for i in range(layers)]
     plan: dict[str, TensorStyle] = {"": "row"} if layers % 2 else {}
-    return (*inner, Unit("output", partial(nn.Linear, hidden, NUM_CLASSES), plan))
+    return (*inner, Unit("output", partial(nn.Linear, hidden, classes), plan))
 
 
 def _hidden(inputs: int, outputs: int) -> nn.Module:

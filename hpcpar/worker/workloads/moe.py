@@ -66,7 +66,7 @@ class LlamaMoe:
         """Build it (job)."""
         from hpcpar.worker.workloads import llama_model, moe_model
 
-        shape = llama_model.Shape(**{f: getattr(options, f) for f in llama_model.Shape._fields})
+        shape = llama_model.shape_of(options)
         mixture = moe_model.Mixture(**{f: getattr(options, f) for f in moe_model.Mixture._fields})
         units = moe_model.units(shape, mixture, options.vocabulary, options.layers)
         return workload(self.declare(options), units, options, seed)
