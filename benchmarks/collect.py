@@ -145,7 +145,7 @@ def measured(what: str, tree: Path) -> dict[str, float]:
 
     import hpcpar
     from hpcpar.analysis import collect as _collect  # noqa: F401  (imports are no part of what is measured)
-    from hpcpar.analysis.gather import gather
+    from hpcpar.analysis.rows.gather import gather
     from hpcpar.records import Step
 
     steps = sorted(tree.glob("*/*/steps.*.jsonl")) if what in ("bare", "pandas") else []

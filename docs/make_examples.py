@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from hpcpar.analysis import sheet
 from hpcpar.analysis.collect import collect
-from hpcpar.analysis.pages import Page, pages
 from hpcpar.analysis.results import Results
+from hpcpar.analysis.text import sheet
+from hpcpar.analysis.text.pages import Page, pages
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests" / "unit"))

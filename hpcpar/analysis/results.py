@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from hpcpar.analysis import law_tables, outputs, sheet, tables, verdict_tables
-from hpcpar.analysis.chart import bars
-from hpcpar.analysis.comparisons import ComparisonSet
-from hpcpar.analysis.crossover import Crossover
-from hpcpar.analysis.foreseen import Foreseen, foreseen
-from hpcpar.analysis.laws import Law
-from hpcpar.analysis.lint import Finding
-from hpcpar.analysis.pages import Page, pages
-from hpcpar.analysis.reduce import Row
+from hpcpar.analysis import outputs
+from hpcpar.analysis.judging.comparisons import ComparisonSet
+from hpcpar.analysis.judging.lint import Finding
+from hpcpar.analysis.judging.support import Support
+from hpcpar.analysis.judging.verdicts import Word
 from hpcpar.analysis.report.latex import latex
-from hpcpar.analysis.scaling import Table
-from hpcpar.analysis.sizeup import SizeUp
-from hpcpar.analysis.support import Support
-from hpcpar.analysis.verdicts import Word
+from hpcpar.analysis.rows.reduce import Row
+from hpcpar.analysis.scaling.crossover import Crossover
+from hpcpar.analysis.scaling.foreseen import Foreseen, foreseen
+from hpcpar.analysis.scaling.laws import Law
+from hpcpar.analysis.scaling.sizeup import SizeUp
+from hpcpar.analysis.scaling.table import Table
+from hpcpar.analysis.text import law_tables, sheet, tables, verdict_tables
+from hpcpar.analysis.text.chart import bars
+from hpcpar.analysis.text.pages import Page, pages
 from hpcpar.storage import make_folder, write_file
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Results(Struct, frozen=True, kw_only=True):
     @property
     def runs(self) -> pd.DataFrame:
         """One row a run, tidy."""
-        from hpcpar.analysis.frame import frame
+        from hpcpar.analysis.rows.frame import frame
 
         return frame(self.rows)
 

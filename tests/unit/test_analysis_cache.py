@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records_oracle import Oracle, Truth, change_record
 
-from hpcpar.analysis import cache, reducers
-from hpcpar.analysis.gather import gather
+from hpcpar.analysis.rows import cache, reducers
+from hpcpar.analysis.rows.gather import gather
 from hpcpar.inventory import SETTLED_NS, list_runs
 from hpcpar.runs import StudyFolder
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_analysis_window import step, window
 
-from hpcpar.analysis.steady import MOST, settled
+from hpcpar.analysis.rows.steady import MOST, settled
 
 
 def times(warm, factor, noise=0.01, count=150, seed=0):

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from records_oracle import Oracle, Truth, change_record
 
-from hpcpar.analysis.reduce import reduce_run
+from hpcpar.analysis.rows.reduce import reduce_run
 
 ORACLE = Oracle(truths={"ddp": Truth(0.01, 0.002)})
 """Four ranks on two machines."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis.captions import title
 from hpcpar.analysis.figures.style import COLOURS, FAINT, HATCHES, INK, WIDTH_IN, bare, heading, legend
-from hpcpar.analysis.numbers import plural
-from hpcpar.analysis.reduce import Row
-from hpcpar.analysis.scaling import Table
-from hpcpar.analysis.series import split
+from hpcpar.analysis.rows.reduce import Row
+from hpcpar.analysis.scaling.series import split
+from hpcpar.analysis.scaling.table import Table
+from hpcpar.analysis.text.captions import title
+from hpcpar.analysis.text.numbers import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

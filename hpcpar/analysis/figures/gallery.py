@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis.captions import title
 from hpcpar.analysis.figures import bars, curves, grid, scaling, throughput
 from hpcpar.analysis.figures.style import KINDS, render
-from hpcpar.analysis.scaling import Table
+from hpcpar.analysis.scaling.table import Table
+from hpcpar.analysis.text.captions import title
 from hpcpar.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hpcpar.analysis.comparisons import Comparison, ComparisonSet
 from hpcpar.analysis.figures.style import INK, QUIET, WIDTH_IN, heading
-from hpcpar.analysis.metrics import METRICS
-from hpcpar.analysis.numbers import estimate
-from hpcpar.analysis.verdict_tables import verdict_words
-from hpcpar.analysis.verdicts import Word
+from hpcpar.analysis.judging.comparisons import Comparison, ComparisonSet
+from hpcpar.analysis.judging.metrics import METRICS
+from hpcpar.analysis.judging.verdicts import Word
+from hpcpar.analysis.text.numbers import estimate
+from hpcpar.analysis.text.verdict_tables import verdict_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpcpar.analysis.sheet import one_line
+from hpcpar.analysis.text.sheet import one_line
 from hpcpar.errors import MissingExtraError
 
 if TYPE_CHECKING:
