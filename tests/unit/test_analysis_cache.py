@@ -192,6 +192,45 @@ def damaged(tmp_path, later):
     return tmp_path, truth, (tmp_path / "oracle" / ".rows").read_bytes()
 
 
+@pytest.fixture
+def few_changed(tmp_path, later, monkeypatch):
+    """A study whose .rows is older than one of its runs, which lies in .rows-changed."""
+    monkeypatch.setattr(cache, "FEW", 0.2)
+    runs = ORACLE.write(tmp_path)
+    gather([tmp_path])
+    written = (tmp_path / "oracle" / ".rows").read_bytes()
+    change_record(runs[3], oversubscribed=True)
+    truth = gather([tmp_path])
+    assert (tmp_path / "oracle" / ".rows").read_bytes() == written
+    return tmp_path / "oracle", runs, truth
+
+
+def test_what_few_changes_cost_is_kept_apart(few_changed, reads):
+    study, runs, truth = few_changed
+
+    assert gather([study]) == truth
+    assert reads == []
+    for number in (4, 5):  # three of twelve are no longer few
+        change_record(runs[number], oversubscribed=True)
+    before = (study / ".rows").read_bytes()
+    changed = gather([study])
+    assert reads == [runs[4].path.name, runs[5].path.name]
+    assert (study / ".rows").read_bytes() != before
+    del reads[:]
+    assert gather([study]) == changed  # .rows-changed still lies there, and belongs to the .rows before
+    assert reads == []
+
+
+@pytest.mark.parametrize("harm", [lambda content: content[:-1], lambda content: bytes(len(content)), lambda _: b""])
+def test_damage_to_what_changed_costs_only_that(few_changed, reads, harm):
+    study, runs, truth = few_changed
+    path = study / ".rows-changed"
+    path.write_bytes(harm(path.read_bytes()))
+
+    assert gather([study]) == truth
+    assert reads == [runs[3].path.name]
+
+
 @pytest.mark.parametrize("what", ["folder", "pipe", "dangling link", "whole digest of nonsense"])
 def test_anything_may_lie_where_the_cache_should(tmp_path, later, what):
     ORACLE.write(tmp_path)

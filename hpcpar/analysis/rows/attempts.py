@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from hpcpar.analysis.rows.window import LONGEST_S
-from hpcpar.records import Cause, Event, RunRecord, StepTime
+from hpcpar.analysis.rows.window import LONGEST_S, SoundStep, Window
+from hpcpar.records import Cause, Event, Reading, RunRecord, StepTime
 from hpcpar.runs import RunFolder
 
 CLOCKS_AGREE = 0.01
@@ -16,29 +16,24 @@ CLOCKS_AGREE = 0.01
 class History(NamedTuple):
     """Made by `read_history`."""
 
-    steps: list[StepTime]
+    steps: list[StepTime] | list[SoundStep]
     """Those that count, each attempt's in the order of its file."""
     rejected_lines: int
     begins: tuple[int, ...]
     """The numbers of the updates with which an attempt began: what follows them is warm-up."""
     replayed_steps: int
     """Updates that were recorded and then done again by a later attempt."""
-    goodput: Goodput | None
-    """None without a result."""
+    sound: bool
+    """The steps are `SoundStep`: nothing of their files was damaged."""
+    wall_s: float | None
+    """Seconds of all attempts that led to the result; None without one."""
     phases: dict[str, float]
     """Seconds from the scheduler's acceptance to the result, by phase; empty without a result."""
 
 
-class Goodput(NamedTuple):
-    """What became of the seconds of all attempts that led to a result."""
-
-    effective_time_ratio: float
-    """Share of them that went into the updates that count (waits for samples included)."""
-    goodput_updates_per_s: float
-    """Updates that count, over all of them."""
-
-
-def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, attempts: Sequence[str]) -> History:
+def read_history(
+    folder: RunFolder, attempt: str, record: RunRecord | None, attempts: Sequence[str], *, losses: bool
+) -> History:
     """Read the steps of a run.
 
     Args:
@@ -46,39 +41,52 @@ def read_history(folder: RunFolder, attempt: str, record: RunRecord | None, atte
         attempt: the one that made the record, else the latest; "" where there is none.
         record: the result, where there is one.
         attempts: all attempts, oldest first, whose names may become file names.
+        losses: the losses of the steps are needed.
     """
     # One span an attempt, whatever a damaged record says: no step may count twice.
     spans = list(
         {s.attempt: s for s in (record.lineage if record is not None else []) if s.attempt in attempts}.values()
     )
-    readings = {name: folder.step_times(name) for name in {*attempts, attempt} if name}
-    kept: list[StepTime] = []
+    readings, sound = _read_steps(folder, {*attempts, attempt} - {""}, losses=losses)
+    kept: list[StepTime] | list[SoundStep] = []
     if spans:
         for span in spans:
             kept += [step for step in readings[span.attempt].records if span.first <= step.step <= span.last]
     elif attempt:
-        kept = list(readings[attempt].records)
+        kept = readings[attempt].records
     counted = {span.attempt for span in spans} or {attempt} - {""}
     rejected = sum(readings[name].rejected for name in counted)
     begins = tuple(span.first for span in spans) or (1,)
     led_here = [name for name in attempts if name in counted or not _ended_well(folder, name)]
     done = sum(len(readings[name].records) for name in {*led_here, *counted})
-    goodput, phases = None, {}
+    wall_s, phases = None, {}
     if record is not None:
         spans_s = {name: _span_s(folder, name) for name in led_here if name != record.attempt}
         earlier = {name: span for name, span in spans_s.items() if span and span[0] <= record.started}
-        goodput = _goodput(kept, record, sum(end - begin for begin, end in earlier.values()))
+        wall_s = sum(end - begin for begin, end in earlier.values()) + record.ended - record.started
         phases = _phases(folder, record, earlier)
-    return History(kept, rejected, begins, done - len(kept), goodput, phases)
+    return History(kept, rejected, begins, done - len(kept), sound, wall_s, phases)
 
 
-def _goodput(kept: list[StepTime], record: RunRecord, earlier_s: float) -> Goodput | None:
-    good = {step.step: step for step in kept if step.applied}
-    wall_s = earlier_s + record.ended - record.started
-    good_s = sum([step.time_s for step in good.values()]) + sum([step.data_s for step in good.values()])
-    if not 0 < good_s <= wall_s:  # a share above one comes of damaged numbers
-        return None
-    return Goodput(good_s / wall_s, (1 if record.whole_program else len(good)) / wall_s)
+def _read_steps(folder: RunFolder, attempts: set[str], *, losses: bool) -> tuple[dict[str, Reading], bool]:
+    """Read the steps of these attempts; and say whether they are sound, which only an undamaged file's are."""
+    if not losses:
+        sound = {name: folder.undamaged_steps(name, SoundStep) for name in attempts}
+        if None not in sound.values():
+            return {name: Reading(steps, 0) for name, steps in sound.items() if steps is not None}, True
+    return {name: folder.step_times(name) for name in attempts}, False
+
+
+def goodput(window: Window, wall_s: float | None, *, whole: bool) -> dict[str, Any]:
+    """Return what became of the seconds of all attempts that led to a result; empty where it is not known.
+
+    effective_time_ratio is the share of them that went into the updates that count (waits for samples included),
+    goodput_updates_per_s these updates over all of them. `whole`: a step is a whole program.
+    """
+    if wall_s is None or not 0 < window.updates_s <= wall_s:  # a share above one comes of damaged numbers
+        return {}
+    updates = 1 if whole else window.updates
+    return {"effective_time_ratio": window.updates_s / wall_s, "goodput_updates_per_s": updates / wall_s}
 
 
 def _phases(folder: RunFolder, record: RunRecord, earlier: dict[str, tuple[float, float]]) -> dict[str, float]:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
+import gc
 import math
 import operator
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from hpcpar import records
-from hpcpar.analysis.rows.cache import keep_rows, known_rows
+from hpcpar.analysis.rows.cache import keep_rows, kept_rows
 from hpcpar.analysis.rows.reduce import MISSING, UNREADABLE, Row
 from hpcpar.analysis.rows.reducers import Options, reduce_all
 from hpcpar.analysis.scaling.series import name_variants
 from hpcpar.errors import InputError, Problem
-from hpcpar.inventory import list_runs
-from hpcpar.runs import BatchLine, StudyFolder, find_studies
+from hpcpar.inventory import Listed, list_runs
+from hpcpar.runs import BatchLine, Snapshot, StudyFolder, find_studies
 from hpcpar.storage import in_utf8
 
 
@@ -38,7 +40,8 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
         InputError: a path is not a folder, or nothing of hpcpar is in any of them.
     """
     studies = studies_at(paths)
-    rows = _rows(studies, Options(warmup_steps=warmup_steps, target_loss=target_loss))
+    with _without_collections():
+        rows = _rows(studies, Options(warmup_steps=warmup_steps, target_loss=target_loss))
     notes: list[str] = []
     for study in studies:
         missing, damaged = _missing(study)
@@ -90,15 +93,38 @@ def studies_at(paths: Sequence[Path]) -> list[StudyFolder]:
 def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
     """Return the row of every run: a kept one where nothing has changed, else a new one."""
     now_ns = time.time_ns()
-    listed = [list_runs(study) for study in studies]
-    rows = [known_rows(study, runs, options) for study, runs in zip(studies, listed, strict=True)]
-    changed = [(place, run.name) for place, runs in enumerate(listed) for run in runs if run.name not in rows[place]]
-    made = reduce_all([studies[place].run(name) for place, name in changed], options)
-    for (place, name), row in zip(changed, made, strict=True):
-        rows[place][name] = row
+    kept = [kept_rows(study, options) for study in studies]
+    before = [{name: entry.facts for name, entry in one.entries.items()} for one in kept]
+    listed = [list_runs(study, facts) for study, facts in zip(studies, before, strict=True)]
+    rows = [{name: entry.row for name, entry in one.entries.items()} for one in kept]
+    changed = [
+        (place, run)
+        for place, runs in enumerate(listed)
+        for run in runs
+        if run.facts is None or run.facts is not before[place].get(run.name)
+    ]
+    made = reduce_all([_snapshot(studies[place], run) for place, run in changed], options)
+    for (place, run), row in zip(changed, made, strict=True):
+        rows[place][run.name] = row
     for place in sorted({place for place, _ in changed}):
-        keep_rows(studies[place], listed[place], rows[place], options, now_ns)
+        keep_rows(studies[place], kept[place], listed[place], rows[place], options=options, now_ns=now_ns)
     return [rows[place][run.name] for place, runs in enumerate(listed) for run in runs]
+
+
+def _snapshot(study: StudyFolder, run: Listed) -> Snapshot:
+    return Snapshot(study.run(run.name).path, None if run.facts is None else run.facts.names)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Spare the search for cycles, of which rows have none, while tens of thousands of objects are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar.analysis.rows import usage
-from hpcpar.analysis.rows.attempts import read_history
+from hpcpar.analysis.rows.attempts import goodput, read_history
 from hpcpar.analysis.rows.window import LONGEST_S, Window, measure
 from hpcpar.outcome import Outcome, decide
 from hpcpar.records import Cause, RunRecord
@@ -29,7 +29,7 @@ _LARGEST = 10**12
 _ATTEMPT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 
-class Row(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Row(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One run. Made by `reduce_run`, read by everything else of this wing; docs/metrics.md defines every field.
 
     Sizes are 0 where spec.json could not be read. Optional numbers are None where there is no evidence for them.
@@ -189,7 +189,8 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         warmup_steps: cut this many steps instead of what the run's spec says.
         target_loss: the loss whose first reaching is looked for.
     """
-    folder = Snapshot(folder.path)
+    if not isinstance(folder, Snapshot):
+        folder = Snapshot(folder.path)
     spec = folder.spec()
     wrong = _what_is_wrong(folder, spec)
     if spec is None or wrong:
@@ -199,7 +200,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
     record, record_note = _own_record(folder, spec)
     attempt = _attempt(record, outcome)
     names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
-    history = read_history(folder, attempt, record, names)
+    history = read_history(folder, attempt, record, names, losses=record is None or target_loss is not None)
     identity, whole = spec.identity, _is_whole(record)
     reached = record.steps if record is not None and record.cause == Cause.OK else 0
     planned = identity.steps if spec.declares_steps and not whole else max(1, reached)
@@ -215,6 +216,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         target_loss=target_loss,
         begins=history.begins,
         until_steady=spec.until_steady and warmup_steps is None and not whole,
+        sound=history.sound,
     )
     damaged = int(record is None and folder.record_path.exists())
     submission_lines = folder.submission_lines().rejected
@@ -234,7 +236,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
         notes=_notes(spec, record, window),
         replayed_steps=history.replayed_steps,
-        **(history.goodput._asdict() if history.goodput else {}),
+        **goodput(window, history.wall_s, whole=whole),
     )
 
 
@@ -245,6 +247,7 @@ def _what_is_wrong(folder: RunFolder, spec: RunSpec | None) -> str:
     sizes = {
         "nodes": identity.nodes,
         "ranks_per_node": identity.ranks_per_node,
+        "ranks": identity.world_size,
         "global_batch": identity.global_batch,
         "steps": identity.steps,
         "repeat": identity.repeat,
@@ -254,7 +257,11 @@ def _what_is_wrong(folder: RunFolder, spec: RunSpec | None) -> str:
         "tokens_per_sample": 1 if spec.tokens_per_sample is None else spec.tokens_per_sample,
     }
     impossible = [f"{name} {size}" for name, size in sizes.items() if not 1 <= size <= _LARGEST]
-    from_zero = {"seed": identity.seed, "warmup_steps": spec.warmup_steps}
+    from_zero = {
+        "seed": identity.seed,
+        "warmup_steps": spec.warmup_steps,
+        "gpus_per_node": spec.gpus_per_node,
+    }
     impossible += [f"{name} {size}" for name, size in from_zero.items() if not 0 <= size <= _LARGEST]
     return f"spec.json has impossible sizes: {', '.join(impossible)}" if impossible else ""
 

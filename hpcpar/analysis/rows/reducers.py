@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar.analysis.rows.reduce import Row, reduce_run
-from hpcpar.runs import RunFolder
+from hpcpar.runs import Snapshot
 
 PARALLEL_FROM = 500
 """Runs from which starting processes costs less than it saves."""
@@ -33,11 +33,12 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 class _Order(Struct, frozen=True):
-    folders: list[bytes]
+    folders: list[tuple[bytes, list[bytes]]]
+    """Paths of runs, and the names of their files."""
     options: Options
 
 
-def reduce_all(folders: Sequence[RunFolder], options: Options) -> list[Row]:
+def reduce_all(folders: Sequence[Snapshot], options: Options) -> list[Row]:
     """Return the row of each folder, in their order."""
     workers = num_workers()
     if len(folders) < PARALLEL_FROM or workers < 2:
@@ -50,13 +51,14 @@ def reduce_all(folders: Sequence[RunFolder], options: Options) -> list[Row]:
     return [row for row in rows if row is not None]
 
 
-def _reduce(folders: Sequence[RunFolder], options: Options) -> list[Row]:
+def _reduce(folders: Sequence[Snapshot], options: Options) -> list[Row]:
     return [reduce_run(folder, options.warmup_steps, options.target_loss) for folder in folders]
 
 
-def _elsewhere(folders: Sequence[RunFolder], options: Options) -> list[Row]:
+def _elsewhere(folders: Sequence[Snapshot], options: Options) -> list[Row]:
     """Reduce in another process; here, where none can be had."""
-    order = _Order([os.fsencode(folder.path.absolute()) for folder in folders], options)
+    named = [(os.fsencode(one.path.absolute()), list(map(os.fsencode, one.names))) for one in folders]
+    order = _Order(named, options)
     command = [sys.executable, "-S", "-c", _START.format(path=sys.path)]  # -S: the path is known
     try:
         done = subprocess.run(command, input=msgspec.msgpack.encode(order), capture_output=True, check=True)
@@ -70,7 +72,8 @@ def serve() -> None:
     """Do what stdin asks for: the other process's side."""
     gc.disable()  # rows have no cycles, and this process ends with them
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Order)
-    rows = _reduce([RunFolder(Path(os.fsdecode(path))) for path in order.folders], order.options)
+    folders = [Snapshot(Path(os.fsdecode(path)), list(map(os.fsdecode, names))) for path, names in order.folders]
+    rows = _reduce(folders, order.options)
     sys.stdout.buffer.write(msgspec.msgpack.encode(rows))
 
 

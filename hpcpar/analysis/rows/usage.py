@@ -56,6 +56,8 @@ def shares_of_peak(record: RunRecord, spec: RunSpec, samples_per_s: float | None
     if samples_per_s is None:
         return {}
     rates = {name: flops * samples_per_s for name, flops in record.model_flops.items() if 0 < flops < _LARGEST**2}
+    if not rates:
+        return {}
     found = {"model_flops_per_s": rates["palm"]} if "palm" in rates else {}
     precision = spec.identity.strategy_options.get("precision", "fp32")
     peaks = [peak_flops(rank.device_name, str(precision)) for rank in record.ranks]
@@ -67,10 +69,12 @@ def shares_of_peak(record: RunRecord, spec: RunSpec, samples_per_s: float | None
 
 def without_peak(record: RunRecord, spec: RunSpec) -> str:
     """Say why there is no MFU where one might be expected; "" on processors, and where there is one."""
+    if not record.model_flops:
+        return ""
     precision = str(spec.identity.strategy_options.get("precision", "fp32"))
     names = {rank.device_name for rank in record.ranks if rank.device_name}
     unknown = sorted(name for name in names if peak_flops(name, precision) is None)
-    if not unknown or not record.model_flops:
+    if not unknown:
         return ""
     return f"no MFU: the {precision} peak of {' and '.join(unknown)} is not in the table"
 

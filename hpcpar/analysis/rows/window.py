@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import statistics
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import chain, compress, pairwise
+from typing import Annotated, ClassVar, NamedTuple, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from hpcpar.analysis.rows.steady import MOST, settled
@@ -30,9 +31,25 @@ SMOOTHING = 10
 TREND_BLOCKS = 10
 SHORTEST_BLOCK = 4
 T_OF_TREND = 3.355
+_PLACES = [place - (TREND_BLOCKS - 1) / 2 for place in range(TREND_BLOCKS)]
+_SQUARES = math.fsum([place * place for place in _PLACES])
+V = TypeVar("V")
 
 
-_Timed = Step | StepTime
+class SoundStep(Struct, kw_only=True, gc=False):
+    """A Step that the decoder found possible, which costs nothing there, and applied; its loss was not asked for."""
+
+    step: int
+    time_s: Annotated[float, Meta(ge=SHORTEST_S, le=LONGEST_S)]
+    time_mean_s: Annotated[float, Meta(ge=0)]
+    slowest: int
+    data_s: Annotated[float, Meta(ge=0, le=LONGEST_S)] = 0.0
+    applied: None = None
+    """Written only of an update that was skipped: such a step is not sound."""
+    loss: ClassVar[float | None] = None
+
+
+_Timed = Step | StepTime | SoundStep
 
 
 class Reached(NamedTuple):
@@ -65,6 +82,10 @@ class Window(Struct, frozen=True, kw_only=True):
     """Lines with an impossible time or step number."""
     skipped_updates: int = 0
     """Steps of the window whose update was not applied."""
+    updates: int = 0
+    """Distinct steps with a usable time whose update was applied, warm-up included."""
+    updates_s: float = 0.0
+    """Seconds of these, waits for samples included."""
     load_balance: float | None = None
     """Time of the mean rank over time of the slowest rank, over the window."""
     slowest: int = 0
@@ -77,10 +98,12 @@ class Window(Struct, frozen=True, kw_only=True):
 
 
 class _Picked(NamedTuple):
-    steps: list[_Timed]
+    steps: Sequence[_Timed]
     """Those that count, by their numbers."""
-    duplicates: int
-    rejected: int
+    numbers: Sequence[int]
+    times: list[float]
+    duplicates: int = 0
+    rejected: int = 0
 
 
 def measure(
@@ -93,6 +116,7 @@ def measure(
     target_loss: float | None = None,
     begins: Sequence[int] = (1,),
     until_steady: bool = False,
+    sound: bool = False,
 ) -> Window:
     """Reduce the steps of a run to a window.
 
@@ -105,55 +129,73 @@ def measure(
         target_loss: the loss whose first reaching is looked for.
         begins: the steps with which an attempt began: 1, and where the run went on from a checkpoint.
         until_steady: `warmup` is the least; cut until the first attempt's step time is steady (steady.py).
+        sound: all are `SoundStep`.
     """
-    picked = _pick(steps, planned)
+    picked = _pick(steps, planned, sound=sound)
     starts = sorted({1, *(begin for begin in begins if 1 <= begin <= planned)})
     counted = picked.steps
-    first = [step.time_s for step in counted[: bisect_left(counted, (*starts, planned + 1)[1], key=lambda s: s.step)]]
+    first = picked.times[: bisect_left(picked.numbers, (*starts, planned + 1)[1])]
     found = settled(first, warmup) if until_steady else warmup
     warmup = min(MOST, len(first) // 2) if found is None else found
-    used = _after_warmup(counted, starts, warmup)
+    used = _after_warmup(picked.numbers, starts, warmup)
+    in_window = _of(counted, used)
+    applied = [] if sound else [bool(step.applied) for step in counted]
+    done = slice(None) if all(applied) else applied
+    waits = [step.data_s for step in counted]
     base = Window(
         steps_measured=len(counted),
-        steps_used=len(used),
+        steps_used=len(in_window),
         loss_last=counted[-1].loss if counted else None,
         duplicate_steps=picked.duplicates,
         rejected_steps=picked.rejected,
-        skipped_updates=[step.applied for step in used].count(False),
+        skipped_updates=[step.applied for step in in_window].count(False) if applied else 0,
+        updates=len(counted) - applied.count(False),
+        updates_s=sum(_of(picked.times, done)) + sum(_of(waits, done)),
         warmup_cut=warmup,
         not_steady=found is None,
     )
     reason = _why_no_time(base, planned, _num_cut(starts, planned, warmup), reached, rejected_lines)
     if reason:
         return replace(base, reason=reason)
-    times = [step.time_s for step in used]
-    waits = [step.data_s for step in used]
+    times = _of(picked.times, used)
+    middle, trend = _middle_and_trend(times)
     return replace(
         base,
         mean_s=statistics.fmean(times),
-        p50_s=statistics.median(times),
-        trend=_trend(times),
-        load_balance=_balance(used, times),
-        slowest=statistics.mode([step.slowest for step in used]),
+        p50_s=middle,
+        trend=trend,
+        load_balance=_balance([step.time_mean_s for step in in_window], times, sound=sound),
+        slowest=statistics.mode([step.slowest for step in in_window]),
         reached=None if target_loss is None else _first_reaching(counted, target_loss),
-        data_wait_s=statistics.fmean(waits) if min(waits) >= 0 and max(waits) <= LONGEST_S else None,
+        data_wait_s=_mean_wait(_of(waits, used), sound=sound),
     )
 
 
-def _balance(used: Sequence[_Timed], times: Sequence[float]) -> float | None:
+def _balance(means: list[float], times: list[float], *, sound: bool) -> float | None:
     """Return the share that tells how evenly ranks are busy; None where a mean is no possible one."""
-    means = [step.time_mean_s for step in used]
-    possible = min(means) >= 0 and all(map(operator.le, means, times))
-    return math.fsum(means) / math.fsum(times) if possible else None
+    possible = (sound or min(means) >= 0) and all(map(operator.le, means, times))
+    return sum(means) / sum(times) if possible else None
 
 
-def _after_warmup(steps: list[_Timed], starts: Sequence[int], warmup: int) -> list[_Timed]:
+def _after_warmup(numbers: Sequence[int], starts: Sequence[int], warmup: int) -> slice | list[bool]:
+    """Say which of these steps are no warm-up."""
     if len(starts) == 1:
-        return steps[bisect_right(steps, warmup, key=lambda step: step.step) :]
-    return [step for step in steps if step.step - starts[bisect_right(starts, step.step) - 1] >= warmup]
+        return slice(bisect_right(numbers, warmup), None)
+    return [number - starts[bisect_right(starts, number) - 1] >= warmup for number in numbers]
 
 
-def _first_reaching(steps: list[_Timed], loss: float) -> Reached | None:
+def _of(values: Sequence[V], chosen: slice | list[bool]) -> list[V]:
+    """Return the chosen ones; the many runs that never stopped have a slice, which costs nothing."""
+    return list(values[chosen]) if isinstance(chosen, slice) else list(compress(values, chosen))
+
+
+def _mean_wait(waits: list[float], *, sound: bool) -> float | None:
+    if not any(waits):
+        return 0.0
+    return statistics.fmean(waits) if sound or (min(waits) >= 0 and max(waits) <= LONGEST_S) else None
+
+
+def _first_reaching(steps: Sequence[_Timed], loss: float) -> Reached | None:
     """Find the first step at which the mean of the last `SMOOTHING` losses is at or below `loss`."""
     recent: deque[float] = deque(maxlen=SMOOTHING)
     time_s = 0.0
@@ -167,23 +209,30 @@ def _first_reaching(steps: list[_Timed], loss: float) -> Reached | None:
     return None
 
 
-def _trend(times: list[float]) -> float | None:
-    """Return the relative change over the window by a line through the logarithms of ten blocks' medians.
+def _middle_and_trend(times: list[float]) -> tuple[float, float | None]:
+    """Return the median, and the relative change over the window by a line through the logarithms of blocks' medians.
 
-    Blocks, as neighbouring steps are correlated; medians, as a stall is no trend. Reported where Student's t of the
-    slope has p < 0.01 (t > 3.355 with 8 degrees of freedom): checks of many runs must not cry wolf in every tenth.
+    Ten blocks, as neighbouring steps are correlated; medians, as a stall is no trend. A change is reported where
+    Student's t of the slope has p < 0.01 (t > 3.355 with 8 degrees of freedom): checks of many runs must not cry wolf
+    in every tenth.
     """
     length = len(times) // TREND_BLOCKS
+    blocks = [sorted(times[i * length : (i + 1) * length]) for i in range(TREND_BLOCKS)]
+    # What is sorted in blocks is sorted as a whole in half the time.
+    middle = _middle(sorted(chain(*blocks, times[TREND_BLOCKS * length :])))
     if length < SHORTEST_BLOCK:
-        return None
-    medians = [math.log(statistics.median(times[i * length : (i + 1) * length])) for i in range(TREND_BLOCKS)]
-    places = [place - (TREND_BLOCKS - 1) / 2 for place in range(TREND_BLOCKS)]
-    squares = math.fsum(x * x for x in places)
+        return middle, None
+    medians = [math.log(_middle(block)) for block in blocks]
     centre = statistics.fmean(medians)
-    slope = math.fsum(x * y for x, y in zip(places, medians, strict=True)) / squares
-    residual = math.fsum((y - centre - slope * x) ** 2 for x, y in zip(places, medians, strict=True))
-    error = math.sqrt(residual / (TREND_BLOCKS - 2) / squares)
-    return math.expm1(slope * (TREND_BLOCKS - 1)) if abs(slope) > T_OF_TREND * error else None
+    slope = math.fsum(map(operator.mul, _PLACES, medians)) / _SQUARES
+    residual = math.fsum([(y - centre - slope * x) ** 2 for x, y in zip(_PLACES, medians, strict=True)])
+    error = math.sqrt(residual / (TREND_BLOCKS - 2) / _SQUARES)
+    return middle, math.expm1(slope * (TREND_BLOCKS - 1)) if abs(slope) > T_OF_TREND * error else None
+
+
+def _middle(ordered: list[float]) -> float:
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def _num_cut(starts: Sequence[int], planned: int, warmup: int) -> int:
@@ -192,11 +241,12 @@ def _num_cut(starts: Sequence[int], planned: int, warmup: int) -> int:
     return sum(between) + (warmup if len(starts) == 1 else min(warmup, planned + 1 - starts[-1]))
 
 
-def _pick(steps: Sequence[_Timed], planned: int) -> _Picked:
+def _pick(steps: Sequence[_Timed], planned: int, *, sound: bool) -> _Picked:
     times = [step.time_s for step in steps]
+    numbers = [step.step for step in steps]
     # Lengths first: a damaged plan may ask for a million million steps.
-    if len(steps) == planned and [step.step for step in steps] == list(range(1, planned + 1)) and _all_possible(times):
-        return _Picked(list(steps), 0, 0)  # every step once, in order: nothing to look at one by one
+    if len(steps) == planned and numbers == _from_one_to(planned) and (sound or _all_possible(times)):
+        return _Picked(steps, numbers, times)  # every step once, in order: nothing to look at one by one
     by_number: dict[int, _Timed] = {}
     duplicates = rejected = 0
     for step in steps:
@@ -205,7 +255,14 @@ def _pick(steps: Sequence[_Timed], planned: int) -> _Picked:
             continue
         duplicates += step.step in by_number
         by_number[step.step] = step
-    return _Picked([by_number[number] for number in sorted(by_number)], duplicates, rejected)
+    numbers = sorted(by_number)
+    counted = [by_number[number] for number in numbers]
+    return _Picked(counted, numbers, [step.time_s for step in counted], duplicates, rejected)
+
+
+@functools.lru_cache(maxsize=8)
+def _from_one_to(last: int) -> list[int]:
+    return list(range(1, last + 1))
 
 
 def _all_possible(times: list[float]) -> bool:
