@@ -7,6 +7,7 @@ that a machine which is always restless is not taken for one that still warms up
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 BLOCK = 10
@@ -38,15 +39,27 @@ def settled(times_s: Sequence[float], least: int) -> int | None:
         return least
     later = times_s[half:]
     level = statistics.median(later)
-    spreads = [_spread(later[i : i + BLOCK]) for i in range(len(later) - BLOCK + 1)]
-    allowed = max(TOLERANCE, FACTOR * statistics.median(spreads))
+    allowed = max(TOLERANCE, FACTOR * statistics.median(_rolling_spreads(later)))
     for cut in range(least, most + 1):
-        block = times_s[cut : cut + BLOCK]
-        if _spread(block) <= allowed and abs(statistics.median(block) / level - 1) <= allowed:
+        block = sorted(times_s[cut : cut + BLOCK])
+        if _spread(block) <= allowed and abs((block[4] + block[5]) / 2 / level - 1) <= allowed:
             return cut
     return None
 
 
+def _rolling_spreads(times_s: Sequence[float]) -> list[float]:
+    """Return the spread of every ten steps in a row; each block is the one before with one step for another."""
+    block = sorted(times_s[:BLOCK])
+    spreads = [_spread(block)]
+    for gone, come in zip(times_s, times_s[BLOCK:], strict=False):
+        del block[bisect_left(block, gone)]
+        insort(block, come)
+        spreads.append(_spread(block))
+    return spreads
+
+
 def _spread(block: Sequence[float]) -> float:
-    low, middle, high = statistics.quantiles(block, n=4)
-    return (high - low) / middle
+    """Return the interquartile range over the median of ten sorted times, as `statistics.quantiles` defines them."""
+    low = (block[1] + 3 * block[2]) / 4
+    high = (3 * block[7] + block[8]) / 4
+    return 2 * (high - low) / (block[4] + block[5])
