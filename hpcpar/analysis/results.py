@@ -16,6 +16,7 @@ from hpcpar.analysis.judging.support import Support
 from hpcpar.analysis.judging.verdicts import Word
 from hpcpar.analysis.report.latex import latex
 from hpcpar.analysis.rows.reduce import Row
+from hpcpar.analysis.scaling.cost import Cost, cost_names, cost_records, costs
 from hpcpar.analysis.scaling.crossover import Crossover
 from hpcpar.analysis.scaling.foreseen import Foreseen, foreseen
 from hpcpar.analysis.scaling.laws import Law
@@ -36,7 +37,7 @@ SCHEMA = 2
 class Results(Struct, frozen=True, kw_only=True):
     """Everything that was collected. The same runs give the same bytes, in whatever order they were found.
 
-    As DataFrames: `runs`, `scaling`, `verdicts`, `laws`, `sizeup`, `findings`.
+    As DataFrames: `runs`, `scaling`, `verdicts`, `laws`, `sizeup`, `cost`, `findings`.
     """
 
     rows: tuple[Row, ...]
@@ -63,6 +64,11 @@ class Results(Struct, frozen=True, kw_only=True):
     def foreseen(self) -> tuple[Foreseen, ...]:
         """What the plan expected, beside what was measured; empty where no run has a prediction."""
         return foreseen(self.rows)
+
+    @property
+    def costed(self) -> tuple[Cost, ...]:
+        """What the runs cost: measured, and billed where accounting is known."""
+        return costs(self.rows)
 
     @property
     def complete(self) -> bool:
@@ -119,6 +125,11 @@ class Results(Struct, frozen=True, kw_only=True):
         return _frame(law_tables.sizeup_records(self.sized_up), law_tables.sizeup_names())
 
     @property
+    def cost(self) -> pd.DataFrame:
+        """One row a strategy and size: node-hours measured and billed, energy, memory by accounting."""
+        return _frame(cost_records(self.costed), cost_names())
+
+    @property
     def findings(self) -> pd.DataFrame:
         """One row a trap that was found."""
         return _frame([msgspec.to_builtins(one) for one in self.lint], list(Finding.__struct_fields__))
@@ -144,6 +155,7 @@ class Results(Struct, frozen=True, kw_only=True):
             "crossovers": [{**msgspec.to_builtins(one), "sentence": one.sentence} for one in self.crossovers],
             "sizeup": law_tables.sizeup_records(self.sized_up),
             "foreseen": [{**msgspec.to_builtins(one), "error": one.error} for one in self.foreseen],
+            "cost": cost_records(self.costed),
             "findings": [msgspec.to_builtins(one) for one in self.lint],
             "support": msgspec.to_builtins(self.supports),
             "problems": [msgspec.to_builtins(row) for row in self.problems],

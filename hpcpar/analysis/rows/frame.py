@@ -43,6 +43,11 @@ _RESULTS = (
     "metric_value",
     "step_time_trend",
     "samples_to_target",
+    "measured_node_h",
+    "accounted_energy_j",
+    "billed_node_h",
+    "billed_device_h",
+    "billed_units",
 )
 _COUNTS = (
     "peak_memory_bytes",
@@ -51,6 +56,8 @@ _COUNTS = (
     "sum_device_bytes",
     "peak_reserved_bytes",
     *(f"memory_{what}_bytes" for what in HELD),
+    "accounted_nodes",
+    "accounted_peak_bytes",
     "usable_cpus",
     "warmup_cut",
 )

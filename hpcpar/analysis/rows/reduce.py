@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from hpcpar.analysis.rows import usage
+from hpcpar.analysis.rows import billing, usage
 from hpcpar.analysis.rows.attempts import goodput, read_history
 from hpcpar.analysis.rows.window import LONGEST_S, Window, measure
 from hpcpar.outcome import Outcome, decide
@@ -162,6 +162,19 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the documentation of an estimator promises of parallel work; "" for other workloads."""
     effective_time_ratio: float | None = None
     goodput_updates_per_s: float | None = None
+    measured_node_h: float | None = None
+    """Nodes times hours of all its attempts, by their own events; of a run that goes on, so far."""
+    accounted_state: str = ""
+    """What the scheduler's accounting says of its latest job; this and the next eight only where it knows every job."""
+    accounted_elapsed_s: float | None = None
+    accounted_nodes: int | None = None
+    accounted_peak_bytes: int | None = None
+    accounted_energy_j: float | None = None
+    billed_node_h: float | None = None
+    billed_device_h: float | None = None
+    billed_units: float | None = None
+    """Billed node-hours in the site's own unit, at the rate of its profile when it was planned."""
+    billing_unit: str = ""
     versions: str = "{}"
     notes: tuple[str, ...] = ()
 
@@ -227,6 +240,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         **timed,
         **_places(record),
         **usage.columns(record, spec, window, timed["samples_per_s"]),
+        **billing.columns(folder, spec, record, names),
         phases=history.phases,
         attempt=attempt,
         rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,

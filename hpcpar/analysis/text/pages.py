@@ -11,6 +11,7 @@ from hpcpar.analysis.scaling import foreseen
 from hpcpar.analysis.scaling.table import Table
 from hpcpar.analysis.text import law_tables, tables, verdict_tables
 from hpcpar.analysis.text.captions import brief_facts, facts, title
+from hpcpar.analysis.text.cost_table import cost_facts, cost_sheet
 from hpcpar.analysis.text.headlines import headlines
 from hpcpar.analysis.text.models import model_sheet
 from hpcpar.analysis.text.numbers import plural
@@ -82,6 +83,8 @@ def _pages(results: Results) -> Iterator[Page]:
     if results.foreseen:
         said = [foreseen.summary(results.foreseen)]
         yield Page("Predicted and measured", said, foreseen.sheet(results.foreseen), [], [])
+    if results.costed:
+        yield Page("Cost", cost_facts(results.costed), cost_sheet(results.costed), [], [])
     if results.lint:
         body = [[one.severity, one.name, one.where, one.what, one.fix] for one in results.lint]
         heads = ["", "finding", "where", "what", "what to do"]
