@@ -5,7 +5,6 @@ A device that is not in the table has no MFU: a guessed peak is how published nu
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 
@@ -34,7 +33,6 @@ PEAKS = (
 halved."""
 
 
-@functools.cache
 def peak_flops(device: str, precision: str = "bf16") -> float | None:
     """Return the peak of a device in floating-point operations a second; None where it is not known.
 

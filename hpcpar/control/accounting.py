@@ -19,7 +19,7 @@ from hpcpar.spec import Accounting, Submission
 
 LONG_AGO_S = 3600.0
 """What the accounting does not know so long after the submission, it will not know any more."""
-_NOT_OVER = frozenset({"queued", "running", "ending"})
+_NOT_OVER = frozenset({"queued", "running"})
 
 
 class _Job(NamedTuple):
