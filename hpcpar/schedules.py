@@ -45,6 +45,30 @@ def stages_of(schedule: Schedule, rank: int, ranks: int, stages_per_rank: int) -
     return [rank + turn * ranks for turn in range(stages_per_rank)]
 
 
+class Bubble(NamedTuple):
+    """The share of a step in which a rank of a pipeline has nothing to do, passes of equal time taken for granted."""
+
+    share: float | None
+    """None where there is no formula."""
+    is_bound: bool = False
+    """The share is a bound from below."""
+
+
+def bubble(name: ScheduleName, p: int, m: int, v: int) -> Bubble:
+    """Return the bubble of a schedule of p ranks, m micro-batches and v stages a rank.
+
+    GPipe and 1F1B: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; with v stages a rank: section 2.2.2. ZB-H1:
+    Qi et al. 2023 (arXiv:2401.10241), table 2, with equal times. ZB-V and DualPipeV have none for torch's order.
+    """
+    if p == 1:
+        return Bubble(0.0)
+    if not SCHEDULES[name].splits_backward:
+        return Bubble((p - 1) / (v * m + p - 1))
+    if name == "zero-bubble":
+        return Bubble((p - 1) / (3 * v * m + p - 1), is_bound=v != 1)
+    return Bubble(None)
+
+
 def partition(weights: Sequence[int], parts: int) -> tuple[int, ...]:
     """Split a sequence into consecutive, non-empty parts so that the heaviest one is as light as can be.
 

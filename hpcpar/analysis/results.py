@@ -18,8 +18,10 @@ from hpcpar.analysis.report.latex import latex
 from hpcpar.analysis.rows.reduce import Row
 from hpcpar.analysis.scaling.cost import Cost, cost_names, cost_records, costs
 from hpcpar.analysis.scaling.crossover import Crossover
+from hpcpar.analysis.scaling.factors import Factors, factors
 from hpcpar.analysis.scaling.foreseen import Foreseen, foreseen
 from hpcpar.analysis.scaling.laws import Law
+from hpcpar.analysis.scaling.pipelines import Bubble, pipelines
 from hpcpar.analysis.scaling.sizeup import SizeUp
 from hpcpar.analysis.scaling.table import Table
 from hpcpar.analysis.text import law_tables, sheet, tables, verdict_tables
@@ -37,7 +39,8 @@ SCHEMA = 2
 class Results(Struct, frozen=True, kw_only=True):
     """Everything that was collected. The same runs give the same bytes, in whatever order they were found.
 
-    As DataFrames: `runs`, `scaling`, `verdicts`, `laws`, `sizeup`, `cost`, `findings`.
+    As DataFrames: `runs`, `scaling`, `verdicts`, `laws`, `sizeup`, `factors`, `pipelines`,
+    `cost`, `findings`.
     """
 
     rows: tuple[Row, ...]
@@ -69,6 +72,16 @@ class Results(Struct, frozen=True, kw_only=True):
     def costed(self) -> tuple[Cost, ...]:
         """What the runs cost: measured, and billed where accounting is known."""
         return costs(self.rows)
+
+    @property
+    def factored(self) -> tuple[Factors, ...]:
+        """What each efficiency is made of."""
+        return factors(self.tables)
+
+    @property
+    def pipelined(self) -> tuple[Bubble, ...]:
+        """How long the ranks of pipelines are idle, by formula."""
+        return pipelines(self.tables)
 
     @property
     def complete(self) -> bool:
@@ -130,6 +143,16 @@ class Results(Struct, frozen=True, kw_only=True):
         return _frame(cost_records(self.costed), cost_names())
 
     @property
+    def factors(self) -> pd.DataFrame:
+        """One row a series and size that has an efficiency: what it is made of."""
+        return _frame([msgspec.structs.asdict(one) for one in self.factored], list(Factors.__struct_fields__))
+
+    @property
+    def pipelines(self) -> pd.DataFrame:
+        """One row a series and size with a pipeline: its bubble by formula."""
+        return _frame([msgspec.structs.asdict(one) for one in self.pipelined], list(Bubble.__struct_fields__))
+
+    @property
     def findings(self) -> pd.DataFrame:
         """One row a trap that was found."""
         return _frame([msgspec.to_builtins(one) for one in self.lint], list(Finding.__struct_fields__))
@@ -155,6 +178,8 @@ class Results(Struct, frozen=True, kw_only=True):
             "crossovers": [{**msgspec.to_builtins(one), "sentence": one.sentence} for one in self.crossovers],
             "sizeup": law_tables.sizeup_records(self.sized_up),
             "foreseen": [{**msgspec.to_builtins(one), "error": one.error} for one in self.foreseen],
+            "factors": [msgspec.to_builtins(one) for one in self.factored],
+            "pipelines": [msgspec.to_builtins(one) for one in self.pipelined],
             "cost": cost_records(self.costed),
             "findings": [msgspec.to_builtins(one) for one in self.lint],
             "support": msgspec.to_builtins(self.supports),

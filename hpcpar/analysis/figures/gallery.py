@@ -76,7 +76,7 @@ def _of_table(table: Table, results: Results) -> Iterator[Plan]:
         bars.why_no_phases(table), partial(bars.compose_phases, table=table),
     )  # fmt: skip
     yield Plan(
-        "memory", f"Memory: {name}", "The most that any rank of any run held.",
+        "memory", f"Memory: {name}", "The peak of the rank that held most, and what of it is known by name.",
         bars.why_no_memory(table), partial(bars.compose_memory, table=table),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from hpcpar.analysis.judging import support
 from hpcpar.analysis.judging.comparisons import ComparisonSet
 from hpcpar.analysis.scaling import foreseen
 from hpcpar.analysis.scaling.table import Table
-from hpcpar.analysis.text import law_tables, tables, verdict_tables
+from hpcpar.analysis.text import law_tables, split_tables, tables, verdict_tables
 from hpcpar.analysis.text.captions import brief_facts, facts, title
 from hpcpar.analysis.text.cost_table import cost_facts, cost_sheet
 from hpcpar.analysis.text.headlines import headlines
@@ -80,6 +80,7 @@ def _pages(results: Results) -> Iterator[Page]:
     yield from _laws(results)
     if results.sized_up:
         yield _sized_up(results)
+    yield from _taken_apart(results)
     if results.foreseen:
         said = [foreseen.summary(results.foreseen)]
         yield Page("Predicted and measured", said, foreseen.sheet(results.foreseen), [], [])
@@ -90,6 +91,20 @@ def _pages(results: Results) -> Iterator[Page]:
         heads = ["", "finding", "where", "what", "what to do"]
         yield Page("Findings", [], Sheet(heads, body, set(range(5))), [], [])
     yield from _problems(results)
+
+
+def _taken_apart(results: Results) -> Iterator[Page]:
+    """Yield where efficiency, memory and the time of pipelines go."""
+    if results.factored:
+        yield Page(
+            "Efficiency factors", split_tables.FACTORS_SAID, split_tables.factors_sheet(results.factored), [], []
+        )
+    if results.pipelined:
+        said = split_tables.bubble_facts(results.pipelined)
+        yield Page("Pipelines", said, split_tables.bubble_sheet(results.pipelined), [], [])
+    held = split_tables.memory_sheet(results.tables)
+    if held is not None:
+        yield Page("Memory of a rank", [split_tables.MEMORY_SAID], held, [], [])
 
 
 def _supports(results: Results) -> Iterator[Page]:
@@ -107,6 +122,9 @@ def _problems(results: Results) -> Iterator[Page]:
     if results.problems:
         heading = f"Without a result: {plural(len(results.problems), 'run')} of {len(results.rows)}"
         yield Page(heading, [], tables.problem_sheet(results.problems), [], [])
+    failed = split_tables.failure_sheet(results.problems)
+    if failed is not None:
+        yield Page("Failures by cause", [], failed, [], [])
     if results.notes:
         yield Page("Notes", list(results.notes), None, [], [])
 

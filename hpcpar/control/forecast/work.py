@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from hpcpar import composition
+from hpcpar import composition, schedules
 from hpcpar.control.forecast.layout import Layout, Stage, stages_on
 from hpcpar.control.forecast.memory import NUMBER
-from hpcpar.schedules import SCHEDULES
 from hpcpar.shapes import Answer, Model, UnitShape
 
 
@@ -75,19 +74,9 @@ def work(model: Model, plain: Model, layout: Layout, answer: Answer) -> Work:
 
 
 def bubble_of(layout: Layout) -> tuple[float, bool]:
-    """Return the bubble of a schedule, and whether that is its formula or a bound from below.
-
-    GPipe and 1F1B: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; with v stages a rank: section 2.2.2. ZB-H1:
-    Qi et al. 2023 (arXiv:2401.10241), table 2, with equal times. ZB-V and DualPipeV have none for torch's order.
-    """
-    p, m, v, name = layout.mesh.pp, layout.grad_accum, layout.virtual, layout.engine.schedule
-    if p == 1:
-        return 0.0, True
-    if not SCHEDULES[name].splits_backward:
-        return (p - 1) / (v * m + p - 1), True
-    if name == "zero-bubble":
-        return (p - 1) / (3 * v * m + p - 1), v == 1
-    return 0.0, False
+    """Return the bubble of a schedule, and whether that is its formula or a bound from below."""
+    found = schedules.bubble(layout.engine.schedule, layout.mesh.pp, layout.grad_accum, layout.virtual)
+    return found.share or 0.0, found.share is not None and not found.is_bound
 
 
 def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
