@@ -123,7 +123,7 @@ def _bubble(one: Bubble) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return NOTHING if share is None else number(100 * share, 3)
+    return NOTHING if share is None else f"{100 * share:.1f}"
 
 
 def _most(values: Iterable[int | None]) -> int | None:
