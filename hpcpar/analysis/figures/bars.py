@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis.figures.style import COLOURS, FAINT, HATCHES, INK, WIDTH_IN, bare, heading, legend
+from hpcpar.analysis.figures.style import COLOURS, FAINT, HATCHES, INK, WIDTH_IN, bare, heading, legend, within
 from hpcpar.analysis.rows.reduce import Row
 from hpcpar.analysis.rows.usage import HELD
 from hpcpar.analysis.scaling.series import split
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MOST_BARS = 40
 _ORDER = ("start", "build", "restore", "train", "checkpoint", "evaluate", "finish")
 _ROW_IN = 0.19
+_LONGEST = 40
+"""Letters of a label."""
 _HEAD_IN = 0.67
 _GIB = 2**30
 
@@ -30,7 +32,7 @@ class _Bar(NamedTuple):
 
 def _bars(table: Table, parts: Callable[[Sequence[Row]], dict[str, float]]) -> list[_Bar]:
     found = [
-        _Bar(f"{series.label}, {plural(nodes, 'node')}", parts(series.usable(nodes)))
+        _Bar(within(f"{series.label}, {plural(nodes, 'node')}", _LONGEST), parts(series.usable(nodes)))
         for series in split(table.rows)
         for nodes in sorted(series.rows)
         if series.usable(nodes)

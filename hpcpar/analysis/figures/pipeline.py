@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from hpcpar.analysis.figures.style import COLOURS, HATCHES, INK, QUIET, WIDTH_IN, bare, heading, legend
+from hpcpar.analysis.figures.style import COLOURS, HATCHES, INK, QUIET, WIDTH_IN, bare, heading, legend, within
 from hpcpar.analysis.scaling.pipelines import Bubble, bubble_of
 from hpcpar.analysis.scaling.table import Table
 from hpcpar.analysis.scaling.timeline import Pass, order, timeline
@@ -92,7 +91,7 @@ def _draw(axes: Any, panel: _Panel) -> None:
                 (each.begin + each.end) / 2, each.rank, str(each.step.micro_batch + 1), fontsize=5.5, color=INK,
                 ha="center", va="center", bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none"},
             )  # fmt: skip
-    axes.set_title(textwrap.shorten(head, 115, placeholder=" ..."), fontsize=7.5, color=INK, loc="left", pad=3)
+    axes.set_title(within(head, 115), fontsize=7.5, color=INK, loc="left", pad=3)
     axes.set_xlim(0, end)
     axes.set_ylim(one.ranks - 0.5, -0.5)
     axes.set_yticks(range(one.ranks), [f"rank {rank}" for rank in range(one.ranks)], fontsize=6.5)

@@ -94,6 +94,13 @@ def text_line(figure: Figure, y: float, words: str, size: float, **style: Any) -
     figure.text(MARGIN_IN / WIDTH_IN, y, words, fontsize=fitted, **style)
 
 
+def within(label: str, most: int) -> str:
+    """Cut the middle out of a label that is too long: both of its ends tell rows apart."""
+    label = one_line(label)
+    half = (most - 5) // 2
+    return label if len(label) <= most else f"{label[: most - 5 - half]} ... {label[-half:]}"
+
+
 def heading(figure: Figure, title: str, subtitle: str) -> None:
     """Write the two lines at the top of every figure."""
     height = figure.get_figheight()
