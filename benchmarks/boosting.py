@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from hpcpar import registry
-from hpcpar.analysis import intervals
+from hpcpar.analysis.judging import intervals
 from hpcpar.mesh import Mesh
 from hpcpar.spec import Identity
 from hpcpar.worker.context import JobContext

@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hpcpar.analysis import sheet
 from hpcpar.analysis.collect import collect
-from hpcpar.analysis.law_tables import law_facts, law_sheet
+from hpcpar.analysis.text import sheet
+from hpcpar.analysis.text.law_tables import law_facts, law_sheet
 
 PAGE = Path(__file__).resolve().parent / "laws.md"
 BEGIN, END = "<!-- statistical efficiency: begin -->", "<!-- statistical efficiency: end -->"

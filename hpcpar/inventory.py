@@ -1,15 +1,15 @@
-"""What lies in a study's folder, in one pass: its runs, each with a stamp that changes when one of its files does."""
+"""What lies in a study's folder, in one pass: its runs, each with facts that change when one of its files does."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from hpcpar.runs import BATCHES, StudyFolder
-from hpcpar.storage import is_file
 
 SETTLED_NS = 2_000_000_000
 """So long a file must have been left alone before its times tell versions apart: file systems count as coarsely as by
@@ -18,54 +18,88 @@ _SPEC = "spec.json"
 _RESULTS = frozenset({"record.json", "submission.jsonl"})
 
 
+class Facts(Struct, frozen=True, array_like=True, gc=False):
+    """What a file system says of a run's folder. Equal facts: equal content, as far as it can tell.
+
+    Times are those of inodes ("ctime"): they move with every change of content, and nobody can set them.
+    """
+
+    names: tuple[str, ...]
+    """Of the files."""
+    numbers: tuple[int, ...]
+    """Inode and time of the folder, in ns; then inode, size and time of each file."""
+
+    def settled(self, now_ns: int) -> bool:
+        """Say whether they can be relied upon: nothing changed just before they were taken."""
+        return max(self.numbers[1], *self.numbers[4::3]) < now_ns - SETTLED_NS
+
+
 class Listed(NamedTuple):
     """A folder in which a run is, or was."""
 
     name: str
-    has_spec: bool
-    """False: a run wrote into it, and its spec.json is gone."""
-    stamp: str
-    """Of names, sizes and times of its files. Equal stamps: equal content, as far as a file system can tell."""
-    newest_ns: int
-    """When one of its files last changed, since the epoch; 0 where that cannot be known."""
-
-    def settled(self, now_ns: int) -> bool:
-        """Say whether its stamp can be relied upon: nothing changed just before it was taken."""
-        return 0 < self.newest_ns < now_ns - SETTLED_NS
+    facts: Facts | None
+    """None where they cannot be known."""
 
 
-def list_runs(study: StudyFolder) -> list[Listed]:
-    """List the runs of a study by name; links are not followed out of it."""
+def list_runs(study: StudyFolder, before: Mapping[str, Facts] | None = None) -> list[Listed]:
+    """List the runs of a study by name; links are not followed out of it.
+
+    Args:
+        study: the study.
+        before: what was found another time, by the run's name. Where it still holds, the same object comes back.
+    """
+    before = before or {}
     try:
         with os.scandir(study.path) as entries:
             folders = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return []
     root = os.fspath(study.path)
-    found = (_look(root, name) for name in folders if name != BATCHES and not name.startswith("."))
-    return [one for one in found if one is not None]
+    found = []
+    for name in folders:
+        known = before.get(name)
+        if known is not None and _still(f"{root}/{name}", known):
+            found.append(Listed(name, known))
+        elif name != BATCHES and not name.startswith(".") and (seen := _look(root, name)) is not None:
+            found.append(seen)
+    return found
+
+
+def _still(at: str, known: Facts) -> bool:
+    """Say whether these facts still hold; the folder's own time tells that no name came or went."""
+    numbers = []
+    try:
+        folder = os.stat(at)  # noqa: PTH116
+        if (folder.st_ino, folder.st_ctime_ns) != known.numbers[:2]:
+            return False
+        for name in known.names:
+            file = os.stat(f"{at}/{name}")  # noqa: PTH116
+            numbers += [file.st_ino, file.st_size, file.st_ctime_ns]
+    except OSError:
+        return False
+    return tuple(numbers) == known.numbers[2:]
 
 
 def _look(root: str, name: str) -> Listed | None:
-    facts: list[tuple[str, int, int, int, int]] = []
-    has_spec = False
+    facts: list[tuple[str, int, int, int]] = []
     try:
+        folder = os.stat(f"{root}/{name}")  # noqa: PTH116
         with os.scandir(f"{root}/{name}") as entries:
+            has_spec = False
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     f = entry.stat()
-                    facts.append((entry.name, f.st_size, f.st_mtime_ns, f.st_ctime_ns, f.st_ino))
+                    facts.append((entry.name, f.st_ino, f.st_size, f.st_ctime_ns))
                     if entry.name == _SPEC:
                         has_spec = stat.S_ISREG(f.st_mode)
     except OSError:  # something vanished, or may not be looked at: whoever reads it will say so
-        facts = []
-        has_spec = is_file(Path(root, name, _SPEC))
+        return Listed(name, None) if os.path.isfile(f"{root}/{name}/{_SPEC}") else None  # noqa: PTH113
     if not has_spec and not any(fact[0] in _RESULTS or _is_events(fact[0]) for fact in facts):
         return None
-    facts.sort()
-    stamp = hashlib.blake2b(ascii(facts).encode(), digest_size=16).hexdigest()
-    # The inode's own time: it moves with every change, and nobody can set it.
-    return Listed(name, has_spec, stamp, max([fact[3] for fact in facts], default=0))
+    numbers = [number for fact in facts for number in fact[1:]]
+    names = tuple([fact[0] for fact in facts])
+    return Listed(name, Facts(names, (folder.st_ino, folder.st_ctime_ns, *numbers)))
 
 
 def _is_events(name: str) -> bool:

@@ -275,6 +275,15 @@ def read_lines(path: Path | str, kind: type[R]) -> Reading:
     return Reading(records, rejected + 1)
 
 
+def read_undamaged(path: Path | str, kind: type[R]) -> list[R] | None:
+    """Read a JSON Lines file; None where it is missing, far too large, or any line of it is not of this kind."""
+    try:
+        content = read_file(path, MAX_BYTES + 1)
+        return None if len(content) > MAX_BYTES else _decoder(kind).decode_lines(content)
+    except (OSError, *_DAMAGE):
+        return None
+
+
 @functools.cache
 def _decoder(kind: type[R]) -> msgspec.json.Decoder[R]:
     return msgspec.json.Decoder(kind)

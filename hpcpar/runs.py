@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
@@ -28,6 +28,7 @@ from hpcpar.spec import RunSpec, Submission
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
 R = TypeVar("R")
+S = TypeVar("S", bound=Struct)
 _Signature = tuple[int, int, int]
 """Inode, size and time of change: files of a run folder grow, or are replaced by another."""
 BATCHES = "batches"
@@ -59,7 +60,7 @@ class RunFolder:
         self._read[name] = (signature, value)
         return value
 
-    def _names(self) -> list[str]:
+    def _names(self) -> Sequence[str]:
         try:
             return os.listdir(self._at)
         except OSError:
@@ -175,6 +176,10 @@ class RunFolder:
         """Read of the steps of an attempt what tables are made of, in less time."""
         return records.read_lines(f"{self._at}/steps.{attempt}.jsonl", StepTime)
 
+    def undamaged_steps(self, attempt: str, kind: type[S]) -> list[S] | None:
+        """Read the steps of an attempt as what `kind` asks for; None where any line is damaged, or is not that."""
+        return records.read_undamaged(f"{self._at}/steps.{attempt}.jsonl", kind)
+
     def last_steps(self, attempt: str) -> list[Step]:
         """Return some of the steps that were recorded last."""
         path = f"{self._at}/steps.{attempt}.jsonl"
@@ -188,16 +193,21 @@ class RunFolder:
 class Snapshot(RunFolder):
     """A run's folder, each file of which is read once: a run that is going on cannot change between two looks."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
         super().__init__(path)
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {} if names is None else {"": names}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the names of its files."""
+        return self._names()
 
     def _unchanged(self, name: str, read: Callable[[], R]) -> R:
         if name not in self._kept:
             self._kept[name] = read()
         return cast("R", self._kept[name])
 
-    def _names(self) -> list[str]:
+    def _names(self) -> Sequence[str]:
         return self._unchanged("", super()._names)
 
     def events(self, attempt: str) -> records.Reading:

@@ -237,14 +237,32 @@ class Resources(Struct, frozen=True, kw_only=True):
     """Nodes that are not wanted."""
 
 
+class Accounting(Struct, frozen=True, kw_only=True):
+    """What the scheduler's accounting says of a job that is over, its requeues included."""
+
+    state: str
+    """How it ended, in the scheduler's word; "" where the accounting does not know the job."""
+    elapsed_s: float = 0.0
+    """Seconds for which it held nodes, over all its starts."""
+    node_s: float = 0.0
+    """Nodes times seconds, over all its starts."""
+    nodes: int = 0
+    """Of its last start."""
+    peak_memory_bytes: int | None = None
+    """MaxRSS: the largest resident set of any task; None where none was sampled."""
+    energy_j: float | None = None
+    """ConsumedEnergyRaw; None where the site gathers none. On nodes that are shared, others' use is in it."""
+
+
 class Submission(Struct, frozen=True, kw_only=True):
     """What the control wing knows of a run's way through the scheduler; a line of submission.jsonl.
 
     kind "submitted": the scheduler took it. kind "ended": the scheduler says how it ended (kept, because it forgets).
+    kind "accounted": what its accounting says the job used, noted once it is final.
     """
 
     schema: int = SCHEMA
-    kind: Literal["submitted", "ended"] = "submitted"
+    kind: Literal["submitted", "ended", "accounted"] = "submitted"
     time: float
     """Seconds since the epoch."""
     batch: str
@@ -262,3 +280,4 @@ class Submission(Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Of what is submitted: why, where nobody asked for it by `submit`. Of what has ended: the scheduler's word."""
     exit_code: str = ""
+    accounting: Accounting | None = None

@@ -141,6 +141,8 @@ def read_file(path: Path | str, most: int = 2**62) -> bytes:
     descriptor, size = _open(path)
     try:
         parts = [os.read(descriptor, min(most, size + 1))]
+        if len(parts[0]) == size:  # a whole file, which is what nearly every one is, whatever grows behind it
+            return parts[0]
         left = most - len(parts[0])
         while parts[-1] and left > 0:
             parts.append(os.read(descriptor, min(left, 1 << 20)))

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcpar.analysis import against as comparing
-from hpcpar.analysis.crossover import crossovers
-from hpcpar.analysis.gather import gather, studies_at
-from hpcpar.analysis.laws import laws
-from hpcpar.analysis.lint import lint
-from hpcpar.analysis.metrics import margins
-from hpcpar.analysis.reduce import Row
+from hpcpar.analysis.judging import against as comparing
+from hpcpar.analysis.judging.lint import lint
+from hpcpar.analysis.judging.metrics import margins
+from hpcpar.analysis.judging.support import supports
 from hpcpar.analysis.results import Results
-from hpcpar.analysis.scaling import build
-from hpcpar.analysis.sizeup import sizeups
-from hpcpar.analysis.support import supports
+from hpcpar.analysis.rows.gather import gather, studies_at
+from hpcpar.analysis.rows.reduce import Row
+from hpcpar.analysis.scaling.crossover import crossovers
+from hpcpar.analysis.scaling.laws import laws
+from hpcpar.analysis.scaling.sizeup import sizeups
+from hpcpar.analysis.scaling.table import build
 from hpcpar.errors import InputError, Problem
 
 

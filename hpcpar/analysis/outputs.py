@@ -29,6 +29,9 @@ def files(results: Results, say: Callable[[str], None]) -> dict[str, bytes]:
         "verdicts.csv": csv(results.verdicts).encode(),
         "laws.csv": csv(results.laws).encode(),
         "sizeup.csv": csv(results.sizeup).encode(),
+        "factors.csv": csv(results.factors).encode(),
+        "pipelines.csv": csv(results.pipelines).encode(),
+        "cost.csv": csv(results.cost).encode(),
         "scaling.md": said.to_markdown().encode(),
         "scaling.tex": results.to_latex().encode(),
         "scaling.json": said.to_json().encode(),
@@ -57,7 +60,7 @@ def parquet(results: Results) -> dict[str, bytes]:
     except ModuleNotFoundError:
         return {}
     found = {}
-    for name in ("runs", "scaling", "verdicts", "laws", "sizeup"):
+    for name in ("runs", "scaling", "verdicts", "laws", "sizeup", "factors", "pipelines", "cost"):
         frame = getattr(results, name)
         empty = [column for column in frame.columns if frame[column].isna().all()]
         table = pa.Table.from_pandas(frame.astype(dict.fromkeys(empty, "float64")), preserve_index=False)

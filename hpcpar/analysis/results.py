@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from hpcpar.analysis import law_tables, outputs, sheet, tables, verdict_tables
-from hpcpar.analysis.chart import bars
-from hpcpar.analysis.comparisons import ComparisonSet
-from hpcpar.analysis.crossover import Crossover
-from hpcpar.analysis.foreseen import Foreseen, foreseen
-from hpcpar.analysis.laws import Law
-from hpcpar.analysis.lint import Finding
-from hpcpar.analysis.pages import Page, pages
-from hpcpar.analysis.reduce import Row
+from hpcpar.analysis import outputs
+from hpcpar.analysis.judging.comparisons import ComparisonSet
+from hpcpar.analysis.judging.lint import Finding
+from hpcpar.analysis.judging.support import Support
+from hpcpar.analysis.judging.verdicts import Word
 from hpcpar.analysis.report.latex import latex
-from hpcpar.analysis.scaling import Table
-from hpcpar.analysis.sizeup import SizeUp
-from hpcpar.analysis.support import Support
-from hpcpar.analysis.verdicts import Word
+from hpcpar.analysis.rows.reduce import Row
+from hpcpar.analysis.scaling.cost import Cost, cost_names, cost_records, costs
+from hpcpar.analysis.scaling.crossover import Crossover
+from hpcpar.analysis.scaling.factors import Factors, factors
+from hpcpar.analysis.scaling.foreseen import Foreseen, foreseen
+from hpcpar.analysis.scaling.laws import Law
+from hpcpar.analysis.scaling.pipelines import Bubble, pipelines
+from hpcpar.analysis.scaling.sizeup import SizeUp
+from hpcpar.analysis.scaling.table import Table
+from hpcpar.analysis.text import law_tables, sheet, tables, verdict_tables
+from hpcpar.analysis.text.chart import bars
+from hpcpar.analysis.text.pages import Page, pages
 from hpcpar.storage import make_folder, write_file
 
 if TYPE_CHECKING:
@@ -35,7 +39,8 @@ SCHEMA = 2
 class Results(Struct, frozen=True, kw_only=True):
     """Everything that was collected. The same runs give the same bytes, in whatever order they were found.
 
-    As DataFrames: `runs`, `scaling`, `verdicts`, `laws`, `sizeup`, `findings`.
+    As DataFrames: `runs`, `scaling`, `verdicts`, `laws`, `sizeup`, `factors`, `pipelines`,
+    `cost`, `findings`.
     """
 
     rows: tuple[Row, ...]
@@ -62,6 +67,21 @@ class Results(Struct, frozen=True, kw_only=True):
     def foreseen(self) -> tuple[Foreseen, ...]:
         """What the plan expected, beside what was measured; empty where no run has a prediction."""
         return foreseen(self.rows)
+
+    @property
+    def costed(self) -> tuple[Cost, ...]:
+        """What the runs cost: measured, and billed where accounting is known."""
+        return costs(self.rows)
+
+    @property
+    def factored(self) -> tuple[Factors, ...]:
+        """What each efficiency is made of."""
+        return factors(self.tables)
+
+    @property
+    def pipelined(self) -> tuple[Bubble, ...]:
+        """How long the ranks of pipelines are idle, by formula."""
+        return pipelines(self.tables)
 
     @property
     def complete(self) -> bool:
@@ -93,7 +113,7 @@ class Results(Struct, frozen=True, kw_only=True):
     @property
     def runs(self) -> pd.DataFrame:
         """One row a run, tidy."""
-        from hpcpar.analysis.frame import frame
+        from hpcpar.analysis.rows.frame import frame
 
         return frame(self.rows)
 
@@ -116,6 +136,21 @@ class Results(Struct, frozen=True, kw_only=True):
     def sizeup(self) -> pd.DataFrame:
         """One row a strategy, machine size and global batch."""
         return _frame(law_tables.sizeup_records(self.sized_up), law_tables.sizeup_names())
+
+    @property
+    def cost(self) -> pd.DataFrame:
+        """One row a strategy and size: node-hours measured and billed, energy, memory by accounting."""
+        return _frame(cost_records(self.costed), cost_names())
+
+    @property
+    def factors(self) -> pd.DataFrame:
+        """One row a series and size that has an efficiency: what it is made of."""
+        return _frame([msgspec.structs.asdict(one) for one in self.factored], list(Factors.__struct_fields__))
+
+    @property
+    def pipelines(self) -> pd.DataFrame:
+        """One row a series and size with a pipeline: its bubble by formula."""
+        return _frame([msgspec.structs.asdict(one) for one in self.pipelined], list(Bubble.__struct_fields__))
 
     @property
     def findings(self) -> pd.DataFrame:
@@ -143,6 +178,9 @@ class Results(Struct, frozen=True, kw_only=True):
             "crossovers": [{**msgspec.to_builtins(one), "sentence": one.sentence} for one in self.crossovers],
             "sizeup": law_tables.sizeup_records(self.sized_up),
             "foreseen": [{**msgspec.to_builtins(one), "error": one.error} for one in self.foreseen],
+            "factors": [msgspec.to_builtins(one) for one in self.factored],
+            "pipelines": [msgspec.to_builtins(one) for one in self.pipelined],
+            "cost": cost_records(self.costed),
             "findings": [msgspec.to_builtins(one) for one in self.lint],
             "support": msgspec.to_builtins(self.supports),
             "problems": [msgspec.to_builtins(row) for row in self.problems],

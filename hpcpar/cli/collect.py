@@ -89,9 +89,11 @@ def command(
     """
     studies = choose_studies(paths, latest=True)
     if not offline:
+        from hpcpar.control.accounting import note_accounting
         from hpcpar.control.reconcile import reconcile
 
-        for text in reconcile(studies).trouble:
+        known = reconcile(studies)
+        for text in [*known.trouble, *note_accounting(studies, known.live)]:
             warn(text)
     from hpcpar.analysis.collect import collect
 

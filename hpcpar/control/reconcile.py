@@ -31,7 +31,7 @@ _ENDING = frozenset({"COMPLETING", "STAGE_OUT"})
 _WAITING = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
-_UNFINISHED = frozenset({"", "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING"})
+UNFINISHED = frozenset({"", "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING"})
 
 
 class Knowledge(NamedTuple):
@@ -83,7 +83,8 @@ def _open(run: RunFolder) -> _Open | None:
     submissions = run.submissions()
     submitted = next((line for line in reversed(submissions) if line.kind == "submitted"), None)
     if run.has_record():
-        record = run.record() if len(submissions) > 1 else None  # only a second submission can outdate a result
+        again = sum(line.kind == "submitted" for line in submissions) > 1
+        record = run.record() if again else None  # only a second submission can outdate a result
         if record is None or not is_outdated(record, submitted):
             return None
     if submitted is None or any(s.kind == "ended" and s.job_id == submitted.job_id for s in submissions):
@@ -258,7 +259,7 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
     by_task = {(found.job, task): found for found in rows for task in (found.tasks or {None})}
     for one in left:
         word = by_task.get((one.job, one.task))
-        if word is not None and word.state not in _UNFINISHED:
+        if word is not None and word.state not in UNFINISHED:
             _settle(one, word.state, word.exit_code, word.reason, trouble)
         elif not accounting or _last_sign(one) + ACCOUNTING_LAG_S < time.time():
             if word is None:

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from hpcpar.errors import NoSchedulerError, SchedulerError, UnansweredError
-from hpcpar.units import parse_duration
+from hpcpar.units import parse_duration, parse_memory
 
 TIMEOUT_S = 30.0
 """A controller that is down makes a client hang about 9 s before it says so; a slow one gets three times that."""
@@ -30,6 +30,8 @@ _MAX_INDEX = 4_000_000
 """slurm.conf(5): MaxArraySize is at most 4000001."""
 _SQUEUE_FIELDS = "%F|%K|%T|%M|%S|%R|%j|%N"
 _SACCT_FIELDS = "JobID,State,ExitCode,ElapsedRaw,NodeList,JobName,Reason"
+_USAGE_FIELDS = "JobID,State,ElapsedRaw,AllocNodes,MaxRSS,ConsumedEnergyRaw"
+_PLAIN_ID = re.compile(r"\d{1,18}(_\d{1,9})?", re.ASCII)
 
 
 class QueueRow(NamedTuple):
@@ -57,6 +59,19 @@ class AccountingRow(NamedTuple):
     nodes: str
     name: str
     reason: str
+
+
+class UsageRow(NamedTuple):
+    """A line of sacct for one start of a job, or for one of its steps."""
+
+    job_id: str
+    """JOBID or JOBID_TASK."""
+    is_step: bool
+    state: str
+    elapsed_s: float
+    nodes: int
+    max_rss_bytes: int
+    energy_j: float
 
 
 def have(command: str) -> bool:
@@ -120,6 +135,19 @@ def sacct(job_ids: Sequence[str]) -> list[AccountingRow]:
     rows: list[AccountingRow] = []
     for chunk in _chunks(sorted(set(job_ids)), IDS_A_CALL):
         rows += parse_sacct(_call([*_SACCT, f"--jobs={','.join(chunk)}"]))
+    return rows
+
+
+def sacct_usage(job_ids: Sequence[str]) -> list[UsageRow]:
+    """Ask the accounting what these jobs used: every start and step of them; one call for each 200.
+
+    Raises:
+        NoSchedulerError, SchedulerError: also when accounting is off.
+    """
+    rows: list[UsageRow] = []
+    command = ["sacct", "--noheader", "--parsable2", "--duplicates", f"--format={_USAGE_FIELDS}"]
+    for chunk in _chunks(sorted(set(job_ids)), IDS_A_CALL):
+        rows += parse_usage(_call([*command, f"--jobs={','.join(chunk)}"]))
     return rows
 
 
@@ -203,6 +231,30 @@ def parse_sacct(text: str) -> list[AccountingRow]:
                 )
             )
     return rows
+
+
+def parse_usage(text: str) -> list[UsageRow]:
+    """Parse the answer of `sacct_usage`; lines that make no sense are left out, as are tasks that never began."""
+    rows = []
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split("|")]
+        if len(parts) < 6:
+            continue
+        job_id, _, step = parts[0].partition(".")
+        if _PLAIN_ID.fullmatch(job_id):
+            words = parts[1].split()  # "CANCELLED by 1000"
+            state = words[0] if words else ""
+            elapsed, nodes, energy = (int(word) if _NUMBER.fullmatch(word) else 0 for word in (*parts[2:4], parts[5]))
+            rows.append(UsageRow(job_id, bool(step), state, float(elapsed), nodes, _size(parts[4]), float(energy)))
+    return rows
+
+
+def _size(text: str) -> int:
+    """Parse sacct's MaxRSS ("1912K", "1.25G", "0", ""): bytes, 0 where there is none."""
+    try:
+        return int(text) if _NUMBER.fullmatch(text) else parse_memory(text)
+    except ValueError:
+        return 0
 
 
 def parse_tasks(text: str) -> frozenset[int] | None:

@@ -133,7 +133,7 @@ def _row(study: StudyFolder, folder: RunFolder, live: Live | None) -> StatusRow 
         elapsed_s=_elapsed_s(found, live),
         left_s=_left_s(last, identity.steps - step) if found.state == "running" and spec.declares_steps else None,
         starts=live.starts if live is not None and found.state == "queued" else None,
-        job_id=next((line.job_id for line in reversed(submissions)), ""),
+        job_id=next((line.job_id for line in reversed(submissions) if line.kind == "submitted"), ""),
         attempts=found.num_attempts,
         folder=str(folder.path),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import bubbles
 import pytest
 
+from hpcpar.analysis.scaling import timeline
 from hpcpar.schedules import SCHEDULES, ScheduleName
 
 SIZES = [(2, 8), (4, 4), (4, 8), (8, 32)]
@@ -29,6 +30,15 @@ def test_the_order_of_torch_has_the_bubble_of_the_formula(name: ScheduleName, p:
         assert found == pytest.approx(said)
     elif SCHEDULES[name].splits_backward:
         assert found < (p - 1) / (v * m + p - 1), "filled with the gradients of weights"
+
+
+@pytest.mark.parametrize(("name", "p", "m"), ALLOWED)
+def test_what_the_report_draws_is_the_order_of_torch(name: ScheduleName, p: int, m: int) -> None:
+    v = SCHEDULES[name].stages_per_rank
+    drawn = timeline.order(name, p, m, v)
+    assert (drawn is None) == SCHEDULES[name].splits_backward
+    if drawn is not None:
+        assert {rank: [tuple(step) for step in steps] for rank, steps in drawn.items()} == bubbles.order(name, p, m, v)
 
 
 def test_one_stage_of_zero_bubble_is_zb_h1() -> None:

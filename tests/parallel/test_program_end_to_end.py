@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from worker_runs import ATTEMPT, finish, logs, make_run, start
 
-from hpcpar.analysis.reduce import reduce_run
+from hpcpar.analysis.rows.reduce import reduce_run
 from hpcpar.outcome import decide
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder

@@ -11,7 +11,7 @@ import dying_worker
 import pytest
 from worker_runs import ATTEMPT, make_run
 
-from hpcpar.analysis.reduce import reduce_run
+from hpcpar.analysis.rows.reduce import reduce_run
 from hpcpar.outcome import decide
 from hpcpar.records import Cause, Event, append
 from hpcpar.runs import RunFolder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from worker_runs import ATTEMPT, finish, logs, make_run, start, worker_command
 
-from hpcpar.analysis.reduce import reduce_run
+from hpcpar.analysis.rows.reduce import reduce_run
 from hpcpar.outcome import UNWRITABLE_CODE, decide
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder

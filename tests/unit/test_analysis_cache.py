@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records_oracle import Oracle, Truth, change_record
 
-from hpcpar.analysis import cache, reducers
-from hpcpar.analysis.gather import gather
+from hpcpar.analysis.rows import cache, reducers
+from hpcpar.analysis.rows.gather import gather
 from hpcpar.inventory import SETTLED_NS, list_runs
 from hpcpar.runs import StudyFolder
 
@@ -190,6 +190,45 @@ def damaged(tmp_path, later):
     ORACLE.write(tmp_path)
     truth = gather([tmp_path])
     return tmp_path, truth, (tmp_path / "oracle" / ".rows").read_bytes()
+
+
+@pytest.fixture
+def few_changed(tmp_path, later, monkeypatch):
+    """A study whose .rows is older than one of its runs, which lies in .rows-changed."""
+    monkeypatch.setattr(cache, "FEW", 0.2)
+    runs = ORACLE.write(tmp_path)
+    gather([tmp_path])
+    written = (tmp_path / "oracle" / ".rows").read_bytes()
+    change_record(runs[3], oversubscribed=True)
+    truth = gather([tmp_path])
+    assert (tmp_path / "oracle" / ".rows").read_bytes() == written
+    return tmp_path / "oracle", runs, truth
+
+
+def test_what_few_changes_cost_is_kept_apart(few_changed, reads):
+    study, runs, truth = few_changed
+
+    assert gather([study]) == truth
+    assert reads == []
+    for number in (4, 5):  # three of twelve are no longer few
+        change_record(runs[number], oversubscribed=True)
+    before = (study / ".rows").read_bytes()
+    changed = gather([study])
+    assert reads == [runs[4].path.name, runs[5].path.name]
+    assert (study / ".rows").read_bytes() != before
+    del reads[:]
+    assert gather([study]) == changed  # .rows-changed still lies there, and belongs to the .rows before
+    assert reads == []
+
+
+@pytest.mark.parametrize("harm", [lambda content: content[:-1], lambda content: bytes(len(content)), lambda _: b""])
+def test_damage_to_what_changed_costs_only_that(few_changed, reads, harm):
+    study, runs, truth = few_changed
+    path = study / ".rows-changed"
+    path.write_bytes(harm(path.read_bytes()))
+
+    assert gather([study]) == truth
+    assert reads == [runs[3].path.name]
 
 
 @pytest.mark.parametrize("what", ["folder", "pipe", "dangling link", "whole digest of nonsense"])

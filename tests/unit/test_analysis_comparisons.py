@@ -11,13 +11,13 @@ from records_oracle import Oracle, Truth, change_record
 from scipy import stats
 
 import hpcpar
-from hpcpar.analysis import law_tables, verdict_tables
 from hpcpar.analysis.collect import collect
-from hpcpar.analysis.comparisons import change_percent
-from hpcpar.analysis.intervals import Estimate
-from hpcpar.analysis.metrics import METRICS, margins
-from hpcpar.analysis.series import TableKey
-from hpcpar.analysis.verdicts import Word
+from hpcpar.analysis.judging.comparisons import change_percent
+from hpcpar.analysis.judging.intervals import Estimate
+from hpcpar.analysis.judging.metrics import METRICS, margins
+from hpcpar.analysis.judging.verdicts import Word
+from hpcpar.analysis.scaling.series import TableKey
+from hpcpar.analysis.text import law_tables, verdict_tables
 from hpcpar.errors import InputError
 from hpcpar.records import Cause
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from records_oracle import Oracle, Truth, change_record, ideal
 
-from hpcpar.analysis.gather import gather
-from hpcpar.analysis.reduce import MISSING, UNREADABLE
+from hpcpar.analysis.rows.gather import gather
+from hpcpar.analysis.rows.reduce import MISSING, UNREADABLE
 from hpcpar.errors import InputError
 from hpcpar.runs import StudyFolder
 

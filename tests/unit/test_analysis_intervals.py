@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hpcpar.analysis import intervals
+from hpcpar.analysis.judging import intervals
 
 TIMES = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=8)
 ROUNDED = 1e-11

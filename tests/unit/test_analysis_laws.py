@@ -8,12 +8,12 @@ import pytest
 from records_oracle import Oracle, Truth
 from scipy.optimize import curve_fit, nnls
 
-from hpcpar.analysis import laws as module
-from hpcpar.analysis.fitting import Points, fit, solve
-from hpcpar.analysis.gather import gather
-from hpcpar.analysis.intervals import Estimate
-from hpcpar.analysis.laws import AMDAHL, TARGET, USL, laws, why_not
-from hpcpar.analysis.scaling import build, karp_flatt
+from hpcpar.analysis.judging.intervals import Estimate
+from hpcpar.analysis.rows.gather import gather
+from hpcpar.analysis.scaling import laws as module
+from hpcpar.analysis.scaling.fitting import Points, fit, solve
+from hpcpar.analysis.scaling.laws import AMDAHL, TARGET, USL, laws, why_not
+from hpcpar.analysis.scaling.table import build, karp_flatt
 
 SIZES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -115,7 +115,7 @@ def test_the_solver_is_non_negative_least_squares():
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(form, truth, repeats, monkeypatch):
-    monkeypatch.setattr("hpcpar.analysis.fitting.RESAMPLES", 500)
+    monkeypatch.setattr("hpcpar.analysis.scaling.fitting.RESAMPLES", 500)
     rng, trials = np.random.default_rng(1), 200
     hits = dict.fromkeys(form.parameters, 0)
     for _ in range(trials):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from records_oracle import Oracle, Truth, change_record
 
-from hpcpar.analysis.diagnosed import columns, noise_of
-from hpcpar.analysis.gather import gather
-from hpcpar.analysis.learning import with_reference
-from hpcpar.analysis.reduce import reduce_run
+from hpcpar.analysis.rows.diagnosed import columns, noise_of
+from hpcpar.analysis.rows.gather import gather
+from hpcpar.analysis.rows.learning import with_reference
+from hpcpar.analysis.rows.reduce import reduce_run
 from hpcpar.records import Diagnosis
 
 ORACLE = Oracle(truths={"ddp": Truth(0.01, 0.002)})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from records_oracle import Oracle, Truth, change_record, loss_at, peak_bytes
 
 from hpcpar import records
-from hpcpar.analysis.reduce import UNREADABLE, Row, reduce_run
+from hpcpar.analysis.rows.reduce import UNREADABLE, Row, reduce_run
 from hpcpar.records import Cause, Event
 from hpcpar.spec import SCHEMA, Submission
 

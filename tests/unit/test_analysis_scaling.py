@@ -9,9 +9,9 @@ import pytest
 from records_oracle import Oracle, Truth, change_record, ideal
 from scipy import stats
 
-from hpcpar.analysis.gather import gather
-from hpcpar.analysis.headlines import headlines
-from hpcpar.analysis.scaling import build
+from hpcpar.analysis.rows.gather import gather
+from hpcpar.analysis.scaling.table import build
+from hpcpar.analysis.text.headlines import headlines
 from hpcpar.errors import InputError
 from hpcpar.records import Cause
 

@@ -1,10 +1,13 @@
 """The warm-up rule, on step times of which it is known when they settle."""
 
+import statistics
+
 import numpy as np
 import pytest
 from test_analysis_window import step, window
 
-from hpcpar.analysis.steady import MOST, settled
+from hpcpar.analysis.rows import steady
+from hpcpar.analysis.rows.steady import MOST, settled
 
 
 def times(warm, factor, noise=0.01, count=150, seed=0):
@@ -71,3 +74,14 @@ def test_after_a_restart_as_much_is_cut_again():
     got = window(steps, until_steady=True, planned=150, reached=150, begins=(1, 101))
 
     assert (got.warmup_cut, got.steps_used) == (10, 130)
+
+
+def test_spreads_are_those_of_the_standard_library():
+    series = times(20, 2.0, 0.3)
+    low, middle, high = zip(
+        *(statistics.quantiles(series[i : i + 10], n=4) for i in range(len(series) - 9)), strict=True
+    )
+
+    found = steady._rolling_spreads(series)
+
+    assert found == pytest.approx([(h - lo) / m for lo, m, h in zip(low, middle, high, strict=True)], rel=1e-12)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hpcpar.analysis.intervals import Estimate
-from hpcpar.analysis.reduce import Row
-from hpcpar.analysis.support import supports, verdict
+from hpcpar.analysis.judging.intervals import Estimate
+from hpcpar.analysis.judging.support import supports, verdict
+from hpcpar.analysis.rows.reduce import Row
 
 
 @pytest.mark.parametrize(

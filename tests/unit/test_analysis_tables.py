@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records_oracle import Oracle, Truth, change_record, ideal
 
-from hpcpar.analysis import numbers, tables
 from hpcpar.analysis.collect import collect
-from hpcpar.analysis.frame import columns
-from hpcpar.analysis.intervals import Estimate
-from hpcpar.analysis.models import HEADS
+from hpcpar.analysis.judging.intervals import Estimate
+from hpcpar.analysis.rows.frame import columns
+from hpcpar.analysis.text import numbers, tables
+from hpcpar.analysis.text.models import HEADS
 from hpcpar.records import Cause
 
 METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from records_oracle import Oracle, Truth, change_record
 
-from hpcpar.analysis.reduce import reduce_run
-from hpcpar.analysis.usage import pipeline_bubble
+from hpcpar.analysis.rows.reduce import reduce_run
+from hpcpar.analysis.rows.usage import pipeline_bubble
 from hpcpar.mesh import Mesh
 
 ORACLE = Oracle(truths={"ddp": Truth(0.01, 0.002)})

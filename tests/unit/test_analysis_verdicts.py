@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
-from hpcpar.analysis.verdicts import (
+from hpcpar.analysis.judging.verdicts import (
     ALPHA,
     MOST_REPEATS,
     Effect,

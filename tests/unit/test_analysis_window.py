@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcpar.analysis.window import LONGEST_S, SHORTEST_S, measure
+from hpcpar.analysis.rows.window import LONGEST_S, SHORTEST_S, measure
 from hpcpar.records import Step
 
 

@@ -19,7 +19,7 @@ from hpcpar.analysis.report import extrap, latex
 from hpcpar.analysis.report.proposal import PROGRAMMES, write
 from hpcpar.analysis.report.proposal_parts import YOURS, Request
 from hpcpar.analysis.report.vector import inline
-from hpcpar.analysis.summary import summary
+from hpcpar.analysis.text.summary import summary
 from hpcpar.records import Cause
 
 HOSTILE = (

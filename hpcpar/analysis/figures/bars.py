@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis.captions import title
-from hpcpar.analysis.figures.style import COLOURS, FAINT, HATCHES, INK, WIDTH_IN, bare, heading, legend
-from hpcpar.analysis.numbers import plural
-from hpcpar.analysis.reduce import Row
-from hpcpar.analysis.scaling import Table
-from hpcpar.analysis.series import split
+from hpcpar.analysis.figures.style import COLOURS, FAINT, HATCHES, INK, WIDTH_IN, bare, heading, legend, within
+from hpcpar.analysis.rows.reduce import Row
+from hpcpar.analysis.rows.usage import HELD
+from hpcpar.analysis.scaling.series import split
+from hpcpar.analysis.scaling.table import Table
+from hpcpar.analysis.text.captions import title
+from hpcpar.analysis.text.numbers import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 MOST_BARS = 40
 _ORDER = ("start", "build", "restore", "train", "checkpoint", "evaluate", "finish")
 _ROW_IN = 0.19
+_LONGEST = 40
+"""Letters of a label."""
 _HEAD_IN = 0.67
 _GIB = 2**30
 
@@ -29,7 +32,7 @@ class _Bar(NamedTuple):
 
 def _bars(table: Table, parts: Callable[[Sequence[Row]], dict[str, float]]) -> list[_Bar]:
     found = [
-        _Bar(f"{series.label}, {plural(nodes, 'node')}", parts(series.usable(nodes)))
+        _Bar(within(f"{series.label}, {plural(nodes, 'node')}", _LONGEST), parts(series.usable(nodes)))
         for series in split(table.rows)
         for nodes in sorted(series.rows)
         if series.usable(nodes)
@@ -45,12 +48,19 @@ def _phases(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _memory(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the largest peak of any rank: of its device where it has one, else of its process."""
-    devices = [row.peak_device_bytes for row in rows if row.peak_device_bytes]
-    if devices:
-        return {"device memory": max(devices) / _GIB}
-    hosts = [row.peak_memory_bytes for row in rows if row.peak_memory_bytes]
-    return {"resident memory": max(hosts) / _GIB} if hosts else {}
+    """Return what the rank with the largest peak held (of its device, else of its process), and the rest of it."""
+    devices = [row for row in rows if row.peak_device_bytes]
+    found = devices or [row for row in rows if row.peak_memory_bytes]
+    if not found:
+        return {}
+    most = max(found, key=lambda row: (row.peak_device_bytes if devices else row.peak_memory_bytes) or 0)
+    peak = (most.peak_device_bytes if devices else most.peak_memory_bytes) or 0
+    held = {what: getattr(most, f"memory_{what}_bytes") or 0 for what in HELD}
+    if not any(held.values()) or sum(held.values()) > peak:  # nobody counted, or no single rank held all of it
+        return {"device memory" if devices else "resident memory": peak / _GIB}
+    rest = "the rest of the device" if devices else "the rest of the process"
+    parts = {**held, rest: peak - sum(held.values())}
+    return {name: size / _GIB for name, size in parts.items() if size}
 
 
 def why_no_phases(table: Table) -> str:
@@ -76,8 +86,8 @@ def compose_phases(figure: Figure, table: Table) -> None:
 
 
 def compose_memory(figure: Figure, table: Table) -> None:
-    """Draw the peak memory of a rank."""
-    said = "The most that any rank of any run held: of its device where it has one, else of its process."
+    """Draw the peak memory of a rank, and what of it is known by name."""
+    said = "Peak of the rank that held most, of its device, else of its process; parts as of after the last step."
     _compose(figure, _bars(table, _memory), f"Memory: {title(table)}", said, "peak of a rank (GiB)")
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis.captions import title
-from hpcpar.analysis.figures import bars, curves, grid, scaling, throughput
+from hpcpar.analysis.figures import bars, curves, grid, pipeline, scaling, throughput
 from hpcpar.analysis.figures.style import KINDS, render
-from hpcpar.analysis.scaling import Table
+from hpcpar.analysis.scaling.table import Table
+from hpcpar.analysis.text.captions import title
 from hpcpar.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -76,8 +76,12 @@ def _of_table(table: Table, results: Results) -> Iterator[Plan]:
         bars.why_no_phases(table), partial(bars.compose_phases, table=table),
     )  # fmt: skip
     yield Plan(
-        "memory", f"Memory: {name}", "The most that any rank of any run held.",
+        "memory", f"Memory: {name}", "The peak of the rank that held most, and what of it is known by name.",
         bars.why_no_memory(table), partial(bars.compose_memory, table=table),
+    )  # fmt: skip
+    yield Plan(
+        "pipeline", f"Pipelines: {name}", "When each rank works on which micro-batch, by the schedule; not measured.",
+        pipeline.why_not(table), partial(pipeline.compose, table=table),
     )  # fmt: skip
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hpcpar.analysis.comparisons import Comparison, ComparisonSet
-from hpcpar.analysis.figures.style import INK, QUIET, WIDTH_IN, heading
-from hpcpar.analysis.metrics import METRICS
-from hpcpar.analysis.numbers import estimate
-from hpcpar.analysis.verdict_tables import verdict_words
-from hpcpar.analysis.verdicts import Word
+from hpcpar.analysis.figures.style import INK, QUIET, WIDTH_IN, heading, within
+from hpcpar.analysis.judging.comparisons import Comparison, ComparisonSet
+from hpcpar.analysis.judging.metrics import METRICS
+from hpcpar.analysis.judging.verdicts import Word
+from hpcpar.analysis.text.numbers import estimate
+from hpcpar.analysis.text.verdict_tables import verdict_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,8 @@ SIGNS = {
 # Blue and orange: the pair that red-green blindness leaves apart, and that differs in grey.
 _FACES = {Word.IMPROVES: "#9ecae1", Word.DETERIORATES: "#fdae6b", Word.NO_CHANGE: "#e6e6e6"}
 _HEAD_IN, _ROW_IN, _FOOT_IN = 1.05, 0.34, 0.35
+_LONGEST = 32
+"""Letters of a label."""
 _METRICS = {metric.name: metric for metric in METRICS}
 
 
@@ -45,7 +47,8 @@ def compose(figure: Figure, one: ComparisonSet) -> None:
     height = _HEAD_IN + _ROW_IN * len(arms) + _FOOT_IN
     figure.set_size_inches(WIDTH_IN, height)
     heading(figure, one.title, f"Against {one.baseline} on the same nodes; ratio with its 95 % interval over runs")
-    widest = min(0.34, 0.03 + 0.0095 * max(len(f"{strategy}, {nodes}") for strategy, nodes in arms))
+    labels = [within(f"{strategy}, {nodes}", _LONGEST) for strategy, nodes in arms]
+    widest = min(0.34, 0.03 + 0.0095 * max(map(len, labels)))
     axes = figure.add_axes((widest, _FOOT_IN / height, 0.98 - widest, _ROW_IN * len(arms) / height))
     for cell in one.comparisons:
         place = [metric.name for metric in metrics].index(cell.metric), arms.index((cell.strategy, cell.nodes))
@@ -53,7 +56,7 @@ def compose(figure: Figure, one: ComparisonSet) -> None:
     axes.set_xlim(0, len(metrics))
     axes.set_ylim(len(arms), 0)
     axes.set_xticks([i + 0.5 for i in range(len(metrics))], [_wrapped(metric.words) for metric in metrics], fontsize=7)
-    axes.set_yticks([i + 0.5 for i in range(len(arms))], [f"{strategy}, {nodes}" for strategy, nodes in arms])
+    axes.set_yticks([i + 0.5 for i in range(len(arms))], labels)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
     legend = "   ".join(f"{SIGNS[word]} {word}" for word in (Word.IMPROVES, Word.NO_CHANGE, Word.DETERIORATES))

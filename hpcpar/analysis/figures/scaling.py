@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpcpar.analysis.captions import baseline_lines, fixed_quantity, title, warmup_words
 from hpcpar.analysis.figures.style import (
     COLOURS,
     DASHES,
@@ -20,9 +19,10 @@ from hpcpar.analysis.figures.style import (
     render,
     text_line,
 )
-from hpcpar.analysis.flags import DECLARED
-from hpcpar.analysis.numbers import number, plural
-from hpcpar.analysis.scaling import Cell, Table
+from hpcpar.analysis.scaling.flags import DECLARED
+from hpcpar.analysis.scaling.table import Cell, Table
+from hpcpar.analysis.text.captions import baseline_lines, fixed_quantity, title, warmup_words
+from hpcpar.analysis.text.numbers import number, plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

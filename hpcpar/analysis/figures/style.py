@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpcpar.analysis.sheet import one_line
+from hpcpar.analysis.text.sheet import one_line
 from hpcpar.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -92,6 +92,13 @@ def text_line(figure: Figure, y: float, words: str, size: float, **style: Any) -
     width_in = 1.06 * TextPath((0, 0), words, size=size, prop=font).get_extents().width / 72
     fitted = size * min(1.0, (WIDTH_IN - 2 * MARGIN_IN) / width_in) if width_in else size
     figure.text(MARGIN_IN / WIDTH_IN, y, words, fontsize=fitted, **style)
+
+
+def within(label: str, most: int) -> str:
+    """Cut the middle out of a label that is too long: both of its ends tell rows apart."""
+    label = one_line(label)
+    half = (most - 5) // 2
+    return label if len(label) <= most else f"{label[: most - 5 - half]} ... {label[-half:]}"
 
 
 def heading(figure: Figure, title: str, subtitle: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpcpar.analysis.captions import title
 from hpcpar.analysis.figures.scaling import draw_series, looks_of, subtitle
 from hpcpar.analysis.figures.style import QUIET, WIDTH_IN, heading, legend, nodes_axis, plain_decades
-from hpcpar.analysis.scaling import Table
+from hpcpar.analysis.scaling.table import Table
+from hpcpar.analysis.text.captions import title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hpcpar.analysis.scaling import Table
-from hpcpar.analysis.series import Series, split
+from hpcpar.analysis.scaling.series import Series, split
+from hpcpar.analysis.scaling.table import Table
 
 LEAST_SIZES = 5
 """Sizes that Extra-P asks for; with fewer it warns."""

@@ -10,12 +10,12 @@ import base64
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpcpar.analysis.figures.gallery import Drawn
-from hpcpar.analysis.numbers import NOTHING, memory, number, plural
-from hpcpar.analysis.pages import Page, pages
 from hpcpar.analysis.report.methods import methods, provenance
 from hpcpar.analysis.report.vector import inline
-from hpcpar.analysis.sheet import Sheet, one_line
-from hpcpar.analysis.summary import summary
+from hpcpar.analysis.text.numbers import NOTHING, memory, number, plural
+from hpcpar.analysis.text.pages import Page, pages
+from hpcpar.analysis.text.sheet import Sheet, one_line
+from hpcpar.analysis.text.summary import summary
 from hpcpar.assets import find
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpcpar.analysis.captions import brief_facts, title
-from hpcpar.analysis.sheet import Sheet, one_line
-from hpcpar.analysis.tables import sheet
-from hpcpar.analysis.verdict_tables import facts as verdict_facts
-from hpcpar.analysis.verdict_tables import verdict_sheet
+from hpcpar.analysis.text.captions import brief_facts, title
+from hpcpar.analysis.text.sheet import Sheet, one_line
+from hpcpar.analysis.text.tables import sheet
+from hpcpar.analysis.text.verdict_tables import facts as verdict_facts
+from hpcpar.analysis.text.verdict_tables import verdict_sheet
 
 if TYPE_CHECKING:
     from hpcpar.analysis.results import Results

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import hpcpar
-from hpcpar.analysis.intervals import LEVEL
-from hpcpar.analysis.metrics import METRICS
-from hpcpar.analysis.numbers import number, plural
-from hpcpar.analysis.verdicts import ALPHA
+from hpcpar.analysis.judging.intervals import LEVEL
+from hpcpar.analysis.judging.metrics import METRICS
+from hpcpar.analysis.judging.verdicts import ALPHA
+from hpcpar.analysis.text.numbers import number, plural
 
 if TYPE_CHECKING:
     from hpcpar.analysis.results import Results

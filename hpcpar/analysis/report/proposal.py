@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hpcpar.analysis.report import proposal_parts as parts
 from hpcpar.analysis.report.proposal_parts import Builder, Request
 from hpcpar.analysis.results import Results
-from hpcpar.analysis.sheet import one_line
+from hpcpar.analysis.text.sheet import one_line
 
 
 class _Heading(NamedTuple):

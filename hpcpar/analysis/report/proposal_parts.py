@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from hpcpar.analysis.captions import fixed_quantity, title, unit
-from hpcpar.analysis.headlines import headlines
-from hpcpar.analysis.lint import LEAST_REPEATS, LEAST_SIZES
-from hpcpar.analysis.numbers import NOTHING, estimate, memory, plural
+from hpcpar.analysis.judging.lint import LEAST_REPEATS, LEAST_SIZES
 from hpcpar.analysis.report.methods import methods, provenance
 from hpcpar.analysis.results import Results
-from hpcpar.analysis.scaling import Cell, Table
-from hpcpar.analysis.sheet import Sheet, markdown, one_line
+from hpcpar.analysis.scaling.table import Cell, Table
+from hpcpar.analysis.text.captions import fixed_quantity, title, unit
+from hpcpar.analysis.text.headlines import headlines
+from hpcpar.analysis.text.numbers import NOTHING, estimate, memory, plural
+from hpcpar.analysis.text.sheet import Sheet, markdown, one_line
 
 YOURS = "(yours to fill)"
 """A cell that no measurement can fill."""

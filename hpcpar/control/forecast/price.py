@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from hpcpar import charge
 from hpcpar.outcome import decide
 from hpcpar.profile import ClusterProfile, NodeType
-from hpcpar.runs import RunFolder, StudyFolder
+from hpcpar.runs import StudyFolder
 from hpcpar.spec import Resources
 
 _UNDER_WAY = ("submitted", "queued", "running")
@@ -55,8 +56,8 @@ def factor(profile: ClusterProfile, node_type: NodeType, resources: Resources) -
 
 def price(nodes: int, seconds: float, each: float | None) -> Price:
     """Return the price of so many nodes for so long."""
-    node_hours = nodes * seconds / 3600
-    return Price(node_hours=node_hours, units=None if each is None else node_hours * each)
+    node_hours = charge.node_hours(nodes, seconds)
+    return Price(node_hours=node_hours, units=charge.in_units(node_hours, each))
 
 
 class Ledger(Struct, frozen=True, kw_only=True):
@@ -84,18 +85,14 @@ def ledger(studies: Iterable[StudyFolder], profile: ClusterProfile) -> Ledger:
             spec = run.spec()
             if spec is None or spec.identity.cluster != profile.name:
                 continue
-            each = spec.billing.get("units_per_node_hour")
+            each = charge.units_per_node_hour(spec.billing)
             unpriced += each is None
             nodes = spec.identity.nodes
             state, attempts = decide(run).state, run.attempts()
             for attempt in attempts[:-1] if state == "running" else attempts:
-                settled = settled.plus(price(nodes, _ran(run, attempt), each if each is not None else 0.0))
+                settled = settled.plus(
+                    price(nodes, charge.held_s(run.events(attempt).records), each if each is not None else 0.0)
+                )
             if state in _UNDER_WAY:
                 in_flight = in_flight.plus(price(nodes, spec.time_s, each if each is not None else 0.0))
     return Ledger(settled=settled, in_flight=in_flight, unpriced=unpriced)
-
-
-def _ran(run: RunFolder, attempt: str) -> float:
-    """Return how long an attempt held its nodes: from its first event to its last."""
-    times = [event.time for event in run.events(attempt).records]
-    return max(times) - min(times) if times else 0.0

@@ -1,0 +1,1 @@
+"""Run folders to rows: read, cut, count, keep."""

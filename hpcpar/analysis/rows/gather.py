@@ -1,0 +1,197 @@
+"""Find run folders, reduce each one, and give back rows in an order that does not depend on where they were found."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import gc
+import math
+import operator
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from hpcpar import records
+from hpcpar.analysis.rows.cache import keep_rows, kept_rows
+from hpcpar.analysis.rows.learning import with_reference
+from hpcpar.analysis.rows.reduce import MISSING, UNREADABLE, Row
+from hpcpar.analysis.rows.reducers import Options, reduce_all
+from hpcpar.analysis.scaling.series import name_variants
+from hpcpar.errors import InputError, Problem
+from hpcpar.inventory import Listed, list_runs
+from hpcpar.runs import BatchLine, Snapshot, StudyFolder, find_studies
+from hpcpar.storage import in_utf8
+
+
+class Gathered(NamedTuple):
+    """All rows, sorted, and what was noticed on the way."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: float | None = None) -> Gathered:
+    """Read every run below the paths: runs folders, study folders, or run folders (which stand for their study).
+
+    Raises:
+        InputError: a path is not a folder, or nothing of hpcpar is in any of them.
+    """
+    studies = studies_at(paths)
+    with _without_collections():
+        rows = _rows(studies, Options(warmup_steps=warmup_steps, target_loss=target_loss))
+    notes: list[str] = []
+    for study in studies:
+        missing, damaged = _missing(study)
+        rows += missing
+        notes += damaged
+    if not rows:
+        raise InputError(
+            Problem(", ".join(map(str, paths)), "there is no run in it", "name a runs folder or a study's folder")
+        )
+    unique, copies = _without_copies(rows)
+    marked = with_reference(_mark_shared(unique))
+    return Gathered(tuple(sorted(name_variants(marked), key=sort_key)), tuple(sorted({*notes, *copies})))
+
+
+def sort_key(row: Row) -> tuple[object, ...]:
+    """Return what rows are ordered by: the plan first, so that tables read well, then the run's name."""
+    return (
+        row.study,
+        row.cluster,
+        row.node_type,
+        row.workload,
+        row.workload_options,
+        row.scaling,
+        row.ranks_per_node,
+        row.cpus_per_rank,
+        row.strategy,
+        row.strategy_options,
+        row.nodes,
+        row.repeat,
+        row.run,
+    )
+
+
+def studies_at(paths: Sequence[Path]) -> list[StudyFolder]:
+    """Find every study below the paths once.
+
+    Raises:
+        InputError: a path is not a folder, or there is none.
+    """
+    if not paths:
+        raise InputError(Problem("collect", "nothing to read", "name a runs folder or a study's folder"))
+    found: dict[Path, StudyFolder] = {}
+    for path in paths:
+        for study in find_studies(path):
+            resolved = study.path.resolve()  # the same study may be named twice, by itself and by the folder above it
+            found.setdefault(resolved, StudyFolder(resolved))
+    return [found[path] for path in sorted(found)]
+
+
+def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
+    """Return the row of every run: a kept one where nothing has changed, else a new one."""
+    now_ns = time.time_ns()
+    kept = [kept_rows(study, options) for study in studies]
+    before = [{name: entry.facts for name, entry in one.entries.items()} for one in kept]
+    listed = [list_runs(study, facts) for study, facts in zip(studies, before, strict=True)]
+    rows = [{name: entry.row for name, entry in one.entries.items()} for one in kept]
+    changed = [
+        (place, run)
+        for place, runs in enumerate(listed)
+        for run in runs
+        if run.facts is None or run.facts is not before[place].get(run.name)
+    ]
+    made = reduce_all([_snapshot(studies[place], run) for place, run in changed], options)
+    for (place, run), row in zip(changed, made, strict=True):
+        rows[place][run.name] = row
+    for place in sorted({place for place, _ in changed}):
+        keep_rows(studies[place], kept[place], listed[place], rows[place], options=options, now_ns=now_ns)
+    return [rows[place][run.name] for place, runs in enumerate(listed) for run in runs]
+
+
+def _snapshot(study: StudyFolder, run: Listed) -> Snapshot:
+    return Snapshot(study.run(run.name).path, None if run.facts is None else run.facts.names)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Spare the search for cycles, of which rows have none, while tens of thousands of objects are made."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
+    """Return a row for every run that a batch names and that has no folder; and notes on damaged manifests."""
+    rows: dict[str, Row] = {}
+    notes = []
+    for batch in study.batches():
+        reading = records.read_lines(batch.manifest_path, BatchLine)
+        if reading.rejected:
+            where = f"study {in_utf8(study.name)}: {reading.rejected} lines of batch {batch.key}'s manifest"
+            notes.append(f"{where} could not be read")
+        for name in (line.run for line in reading.records if line.kind == "run" and line.run):
+            if "\0" not in name and not study.run(name).path.is_dir():
+                message = f"batch {batch.key} names it, but its folder is gone"
+                rows[name] = Row(study=in_utf8(study.name), run=name, state=MISSING, message=message)
+    return list(rows.values()), notes
+
+
+def _without_copies(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Count a run that was found twice (a copied folder) once: twice would pretend evidence that is not there."""
+    by_run: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_run[row.study, row.run].append(row)
+    notes = [
+        f"study {study}: run {run} was found in {len(found)} folders and counts once"
+        for (study, run), found in by_run.items()
+        if len(found) > 1
+    ]
+    return [max(found, key=_worth) if len(found) > 1 else found[0] for found in by_run.values()], notes
+
+
+def _worth(row: Row) -> tuple[object, ...]:
+    """Order copies by how much they tell; the encoded row breaks ties, so that the choice depends on content alone."""
+    return (row.usable, row.state not in (MISSING, UNREADABLE), row.ended or 0.0, msgspec.json.encode(row))
+
+
+def _mark_shared(rows: Sequence[Row]) -> list[Row]:
+    """Count, for each run that uses CPUs, the other runs on one of its machines at the same time."""
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        if row.uses_cpu and row.started is not None and row.ended is not None:
+            for machine in row.machines:
+                spans[machine].append((row.started, row.ended))
+    crowded = {machine for machine, found in spans.items() if _overlap(sorted(found))}
+    starts = {machine: sorted(start for start, _ in spans[machine]) for machine in crowded}
+    ends = {machine: sorted(end for _, end in spans[machine]) for machine in crowded}
+
+    def others(row: Row) -> int:
+        if not row.uses_cpu or row.started is None or row.ended is None:
+            return 0
+        machines = [machine for machine in row.machines if machine in crowded]
+        begun = [bisect.bisect_left(starts[machine], row.ended) for machine in machines]
+        gone = [bisect.bisect_right(ends[machine], row.started) for machine in machines]
+        return max(map(operator.sub, begun, gone), default=1) - 1
+
+    if not crowded:
+        return list(rows)
+    return [msgspec.structs.replace(row, shared_with=n) if (n := others(row)) > 0 else row for row in rows]
+
+
+def _overlap(spans: Sequence[tuple[float, float]]) -> bool:
+    """Say whether any two of these overlap; they are sorted by their starts."""
+    latest = -math.inf
+    for start, end in spans:
+        if start < latest:
+            return True
+        latest = max(latest, end)
+    return False

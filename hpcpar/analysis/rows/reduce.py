@@ -1,0 +1,495 @@
+"""A run folder to one row. Whatever is in the folder, there is a row: what is damaged is counted, never dropped."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hpcpar.analysis.rows import billing, diagnosed, usage
+from hpcpar.analysis.rows.attempts import goodput, read_history
+from hpcpar.analysis.rows.window import LONGEST_S, Window, measure
+from hpcpar.outcome import Outcome, decide
+from hpcpar.records import Cause, RunRecord
+from hpcpar.runs import RunFolder, Snapshot
+from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec
+from hpcpar.storage import in_utf8
+from hpcpar.units import compress_nodes
+
+UNREADABLE = "unreadable"
+"""State of a run folder whose spec.json is missing, damaged or impossible."""
+MISSING = "missing"
+"""State of a run that a batch names and that has no folder."""
+_LARGEST = 10**12
+"""Sizes beyond this are damaged numbers; it also keeps every later product inside a float."""
+_ATTEMPT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
+
+
+class Row(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One run. Made by `reduce_run`, read by everything else of this wing; docs/metrics.md defines every field.
+
+    Sizes are 0 where spec.json could not be read. Optional numbers are None where there is no evidence for them.
+    """
+
+    study: str
+    run: str
+    key: str = ""
+    cluster: str = ""
+    node_type: str = ""
+    workload: str = ""
+    workload_options: str = "{}"
+    """Canonical JSON, so that equal options are equal text."""
+    variant: str = ""
+    """The workload options that tell it from other runs of its study, in words; "" where all have the same."""
+    strategy: str = ""
+    strategy_options: str = "{}"
+    mesh: str = ""
+    scaling: str = ""
+    nodes: int = 0
+    ranks: int = 0
+    ranks_per_node: int = 0
+    cpus_per_rank: int = 0
+    gpus_per_node: int = 0
+    """Devices of a node as the scheduler counts them; 0 where it has none."""
+    repeat: int = 0
+    seed: int = 0
+    global_batch: int = 0
+    micro_batch: int = 0
+    grad_accum: int = 0
+    sample_unit: str = "samples"
+    steps_planned: int = 0
+    warmup_steps: int = 0
+    """Declared, or the least."""
+    warmup_cut: int | None = None
+    """Steps that were cut after all."""
+    not_steady: bool = False
+    """The step time was not steady after any warm-up that was looked for."""
+    quick: bool = False
+    """Shortened on purpose (`--quick`): to look, not to publish."""
+    uses_cpu: bool = True
+    code: str = ""
+    """Version of hpcpar that planned it."""
+    order: int = 0
+    """Its place in the study as it was submitted."""
+    pair: str = ""
+    """Runs that shared an allocation for a comparison have the same word."""
+    state: str
+    cause: str = ""
+    message: str = ""
+    """Why it failed, or why it has no time, in words."""
+    attempts: int = 0
+    attempt: str = ""
+    """The attempt whose steps were read, the last of them where the run went on from a checkpoint."""
+    steps_measured: int = 0
+    steps_used: int = 0
+    too_few_steps: bool = False
+    step_time_s: float | None = None
+    step_time_p50_s: float | None = None
+    step_time_trend: float | None = None
+    """Relative change of the step time over the window, where it is more than chance."""
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    samples_per_s_per_rank: float | None = None
+    tokens_per_s_per_rank: float | None = None
+    data_wait_s: float | None = None
+    data_wait_share: float | None = None
+    loss_last: float | None = None
+    whole_program: bool = False
+    """Its one time is that of a program that said nothing of its steps."""
+    evaluation_loss: float | None = None
+    metric: str = ""
+    metric_value: float | None = None
+    loss_diverged: bool = False
+    """It had a loss, and at the end none that was finite."""
+    time_to_target_s: float | None = None
+    samples_to_target: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_device_bytes: int | None = None
+    sum_memory_bytes: int | None = None
+    """Peaks of all ranks, added up."""
+    sum_device_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    memory_parameters_bytes: int | None = None
+    """What a rank holds after its last step, of the rank that holds the most of it; so are the next four."""
+    memory_gradients_bytes: int | None = None
+    memory_optimizer_bytes: int | None = None
+    memory_buffers_bytes: int | None = None
+    memory_activations_bytes: int | None = None
+    fabric_bus_bytes_per_s: float | None = None
+    fabric_transports: str = ""
+    load_balance: float | None = None
+    slowest_host: str = ""
+    pipeline_bubble: float | None = None
+    """By the formula of its schedule."""
+    cpu_utilisation: float | None = None
+    device_utilisation: float | None = None
+    clock_mhz: float | None = None
+    """Of the slowest clock among its ranks, right after the training."""
+    device_energy_j: float | None = None
+    device_power_w: float | None = None
+    machine_energy_j: float | None = None
+    machine_power_w: float | None = None
+    model_flops_per_s: float | None = None
+    mfu: float | None = None
+    """By PaLM's convention; the next two count otherwise."""
+    mfu_with_embedding: float | None = None
+    mfu_causal: float | None = None
+    communication_s: float | None = None
+    """Of steps after the training; so are the next five."""
+    exposed_communication_s: float | None = None
+    overlap: float | None = None
+    compute_share: float | None = None
+    noise_scale: float | None = None
+    noise_scale_error: float | None = None
+    reference_batch: int | None = None
+    """The smallest global batch of the runs that this one is held against in the next three."""
+    statistical_efficiency: float | None = None
+    statistical_efficiency_estimate: float | None = None
+    goodput_pollux: float | None = None
+    processors: str = ""
+    device_names: str = ""
+    oversubscribed: bool = False
+    shared_with: int = 0
+    """Other runs that used one of its physical machines at the same time."""
+    started: float | None = None
+    ended: float | None = None
+    phases: dict[str, float] = msgspec.field(default_factory=dict)
+    hosts: str = ""
+    machines: tuple[str, ...] = ()
+    """Boot ids of the physical machines."""
+    usable_cpus: int | None = None
+    """The most CPUs that any rank might use."""
+    predicted_step_s: float | None = None
+    """What the plan expected of a step."""
+    predicted_naive_s: float | None = None
+    """The same with constant efficiency."""
+    predicted_bytes: int | None = None
+    """What the plan expected a rank's tensors to need."""
+    rejected_lines: int = 0
+    rejected_steps: int = 0
+    duplicate_steps: int = 0
+    skipped_updates: int = 0
+    devices: str = ""
+    """The kinds of device that its ranks used."""
+    data: str = "{}"
+    """What was trained on: name, size, digest, synthetic or not."""
+    replayed_steps: int = 0
+    claim: str = ""
+    """What the documentation of an estimator promises of parallel work; "" for other workloads."""
+    effective_time_ratio: float | None = None
+    goodput_updates_per_s: float | None = None
+    measured_node_h: float | None = None
+    """Nodes times hours of all its attempts, by their own events; of a run that goes on, so far."""
+    accounted_state: str = ""
+    """What the scheduler's accounting says of its latest job; this and the next eight only where it knows every job."""
+    accounted_elapsed_s: float | None = None
+    accounted_nodes: int | None = None
+    accounted_peak_bytes: int | None = None
+    accounted_energy_j: float | None = None
+    billed_node_h: float | None = None
+    billed_device_h: float | None = None
+    billed_units: float | None = None
+    """Billed node-hours in the site's own unit, at the rate of its profile when it was planned."""
+    billing_unit: str = ""
+    versions: str = "{}"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """True where the run is evidence: it reached its end and has a time."""
+        return self.state == "done" and self.step_time_s is not None
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds from the first rank's start to the end."""
+        return None if self.started is None or self.ended is None else self.ended - self.started
+
+    @property
+    def total_s(self) -> float | None:
+        """Seconds from the scheduler's acceptance to the result: all phases together."""
+        return sum(self.phases.values()) if self.phases else None
+
+
+def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: float | None = None) -> Row:
+    """Reduce a run folder to its row; never raises for what is in the files.
+
+    Args:
+        folder: the run's folder.
+        warmup_steps: cut this many steps instead of what the run's spec says.
+        target_loss: the loss whose first reaching is looked for.
+    """
+    if not isinstance(folder, Snapshot):
+        folder = Snapshot(folder.path)
+    spec = folder.spec()
+    wrong = _what_is_wrong(folder, spec)
+    if spec is None or wrong:
+        study, run = in_utf8(folder.path.parent.name), in_utf8(folder.path.name)
+        return Row(study=study, run=run, state=UNREADABLE, message=wrong)
+    outcome = decide(folder)
+    record, record_note = _own_record(folder, spec)
+    attempt = _attempt(record, outcome)
+    names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
+    history = read_history(folder, attempt, record, names, losses=record is None or target_loss is not None)
+    identity, whole = spec.identity, _is_whole(record)
+    reached = record.steps if record is not None and record.cause == Cause.OK else 0
+    planned = identity.steps if spec.declares_steps and not whole else max(1, reached)
+    warmup = spec.warmup_steps if warmup_steps is None else warmup_steps
+    if whole or not spec.declares_steps:  # nobody could know how many there would be
+        warmup = min(warmup, planned // 2)
+    window = measure(
+        history.steps,
+        planned=planned,
+        warmup=warmup,
+        reached=reached,
+        rejected_lines=history.rejected_lines,
+        target_loss=target_loss,
+        begins=history.begins,
+        until_steady=spec.until_steady and warmup_steps is None and not whole,
+        sound=history.sound,
+    )
+    damaged = int(record is None and folder.record_path.exists())
+    submission_lines = folder.submission_lines().rejected
+    timed = _timed(spec, window, whole=whole)
+    return Row(
+        **_planned(spec, warmup),
+        **_ended(outcome, record, record_note, window),
+        **timed,
+        **_places(record),
+        **usage.columns(record, spec, window, timed["samples_per_s"]),
+        **diagnosed.columns(record.diagnosis if record is not None else None, spec.identity.global_batch),
+        **billing.columns(folder, spec, record, names),
+        phases=history.phases,
+        attempt=attempt,
+        rejected_lines=outcome.rejected + history.rejected_lines + submission_lines + damaged,
+        loss_last=record.loss_last if record is not None else window.loss_last,
+        **_evaluated(record),
+        whole_program=whole,
+        loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
+        notes=_notes(spec, record, window),
+        replayed_steps=history.replayed_steps,
+        **goodput(window, history.wall_s, whole=whole),
+    )
+
+
+def _what_is_wrong(folder: RunFolder, spec: RunSpec | None) -> str:
+    if spec is None:
+        return "spec.json is damaged" if folder.spec_path.exists() else "spec.json is missing"
+    identity = spec.identity
+    sizes = {
+        "nodes": identity.nodes,
+        "ranks_per_node": identity.ranks_per_node,
+        "ranks": identity.world_size,
+        "global_batch": identity.global_batch,
+        "steps": identity.steps,
+        "repeat": identity.repeat,
+        "cpus_per_rank": identity.cpus_per_rank,
+        "micro_batch": identity.micro_batch,
+        "grad_accum": identity.grad_accum,
+        "tokens_per_sample": 1 if spec.tokens_per_sample is None else spec.tokens_per_sample,
+    }
+    impossible = [f"{name} {size}" for name, size in sizes.items() if not 1 <= size <= _LARGEST]
+    from_zero = {
+        "seed": identity.seed,
+        "warmup_steps": spec.warmup_steps,
+        "gpus_per_node": spec.gpus_per_node,
+    }
+    impossible += [f"{name} {size}" for name, size in from_zero.items() if not 0 <= size <= _LARGEST]
+    return f"spec.json has impossible sizes: {', '.join(impossible)}" if impossible else ""
+
+
+def _own_record(folder: RunFolder, spec: RunSpec) -> tuple[RunRecord | None, str]:
+    record = folder.record()
+    if record is None:
+        return None, "record.json is damaged" if folder.record_path.exists() else ""
+    if record.key != spec.key:
+        return None, f"record.json belongs to another run ({record.key})"
+    return record, ""
+
+
+def _attempt(record: RunRecord | None, outcome: Outcome) -> str:
+    attempt = record.attempt if record is not None else outcome.attempt
+    return attempt if _ATTEMPT.fullmatch(attempt) else ""  # it becomes a part of a file name
+
+
+def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
+    identity = spec.identity
+    return {
+        "study": spec.study,
+        "run": spec.run_name,
+        "key": spec.key,
+        "cluster": identity.cluster,
+        "node_type": identity.node_type,
+        "workload": identity.workload,
+        "workload_options": _canonical(identity.workload_options),
+        "strategy": identity.strategy,
+        "strategy_options": _canonical(identity.strategy_options),
+        "mesh": identity.mesh.label(),
+        "scaling": spec.scaling,
+        "nodes": identity.nodes,
+        "ranks": identity.world_size,
+        "ranks_per_node": identity.ranks_per_node,
+        "cpus_per_rank": identity.cpus_per_rank,
+        "gpus_per_node": spec.gpus_per_node,
+        "repeat": identity.repeat,
+        "seed": identity.seed,
+        "global_batch": identity.global_batch,
+        "micro_batch": identity.micro_batch,
+        "grad_accum": identity.grad_accum,
+        "sample_unit": spec.sample_unit,
+        "steps_planned": identity.steps,
+        "warmup_steps": warmup,
+        "quick": spec.quick,
+        "uses_cpu": spec.uses_cpu,
+        "code": spec.code,
+        "order": spec.order,
+        "pair": spec.pair,
+        **_predicted(spec.prediction),
+    }
+
+
+def _predicted(noted: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plan expected; what is no positive number is left out, as the file may be damaged."""
+    step = noted.get("step_s")
+    step = step if isinstance(step, dict) else {}
+    found = {
+        "predicted_step_s": step.get("expected"),
+        "predicted_naive_s": step.get("naive"),
+        "predicted_bytes": noted.get("memory_bytes"),
+    }
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LARGEST
+    }
+
+
+def _canonical(options: dict[str, Any]) -> str:
+    return msgspec.json.encode(options, order="deterministic").decode()
+
+
+def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window: Window) -> dict[str, Any]:
+    """Return state, cause and message; a foreign or damaged record never counts as a result."""
+    state, cause = outcome.state, outcome.cause.value if outcome.cause else ""
+    if state == "done" and record is None:
+        state, cause = "failed", ""
+    words = [outcome.message, "" if record_note in outcome.message else record_note]
+    if record is not None and state == "failed" and not outcome.message:
+        words += record.notes
+    if state in ("done", "running"):
+        words.append(window.reason)
+    return {
+        "state": state,
+        "cause": cause,
+        "message": "; ".join(filter(None, words)),
+        "attempts": outcome.num_attempts,
+        "too_few_steps": bool(window.reason) and (outcome.num_attempts > 0 or state == "done"),
+        "started": outcome.started,
+        "ended": outcome.ended,
+    }
+
+
+def _is_whole(record: RunRecord | None) -> bool:
+    return record is not None and record.whole_program
+
+
+def _timed(spec: RunSpec, window: Window, *, whole: bool) -> dict[str, Any]:
+    updates = spec.identity.steps if whole else 1  # in one of the times
+    known = window.mean_s is not None and spec.scaling != UNDECLARED and (spec.declares_steps or not whole)
+    rate = spec.identity.global_batch * updates / window.mean_s if known and window.mean_s else None
+    tokens, ranks = spec.tokens_per_sample, spec.identity.world_size
+    return {
+        "steps_measured": window.steps_measured,
+        "steps_used": window.steps_used,
+        "warmup_cut": window.warmup_cut if window.steps_measured else None,
+        "not_steady": window.not_steady,
+        "step_time_s": window.mean_s,
+        "step_time_p50_s": window.p50_s,
+        "step_time_trend": window.trend,
+        "time_to_target_s": window.reached.time_s if window.reached else None,
+        "samples_to_target": float(window.reached.step * spec.identity.global_batch) if window.reached else None,
+        "data_wait_s": window.data_wait_s,
+        "samples_per_s": rate,
+        "tokens_per_s": rate * tokens if rate is not None and tokens is not None else None,
+        "samples_per_s_per_rank": rate / ranks if rate is not None else None,
+        "tokens_per_s_per_rank": rate * tokens / ranks if rate is not None and tokens is not None else None,
+        "data_wait_share": _share(window.data_wait_s, window.mean_s),
+        "rejected_steps": window.rejected_steps,
+        "duplicate_steps": window.duplicate_steps,
+        "skipped_updates": window.skipped_updates,
+    }
+
+
+def _share(wait_s: float | None, step_s: float | None) -> float | None:
+    """Return the share of the time between two steps' begins that a rank waits for its samples."""
+    return None if wait_s is None or step_s is None else wait_s / (wait_s + step_s)
+
+
+def _evaluated(record: RunRecord | None) -> dict[str, Any]:
+    """Return what the trained model made of samples that it had never seen."""
+    found = record.evaluation if record is not None else None
+    if found is None:
+        return {}
+    return {"evaluation_loss": found.loss, "metric": found.metric, "metric_value": found.value}
+
+
+def _places(record: RunRecord | None) -> dict[str, Any]:
+    """Return where it ran and what it used there; peaks are the largest over ranks."""
+    if record is None:
+        return {}
+    ranks = record.ranks
+    return {
+        "oversubscribed": record.oversubscribed,
+        "hosts": _compressed(tuple([fact.host for fact in ranks])),
+        "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
+        "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
+        "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
+        "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
+        "claim": claim if isinstance(claim := record.facts.get("claim"), str) else "",
+        "sum_memory_bytes": _sum([fact.peak_memory_bytes for fact in ranks]),
+        "sum_device_bytes": _sum([fact.peak_device_bytes for fact in ranks]),
+        "devices": " ".join(sorted({fact.device for fact in ranks})),
+        "data": _canonical(record.data),
+        "versions": _canonical(record.versions),
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def _compressed(hosts: tuple[str, ...]) -> str:
+    """Compress the names of nodes; runs of a study were on the same few sets of them."""
+    return compress_nodes(hosts)
+
+
+def _largest(values: Iterable[int]) -> int | None:
+    """Return the largest possible value; what no machine has is damage, and no number."""
+    return max((value for value in values if 0 <= value <= _LARGEST * 1000), default=None)
+
+
+def _sum(values: list[int]) -> int | None:
+    """Return the sum over ranks, or None where one of them, or all together, is no possible value."""
+    possible = values and all(0 <= value <= _LARGEST * 1000 for value in values)
+    return sum(values) if possible and sum(values) <= _LARGEST * 10**6 else None
+
+
+def _possible(seconds: float) -> bool:
+    return 0 <= seconds <= LONGEST_S
+
+
+def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:
+    notes = [] if record is None else list(record.notes)
+    if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
+        notes.append("written by a newer hpcpar: fields unknown to this one were left out")
+    if record is not None and usage.without_peak(record, spec):
+        notes.append(usage.without_peak(record, spec))
+    if record is not None and record.lineage:
+        resumed = ", ".join(str(span.first) for span in record.lineage[1:])
+        notes.append(f"went on from a checkpoint before step {resumed}")
+    lost = [] if record is None else [name for name, seconds in record.phases.items() if not _possible(seconds)]
+    if lost:
+        notes.append(f"impossible seconds of the phases {', '.join(lost)} were left out")
+    if window.skipped_updates:
+        notes.append(f"{window.skipped_updates} updates of the window were skipped")
+    return tuple(notes)

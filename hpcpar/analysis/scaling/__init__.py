@@ -1,0 +1,1 @@
+"""Rows to scaling tables, and what follows from them: laws, crossovers, size-up."""

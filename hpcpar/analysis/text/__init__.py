@@ -1,0 +1,1 @@
+"""Tables and sentences as people read them."""
