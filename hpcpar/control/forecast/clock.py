@@ -74,7 +74,7 @@ def step_time(work: Work, clock: Clock, ranks: int) -> Time:
         expected=expected,
         low=expected / factor,
         high=expected * factor,
-        naive=work.useful_flops / ranks * clock.naive,
+        naive=work.useful_flops / ranks * clock.naive * work.sharing,
         shares={name: part / expected if expected else 0.0 for name, part in parts.items()},
     )
 
@@ -89,21 +89,19 @@ def parts_of(work: Work, values: Mapping[str, float]) -> dict[str, float]:
 
     What does overlap in truth is in the rates once finished runs have been looked at.
     """
-    compute = work.flops * values["s_per_flop"]
+    compute = work.flops * values["s_per_flop"] + work.attention * values["s_per_attention"]
     memory = work.traffic * values["s_per_byte"]
     operators = work.operators * values["s_per_operator"]
     sent = {
         where: link.calls * values[f"s_per_call_{where}"] + link.wire_bytes * values[f"s_per_wire_{where}"]
         for where, link in (("inside", work.inside), ("outside", work.outside))
     }
-    return {
-        "compute": compute,
-        "memory traffic": memory,
-        "operators": operators,
-        "inside nodes": sent["inside"],
-        "between nodes": sent["outside"],
-        "bubble": (compute + memory + operators) * work.bubble / (1 - work.bubble),
-    }
+    busy = compute + memory + operators
+    # While a rank waits, those that share its processors go on: a bubble costs what is left of it then.
+    waiting = max(0.0, busy / (1 - work.bubble) - busy * work.sharing)
+    parts = {"compute": compute, "memory traffic": memory, "operators": operators}
+    parts |= {"inside nodes": sent["inside"], "between nodes": sent["outside"]}
+    return {**{name: part * work.sharing for name, part in parts.items()}, "bubble": waiting}
 
 
 def slope(work: Work, values: Mapping[str, float], name: str) -> float:
@@ -117,6 +115,7 @@ def cpu_rates(cpus: int) -> dict[str, Rate]:
     unknown = "assumed: between slow and fast CPUs of the last ten years"
     return {
         "s_per_flop": Rate(value=1 / (30e9 * cpus), doubt=0.8, source=unknown),
+        "s_per_attention": Rate(value=1 / (15e9 * cpus), doubt=0.8, source=unknown),
         "s_per_byte": Rate(value=1 / 10e9, doubt=0.8, source=unknown),
         "s_per_operator": Rate(value=10e-6, doubt=0.7, source="assumed: torch calls an operator in 3 to 40 us"),
         **_links(1 / 2e9, 1 / 1e9, 100e-6),
@@ -138,6 +137,7 @@ def gpu_rates(peaks: Mapping[str, float], precision: str, source: str) -> dict[s
     said = f"{share:.0%} of {peaks[precision] / 1e12:g} TFLOP/s ({source})"
     return {
         "s_per_flop": Rate(value=1 / (peaks[precision] * share), doubt=doubt, source=said),
+        "s_per_attention": Rate(value=1 / (peaks[precision] * share), doubt=doubt, source=said),
         "s_per_byte": Rate(value=0.0, doubt=0.0, source=inside),
         "s_per_operator": Rate(value=0.0, doubt=0.0, source=inside),
         **_links(1 / 100e9, 1 / 15e9, 20e-6),
@@ -199,5 +199,6 @@ def calibrated(clock: Clock, seen: Sequence[Seen]) -> Clock:
     both = tuple(
         tuple(covariance[places[a]][places[b]] if a in places and b in places else 0.0 for b in rates) for a in rates
     )
-    naive = math.exp(sum(math.log(one.time_s * one.ranks / one.work.useful_flops) for one in seen) / len(seen))
+    useful = [one.work.useful_flops * one.work.sharing / one.ranks for one in seen]
+    naive = math.exp(sum(math.log(one.time_s / share) for one, share in zip(seen, useful, strict=True)) / len(seen))
     return Clock(rates=rates, covariance=both, naive=naive, runs=len(seen))

@@ -15,7 +15,7 @@ from hpcpar.control.forecast import price
 from hpcpar.control.forecast.advice import Change, cheapest_change, variants_of
 from hpcpar.control.forecast.ask import Shapes, ask
 from hpcpar.control.forecast.clock import Clock, Time, cpu_rates, first_clock, gpu_rates, step_time
-from hpcpar.control.forecast.layout import Layout, layout_of
+from hpcpar.control.forecast.layout import SHAPED, Layout, host_cpus, layout_of
 from hpcpar.control.forecast.memory import Need, need, verdict
 from hpcpar.control.forecast.past import Past, look_back
 from hpcpar.control.forecast.price import Price
@@ -132,7 +132,7 @@ def forecast(
     variants = _surveys(study, profile, where, version)
     kind = study.node_type or profile.default_node_type
     node_type = profile.node_types[kind]
-    past = look_back(studies, profile.name, kind, gpu=node_type.gpus_per_node > 0, trace=trace)
+    past = look_back(studies, profile, kind, trace=trace)
     job = _Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace)
     notes: list[str] = []
     rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
@@ -179,9 +179,10 @@ def _rank(row: Row) -> tuple[int, float, float]:
 
 def _rows(found: Survey, job: _Job, notes: list[str], *, advise: bool) -> list[Row]:
     gpu = job.node_type.gpus_per_node > 0
-    laid = [(run, layout_of(run.spec.identity, gpu)) for run in found.runs]
+    cpus = host_cpus(job.profile)
+    laid = [(run, layout_of(run.spec.identity, gpu, cpus)) for run in found.runs]
     cases = [case for _, layout in laid if isinstance(layout, Layout) for case in (layout.case, plain(layout))]
-    if "neural" not in found.declared.kind and found.declared.kind != "mixture-of-experts":
+    if found.declared.kind not in SHAPED:
         notes.append(f"memory and time: a workload of the kind '{found.declared.kind}' has no shapes to read")
         cases = []
     shapes: Shapes | str = "nothing to trace"

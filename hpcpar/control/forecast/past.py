@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from hpcpar.control.forecast.ask import ask
 from hpcpar.control.forecast.clock import Clock, Seen, calibrated
-from hpcpar.control.forecast.layout import Layout, layout_of
+from hpcpar.control.forecast.layout import Layout, host_cpus, layout_of
 from hpcpar.control.forecast.work import Work, work
+from hpcpar.profile import ClusterProfile
 from hpcpar.runs import RunFolder, StudyFolder
 from hpcpar.shapes import Case
 from hpcpar.spec import RunSpec
@@ -44,13 +45,14 @@ def step_time_of(run: RunFolder, spec: RunSpec) -> float | None:
     return statistics.fmean(kept) if kept else None
 
 
-def look_back(studies: Iterable[StudyFolder], cluster: str, node_type: str, *, gpu: bool, trace: bool) -> Past:
+def look_back(studies: Iterable[StudyFolder], profile: ClusterProfile, node_type: str, *, trace: bool) -> Past:
     """Read the finished runs of one kind of node."""
+    gpu, cpus = profile.node_types[node_type].gpus_per_node > 0, host_cpus(profile)
     cells: dict[str, list[tuple[RunSpec, float]]] = defaultdict(list)
     starts = []
     for run in _newest(studies):
         spec = run.spec()
-        if spec is None or (spec.identity.cluster, spec.identity.node_type) != (cluster, node_type):
+        if spec is None or (spec.identity.cluster, spec.identity.node_type) != (profile.name, node_type):
             continue
         time_s, record = step_time_of(run, spec), run.record()
         if time_s and record is not None:
@@ -60,7 +62,7 @@ def look_back(studies: Iterable[StudyFolder], cluster: str, node_type: str, *, g
     seen: dict[str, list[Seen]] = defaultdict(list)
     for runs in chosen:
         spec = runs[0][0]
-        layout = layout_of(spec.identity, gpu)
+        layout = layout_of(spec.identity, gpu, cpus)
         done = _work(spec, layout, trace=trace) if isinstance(layout, Layout) else None
         if done is not None and isinstance(layout, Layout):
             mean = statistics.geometric_mean([time_s for _, time_s in runs])
