@@ -88,6 +88,10 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accelerator_memory: str = ""
     peak_tflops: dict[Literal["fp32", "bf16"], Annotated[float, Meta(gt=0)]] = field(default_factory=dict)
     """Dense peak of one device, where it is not the one that hpcpar knows of this accelerator (hpcpar/devices.py)."""
+    link_gb_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """Peak, in 1e9 bytes a second and one direction, of all links from a rank's device to the others of its node."""
+    network_gb_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """The same of a rank's share of its node's network."""
     partition: str = ""
     constraint: str = ""
     qos: str = ""
@@ -96,6 +100,12 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     whole_nodes: bool = True
     charge_rate: Annotated[float, Meta(ge=0)] | None = None
     """Units of the site (`charge_unit`) for one node and hour, before factors of QOS and partition; None: unknown."""
+
+    @property
+    def links(self) -> tuple[float | None, float | None]:
+        """Peak bytes a second of a rank inside its node, and between nodes; None where nobody says."""
+        inside, between = self.link_gb_per_s, self.network_gb_per_s
+        return (None if inside is None else inside * 1e9), (None if between is None else between * 1e9)
 
     def __post_init__(self) -> None:
         for text in (self.memory, self.accelerator_memory):

@@ -110,48 +110,72 @@ def slope(work: Work, values: Mapping[str, float], name: str) -> float:
     return (whole - seconds(work, {**values, name: 0.0})) / whole if whole else 0.0
 
 
-def cpu_rates(cpus: int) -> dict[str, Rate]:
-    """Return what is known of a rank on CPUs that nobody has measured: little."""
+Rates = dict[str, Rate]
+Links = tuple[float | None, float | None]
+
+
+def cpu_rates(cpus: int, links: Links = (None, None)) -> Rates:
+    """Return what is known of a rank on so many CPUs that nobody has measured: little. `links` as for `gpu_rates`."""
     unknown = "assumed: between slow and fast CPUs of the last ten years"
     return {
         "s_per_flop": Rate(value=1 / (30e9 * cpus), doubt=0.8, source=unknown),
         "s_per_attention": Rate(value=1 / (15e9 * cpus), doubt=0.8, source=unknown),
         "s_per_byte": Rate(value=1 / 10e9, doubt=0.8, source=unknown),
         "s_per_operator": Rate(value=10e-6, doubt=0.7, source="assumed: torch calls an operator in 3 to 40 us"),
-        **_links(1 / 2e9, 1 / 1e9, 100e-6),
+        **_links(links, gpu=False),
     }
 
 
-TUNED = {"bf16": (0.40, 0.25), "fp32": (0.60, 0.35)}
-"""Share of the peak, and its doubt. bf16: published dense runs of 1 to 70 billion parameters reach 33 to 50 % of H100s
-and 41 to 68 % of A100s (docs/plan.md). fp32: assumed, nobody publishes such runs."""
+MATRICES = {"bf16": (0.75, 0.2), "fp32": (0.75, 0.25)}
+"""Share of the peak that matrix products reach, and its doubt. bf16: rates fitted to published runs (docs/plan.md). fp32:
+assumed, nobody publishes such runs."""
+ATTENTION = 0.5
+"""The same of fused attention; same source."""
+GPU_BYTES = 1.2e12
+"""Bytes a second that operators read and write; same source."""
+GPU_OPERATOR = 5e-6
+"""Seconds that a call of an operator takes where the GPU waits for it; same source."""
+LINKED = 0.7
+"""Share of a link's peak that collectives reach (assumed)."""
+CPU_LINKS, GPU_LINKS = (2e9, 1e9), (100e9, 15e9)
+"""Bytes a second of a rank inside its node and between nodes, where the profile does not say (assumed)."""
+_CALL = {False: 100e-6, True: 20e-6}
 
 
-def gpu_rates(peaks: Mapping[str, float], precision: str, source: str) -> dict[str, Rate] | None:
-    """Return the same of a device with a published peak; None where its peak is not known: nothing is guessed."""
+def gpu_rates(peaks: Mapping[str, float], precision: str, source: str, links: Links = (None, None)) -> Rates | None:
+    """Return what is known of a device with a published peak; None where its peak is not known: nothing is guessed.
+
+    Args:
+        peaks: dense operations a second, by precision.
+        precision: that of the run.
+        source: who says so.
+        links: peak bytes a second of a rank, one way, inside its node and between nodes; None: unknown.
+    """
     precision = "bf16" if precision == "fp8" else precision
     if precision not in peaks:
         return None
-    share, doubt = TUNED[precision]
-    inside = "part of the share of the peak"
-    said = f"{share:.0%} of {peaks[precision] / 1e12:g} TFLOP/s ({source})"
+    peak, (share, doubt) = peaks[precision], MATRICES[precision]
+    said = f"{share:.0%} of {peak / 1e12:g} TFLOP/s ({source})"
+    others = "fitted to published runs (docs/plan.md)"
     return {
-        "s_per_flop": Rate(value=1 / (peaks[precision] * share), doubt=doubt, source=said),
-        "s_per_attention": Rate(value=1 / (peaks[precision] * share), doubt=doubt, source=said),
-        "s_per_byte": Rate(value=0.0, doubt=0.0, source=inside),
-        "s_per_operator": Rate(value=0.0, doubt=0.0, source=inside),
-        **_links(1 / 100e9, 1 / 15e9, 20e-6),
+        "s_per_flop": Rate(value=1 / (peak * share), doubt=doubt, source=said),
+        "s_per_attention": Rate(value=1 / (peak * ATTENTION), doubt=0.4, source=others),
+        "s_per_byte": Rate(value=1 / GPU_BYTES, doubt=0.5, source=others),
+        "s_per_operator": Rate(value=GPU_OPERATOR, doubt=0.7, source=others),
+        **_links(links, gpu=True),
     }
 
 
-def _links(inside: float, outside: float, call: float) -> dict[str, Rate]:
-    source = "assumed: no speed of links is known of this cluster"
-    return {
-        "s_per_call_inside": Rate(value=call, doubt=0.7, source=source),
-        "s_per_wire_inside": Rate(value=inside, doubt=0.8, source=source),
-        "s_per_call_outside": Rate(value=2 * call, doubt=0.7, source=source),
-        "s_per_wire_outside": Rate(value=outside, doubt=0.8, source=source),
-    }
+def _links(peaks: Links, *, gpu: bool) -> Rates:
+    rates: Rates = {}
+    for where, peak, usual in zip(("inside", "outside"), peaks, GPU_LINKS if gpu else CPU_LINKS, strict=True):
+        known = peak is not None
+        source = f"{LINKED:.0%} of {peak / 1e9:g} GB/s (the profile)" if peak else "assumed: the profile has no speed"
+        call = _CALL[gpu] * (2 if where == "outside" else 1)
+        rates[f"s_per_call_{where}"] = Rate(value=call, doubt=0.7, source="assumed")
+        value = 1 / (peak * LINKED if peak is not None else usual)
+        rates[f"s_per_wire_{where}"] = Rate(value=value, doubt=0.35 if known else 0.8, source=source)
+    return rates
 
 
 class Seen(Struct, frozen=True, kw_only=True):

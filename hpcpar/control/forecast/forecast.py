@@ -281,9 +281,9 @@ def clock_of(job: _Job, layout: Layout, identity: Identity) -> Clock | None:
             peaks = {str(name): tera * 1e12 for name, tera in job.node_type.peak_tflops.items()}
             source = "the profile" if peaks else (device.source if device else "")
             known: dict[str, float] = {**(device.peak_flops if device and not peaks else {}), **peaks}
-            rates = gpu_rates(known, precision, source)
+            rates = gpu_rates(known, precision, source, job.node_type.links)
         else:
-            rates = cpu_rates(identity.cpus_per_rank)
+            rates = cpu_rates(identity.cpus_per_rank, job.node_type.links)
         job.clocks[precision] = job.past.calibrate(first_clock(rates), precision) if rates else None
     return job.clocks[precision]
 
