@@ -1,7 +1,7 @@
 """Predicted beside published step times: training runs of others on GPUs that nobody here has.
 
 The rows are those of docs/published/llm-foundry.csv. Their models (MPT) are traced as Llamas of the same width, depth,
-heads, vocabulary and number of operations: a feed-forward layer of three matrices of width 8/3 d in place of two of 4 d.
+heads, vocabulary and operations: a feed-forward layer of three matrices of width 8/3 d in place of two of 4 d.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def table(rows: list[Published]) -> str:
         "rows",
         "predicted: mean error (%)",
         "worst (%)",
-        "constant efficiency: mean (%)",
+        "naive: mean (%)",
         "worst (%)",
     ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -127,7 +127,7 @@ def cpu_rates(cpus: int, links: Links = (None, None)) -> Rates:
 
 
 MATRICES = {"bf16": (0.75, 0.2), "fp32": (0.75, 0.25)}
-"""Share of the peak that matrix products reach, and its doubt. bf16: rates fitted to published runs (docs/plan.md). fp32:
+"""Share of the peak that matrix products reach, and its doubt. bf16: fitted to published runs (docs/plan.md); fp32:
 assumed, nobody publishes such runs."""
 ATTENTION = 0.5
 """The same of fused attention; same source."""
