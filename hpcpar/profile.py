@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from typing import Annotated, Literal
 
@@ -154,6 +155,21 @@ class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Set only when a job has more than one node (network plug-ins)."""
 
 
+class Allocation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of the machine is the user's own: for a profile in one's own folder."""
+
+    ends: str = ""
+    """The last day, YYYY-MM-DD."""
+    balance: tuple[str, ...] = ()
+    """A command that prints what is left, one word a string; run only where the user says --balance."""
+    ask_above: Annotated[float, Meta(ge=0)] | None = None
+    """Submit asks before it sends what may cost more, in the site's unit."""
+
+    def __post_init__(self) -> None:
+        if self.ends:
+            datetime.date.fromisoformat(self.ends)
+
+
 class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one machine is. Changes when the site changes."""
 
@@ -167,6 +183,7 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     account_required: bool = False
     account: str = ""
     charge_unit: str = "node-hours"
+    allocation: Allocation = Allocation()
     default_time: str = "10m"
     qos: dict[str, Qos] = field(default_factory=dict)
     partitions: dict[str, Qos] = field(default_factory=dict)

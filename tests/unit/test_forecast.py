@@ -13,10 +13,10 @@ from hpcpar.control.forecast import clock, explore, price
 from hpcpar.control.forecast import forecast as forecasts
 from hpcpar.control.forecast.ask import Shapes
 from hpcpar.control.forecast.attach import attach
-from hpcpar.control.forecast.budget import check_budget
 from hpcpar.control.forecast.clock import Seen
 from hpcpar.control.forecast.layout import Layout, in_flight
 from hpcpar.control.forecast.memory import need, verdict
+from hpcpar.control.forecast.spend import check_budget
 from hpcpar.control.forecast.work import Link, Work, bubble_of, reaches_out
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from time import time as seconds_now
 from typing import Any
 
 import msgspec
@@ -13,10 +14,12 @@ from msgspec import Struct
 from hpcpar import registry
 from hpcpar.control.forecast import price
 from hpcpar.control.forecast.advice import Change, cheapest_change, variants_of
+from hpcpar.control.forecast.allocation import time_left
 from hpcpar.control.forecast.ask import Shapes, ask
 from hpcpar.control.forecast.clock import Clock, Time, cpu_rates, first_clock, gpu_rates, step_time
+from hpcpar.control.forecast.engines import delays
 from hpcpar.control.forecast.layout import SHAPED, Layout, host_cpus, layout_of
-from hpcpar.control.forecast.memory import Need, need, verdict
+from hpcpar.control.forecast.memory import Need, fits_for_certain, need, verdict
 from hpcpar.control.forecast.past import Past, look_back
 from hpcpar.control.forecast.price import Price
 from hpcpar.control.forecast.work import Work, work
@@ -27,7 +30,7 @@ from hpcpar.profile import ClusterProfile, NodeType
 from hpcpar.runs import StudyFolder
 from hpcpar.shapes import Case, Model
 from hpcpar.spec import Identity, Study
-from hpcpar.units import parse_memory
+from hpcpar.units import parse_memory, slurm_memory
 
 START_S = 60.0
 """Of a run before its first step, where no finished run of this cluster says how long that takes (assumed)."""
@@ -44,6 +47,7 @@ class Row(Struct, frozen=True, kw_only=True):
     ranks: int
     micro_batch: int
     grad_accum: int
+    global_batch: int
     options: dict[str, Any]
     """Those of the strategy that differ from their defaults."""
     key: str
@@ -62,8 +66,16 @@ class Row(Struct, frozen=True, kw_only=True):
     worst: Price
     """Of one run that takes all of its time limit."""
     limit_s: float
+    memory_request: str = ""
+    """What a job asks of a node where nobody said: enough to fit for certain. "": nothing is asked."""
     change: Change | None = None
     """What would make it fit."""
+    learns_otherwise: str = ""
+    """In which way updates are delayed; "" where they are those of one process."""
+    jobs: int = 1
+    """How many jobs it takes, with checkpoints, where the queue allows less time than it needs."""
+    too_late: bool = False
+    """It would not end before the allocation does if it began now."""
 
 
 class Unfit(Struct, frozen=True, kw_only=True):
@@ -92,6 +104,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     calibrated_with: int
     """Finished cells of this cluster that the times are fitted to; 0: none."""
+    allocation_ends: str = ""
+    allocation_left_s: float | None = None
 
 
 class _Job(Struct, frozen=True, kw_only=True):
@@ -102,6 +116,7 @@ class _Job(Struct, frozen=True, kw_only=True):
     node_type: NodeType
     past: Past
     trace: bool
+    left_s: float | None = None
     clocks: dict[str, Clock | None] = msgspec.field(default_factory=dict)
 
 
@@ -114,6 +129,7 @@ def forecast(
     trace: bool = True,
     advise: bool = True,
     version: str = "",
+    now: float | None = None,
 ) -> Forecast:
     """Forecast every cell of a study.
 
@@ -125,15 +141,19 @@ def forecast(
         trace: whether a child process may be started to read shapes off the model.
         advise: whether to look for changes that make a cell fit.
         version: the version of hpcpar.
+        now: seconds since 1970, for the days that are left; not given: the clock's.
 
     Raises:
         InputError: with every problem that all cells have.
     """
+    now = seconds_now() if now is None else now
     variants = _surveys(study, profile, where, version)
     kind = study.node_type or profile.default_node_type
     node_type = profile.node_types[kind]
     past = look_back(studies, profile, kind, trace=trace)
-    job = _Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace)
+    job = _Job(
+        study=study, profile=profile, node_type=node_type, past=past, trace=trace, left_s=time_left(profile, now)
+    )
     notes: list[str] = []
     rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
     refused = tuple(
@@ -155,6 +175,8 @@ def forecast(
         charge_unit=profile.charge_unit,
         notes=tuple(dict.fromkeys([*notes, *past.notes])),
         calibrated_with=max((clock.runs for clock in job.clocks.values() if clock is not None), default=0),
+        allocation_ends=profile.allocation.ends,
+        allocation_left_s=job.left_s,
     )
 
 
@@ -172,9 +194,9 @@ def _surveys(study: Study, profile: ClusterProfile, where: str, version: str) ->
     return found
 
 
-def _rank(row: Row) -> tuple[int, float, float]:
+def _rank(row: Row) -> tuple[int, bool, float, float]:
     order = {"yes": 0, "tight": 1, "unknown": 2, "no": 3}
-    return order[row.fits], row.run_s if row.run_s is not None else float("inf"), row.worst.node_hours
+    return order[row.fits], row.too_late, row.run_s if row.run_s is not None else float("inf"), row.worst.node_hours
 
 
 def _rows(found: Survey, job: _Job, notes: list[str], *, advise: bool) -> list[Row]:
@@ -216,6 +238,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
         "ranks": identity.world_size,
         "micro_batch": identity.micro_batch,
         "grad_accum": identity.grad_accum,
+        "global_batch": identity.global_batch,
         "options": changed_options(identity),
         "key": run.spec.run_name,
         "worst": price.price(identity.nodes, limit_s, each),
@@ -238,7 +261,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
     run_high_s = start + identity.steps * time.high if time else None
     limit_s = limit_of(job.study, run, job.profile, run_high_s)
     common |= {"limit_s": limit_s, "worst": price.price(identity.nodes, limit_s, each)}
-    return Row(
+    row = Row(
         fits=verdict(needed, capacity, gpu=layout.gpu),
         reason=_reason(needed, capacity, time, layout),
         need=needed,
@@ -248,8 +271,36 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
         run_s=run_s,
         run_high_s=run_high_s,
         price=price.price(identity.nodes, run_s, each) if run_s is not None else None,
+        memory_request=memory_request(run, needed, job),
+        learns_otherwise=delays(layout.beside),
+        jobs=math.ceil(run_s / limit_s) if run_s is not None else 1,
+        too_late=run_s is not None and job.left_s is not None and run_s > job.left_s,
         **common,
     )
+    return msgspec.structs.replace(row, reason="; ".join([*_remarks(row, job), row.reason]))
+
+
+def _remarks(row: Row, job: _Job) -> Iterator[str]:
+    """Yield what a person must know before what a step is made of."""
+    if row.too_late:
+        yield f"cannot end before the allocation does ({job.profile.allocation.ends})"
+    if row.jobs > 1:
+        yield f"longer than the time limit: {row.jobs} jobs, with checkpoints"
+    if row.learns_otherwise:
+        yield row.learns_otherwise
+
+
+def memory_request(run: PlannedRun, needed: Need, job: _Job) -> str:
+    """Return the memory a node to ask for where nobody said, for CPUs: what fits for certain, or all there is.
+
+    On GPUs the tensors are not in the node's memory, and nothing is asked.
+    """
+    kind = job.node_type
+    if job.study.memory or kind.request_memory != "if-asked" or kind.gpus_per_node or job.profile.scheduler == "local":
+        return ""
+    enough = run.resources.ranks_per_node * fits_for_certain(needed, gpu=False)
+    there = parse_memory(kind.memory) if kind.memory else math.inf
+    return slurm_memory(math.ceil(min(enough, there)))
 
 
 def _model(layout: Layout | str, shapes: Shapes) -> Model | str:

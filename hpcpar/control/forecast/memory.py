@@ -235,5 +235,10 @@ def verdict(needed: Need, capacity: float | None, *, gpu: bool) -> str:
         return "unknown"
     if needed.total > capacity:
         return "no"
+    return "yes" if fits_for_certain(needed, gpu=gpu) <= capacity else "tight"
+
+
+def fits_for_certain(needed: Need, *, gpu: bool) -> float:
+    """Return the memory in which a rank fits with every margin."""
     margin, process = (MARGIN, PROCESS["gpu"]) if gpu else (HEAP, PROCESS["cpu"])
-    return "yes" if needed.total * (1 + margin) + process <= capacity else "tight"
+    return needed.total * (1 + margin) + process
