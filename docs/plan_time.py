@@ -18,7 +18,7 @@ from plan_runs import finished, submit, traced
 from hpcpar.control.forecast.clock import Clock, Seen, calibrated, cpu_rates, first_clock, step_time
 from hpcpar.control.forecast.forecast import plain
 from hpcpar.control.forecast.layout import Layout, layout_of
-from hpcpar.control.forecast.past import step_time_of
+from hpcpar.control.forecast.times import step_time_of
 from hpcpar.control.forecast.work import Work, work
 from hpcpar.spec import Identity
 

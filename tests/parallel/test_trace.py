@@ -104,7 +104,7 @@ def real_passes(unit: Any, value: Any) -> tuple[float, float, float, Any]:
     [
         "llama-tiny",
         "mlp",
-        *(pytest.param(name, marks=pytest.mark.full) for name in ("vgg11", "nbow")),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("vgg11", "nbow", "conv-autoencoder", "cnn")),
     ],
 )
 def test_what_units_keep_and_their_peaks_are_those_of_real_tensors(name: str) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from hpcpar.control.forecast import price
 from hpcpar.control.forecast.forecast import Forecast, Row, forecast
+from hpcpar.control.forecast.past import SCHEMA
 from hpcpar.control.plan import Plan, PlannedRun
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
@@ -72,7 +73,7 @@ def prediction(row: Row, found: Forecast) -> dict[str, object]:
     """Return what stands in a run's spec.json: `collect` puts it beside what was measured."""
     if row.need is None and row.time is None:
         return {}
-    noted: dict[str, object] = {"schema": 1, "calibrated_with": found.calibrated_with}
+    noted: dict[str, object] = {"schema": SCHEMA, "calibrated_with": found.calibrated_with}
     if row.need is not None:
         noted["memory_bytes"] = round(row.need.total)
     if row.memory_request:

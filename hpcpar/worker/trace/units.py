@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
@@ -59,8 +60,9 @@ class Tracer:
 
     def __init__(self, workload: NeuralWorkload, tally: Tally) -> None:
         self._workload, self._tally = workload, tally
-        # As many samples as are traced: how a batch lies in memory is the workload's affair.
-        self._fetched = {samples: workload.samples.fetch(_first_samples(samples)) for samples in SAMPLES}
+        # Really, and as many samples as are traced: how a batch lies in memory decides which copies convolutions make.
+        with unset_fake_temporarily():
+            self._fetched = {samples: workload.samples.fetch(_first_samples(samples)) for samples in SAMPLES}
         self._spread = False
 
     @property
