@@ -16,6 +16,7 @@ from hpcpar.control.forecast import price
 from hpcpar.control.forecast.advice import Change, cheapest_change, variants_of
 from hpcpar.control.forecast.allocation import time_left
 from hpcpar.control.forecast.ask import Shapes, ask
+from hpcpar.control.forecast.children import family
 from hpcpar.control.forecast.clock import Clock, Time, cpu_rates, first_clock, gpu_rates, step_time
 from hpcpar.control.forecast.engines import delays
 from hpcpar.control.forecast.layout import SHAPED, Layout, host_cpus, layout_of
@@ -155,7 +156,8 @@ def forecast(
         study=study, profile=profile, node_type=node_type, past=past, trace=trace, left_s=time_left(profile, now)
     )
     notes: list[str] = []
-    rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
+    with family():
+        rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
     refused = tuple(
         Unfit(
             strategy=one.choice.name, mesh=one.choice.mesh, nodes=one.nodes, what=one.problem.what, fix=one.problem.fix
