@@ -11,6 +11,7 @@ import pytest
 from hpcpar import assets
 from hpcpar.control.forecast import clock, explore, price
 from hpcpar.control.forecast import forecast as forecasts
+from hpcpar.control.forecast import job as job_of_all
 from hpcpar.control.forecast.ask import Shapes
 from hpcpar.control.forecast.attach import attach
 from hpcpar.control.forecast.clock import Seen
@@ -197,7 +198,7 @@ def test_what_does_not_fit_says_which_number_and_which_change(shapes) -> None:
     )
     (row,) = found.rows
     assert row.fits == "no"
-    assert row.need.total > row.capacity_bytes == 40 * 2**30 * forecasts.GIVE
+    assert row.need.total > row.capacity_bytes == 40 * 2**30 * job_of_all.GIVE
     assert "GiB of activations at its worst moment" in row.reason
     assert row.change.flags.startswith("--micro-batch ")
     assert row.change.need_bytes < row.capacity_bytes

@@ -52,12 +52,17 @@ class Time(Struct, frozen=True, kw_only=True):
     """What the expected time is made of."""
 
 
-def first_clock(rates: dict[str, Rate]) -> Clock:
-    """Return the clock of a machine on which nothing has been measured."""
+def first_clock(rates: dict[str, Rate], naive: float | None = None) -> Clock:
+    """Return the clock of a machine on which nothing has been measured.
+
+    Args:
+        rates: what is known before.
+        naive: seconds of a rank for a useful operation; not given: those of a matrix product.
+    """
     covariance = tuple(
         tuple(rate.doubt**2 if i == j else 0.0 for j in range(len(rates))) for i, rate in enumerate(rates.values())
     )
-    return Clock(rates=rates, covariance=covariance, naive=rates["s_per_flop"].value)
+    return Clock(rates=rates, covariance=covariance, naive=naive or rates["s_per_flop"].value)
 
 
 def step_time(work: Work, clock: Clock, ranks: int) -> Time:
@@ -129,6 +134,9 @@ def cpu_rates(cpus: int, links: Links = (None, None)) -> Rates:
 MATRICES = {"bf16": (0.75, 0.2), "fp32": (0.75, 0.25)}
 """Share of the peak that matrix products reach, and its doubt. bf16: fitted to published runs (docs/plan.md); fp32:
 assumed, nobody publishes such runs."""
+USUAL = {"bf16": 0.4, "fp32": 0.6}
+"""Share of the peak that whole steps usually reach: what the naive estimate goes by before any run has finished. bf16:
+33 to 50 % of H100s and 41 to 68 % of A100s are published (docs/plan.md); fp32: assumed."""
 ATTENTION = 0.5
 """The same of fused attention; same source."""
 GPU_BYTES = 1.2e12

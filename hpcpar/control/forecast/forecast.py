@@ -17,26 +17,23 @@ from hpcpar.control.forecast.advice import Change, cheapest_change, variants_of
 from hpcpar.control.forecast.allocation import time_left
 from hpcpar.control.forecast.ask import Shapes, ask
 from hpcpar.control.forecast.children import family
-from hpcpar.control.forecast.clock import Clock, Time, cpu_rates, first_clock, gpu_rates, step_time
+from hpcpar.control.forecast.clock import Time, step_time
 from hpcpar.control.forecast.engines import delays
+from hpcpar.control.forecast.job import Job, capacity_of, clock_of, limit_of, memory_request
 from hpcpar.control.forecast.layout import SHAPED, Layout, host_cpus, layout_of
-from hpcpar.control.forecast.memory import Need, fits_for_certain, need, verdict
-from hpcpar.control.forecast.past import Past, look_back
+from hpcpar.control.forecast.memory import Need, need, verdict
+from hpcpar.control.forecast.past import look_back
 from hpcpar.control.forecast.price import Price
 from hpcpar.control.forecast.work import Work, work
 from hpcpar.control.plan import PlannedRun, Survey, survey
-from hpcpar.devices import find_device
 from hpcpar.errors import InputError, Problem
-from hpcpar.profile import ClusterProfile, NodeType
+from hpcpar.profile import ClusterProfile
 from hpcpar.runs import StudyFolder
 from hpcpar.shapes import Case, Model
 from hpcpar.spec import Identity, Study
-from hpcpar.units import parse_memory, slurm_memory
 
 START_S = 60.0
 """Of a run before its first step, where no finished run of this cluster says how long that takes (assumed)."""
-GIVE = 0.9
-"""A GPU's memory that tensors can have: what its maker calls 40 GB is a little less (assumed, none was at hand)."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -109,18 +106,6 @@ class Forecast(Struct, frozen=True, kw_only=True):
     allocation_left_s: float | None = None
 
 
-class _Job(Struct, frozen=True, kw_only=True):
-    """What all cells have in common."""
-
-    study: Study
-    profile: ClusterProfile
-    node_type: NodeType
-    past: Past
-    trace: bool
-    left_s: float | None = None
-    clocks: dict[str, Clock | None] = msgspec.field(default_factory=dict)
-
-
 def forecast(
     study: Study,
     profile: ClusterProfile,
@@ -152,9 +137,7 @@ def forecast(
     kind = study.node_type or profile.default_node_type
     node_type = profile.node_types[kind]
     past = look_back(studies, profile, kind, trace=trace)
-    job = _Job(
-        study=study, profile=profile, node_type=node_type, past=past, trace=trace, left_s=time_left(profile, now)
-    )
+    job = Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace, left_s=time_left(profile, now))
     notes: list[str] = []
     with family():
         rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
@@ -201,7 +184,7 @@ def _rank(row: Row) -> tuple[int, bool, float, float]:
     return order[row.fits], row.too_late, row.run_s if row.run_s is not None else float("inf"), row.worst.node_hours
 
 
-def _rows(found: Survey, job: _Job, notes: list[str], *, advise: bool) -> list[Row]:
+def _rows(found: Survey, job: Job, notes: list[str], *, advise: bool) -> list[Row]:
     gpu = job.node_type.gpus_per_node > 0
     cpus = host_cpus(job.profile)
     laid = [(run, layout_of(run.spec.identity, gpu, cpus)) for run in found.runs]
@@ -230,7 +213,7 @@ def _named(run: PlannedRun) -> str:
     return run.spec.workload_file or run.spec.identity.workload
 
 
-def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job, notes: list[str]) -> Row:
+def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: Job, notes: list[str]) -> Row:
     identity, limit_s = run.spec.identity, limit_of(job.study, run, job.profile, None)
     each = price.factor(job.profile, job.node_type, run.resources)
     common: dict[str, Any] = {
@@ -282,7 +265,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
     return msgspec.structs.replace(row, reason="; ".join([*_remarks(row, job), row.reason]))
 
 
-def _remarks(row: Row, job: _Job) -> Iterator[str]:
+def _remarks(row: Row, job: Job) -> Iterator[str]:
     """Yield what a person must know before what a step is made of."""
     if row.too_late:
         yield f"cannot end before the allocation does ({job.profile.allocation.ends})"
@@ -290,19 +273,6 @@ def _remarks(row: Row, job: _Job) -> Iterator[str]:
         yield f"longer than the time limit: {row.jobs} jobs, with checkpoints"
     if row.learns_otherwise:
         yield row.learns_otherwise
-
-
-def memory_request(run: PlannedRun, needed: Need, job: _Job) -> str:
-    """Return the memory a node to ask for where nobody said, for CPUs: what fits for certain, or all there is.
-
-    On GPUs the tensors are not in the node's memory, and nothing is asked.
-    """
-    kind = job.node_type
-    if job.study.memory or kind.request_memory != "if-asked" or kind.gpus_per_node or job.profile.scheduler == "local":
-        return ""
-    enough = run.resources.ranks_per_node * fits_for_certain(needed, gpu=False)
-    there = parse_memory(kind.memory) if kind.memory else math.inf
-    return slurm_memory(math.ceil(min(enough, there)))
 
 
 def _model(layout: Layout | str, shapes: Shapes) -> Model | str:
@@ -318,29 +288,6 @@ def changed_options(identity: Identity) -> dict[str, Any]:
     return {k: v for k, v in identity.strategy_options.items() if v != defaults.get(k) and k != "mesh"}
 
 
-def capacity_of(node_type: NodeType, ranks_per_node: int) -> float | None:
-    """Return the memory that a rank can have, in bytes; None where the profile does not say."""
-    if node_type.gpus_per_node:
-        return parse_memory(node_type.accelerator_memory) * GIVE if node_type.accelerator_memory else None
-    return parse_memory(node_type.memory) / ranks_per_node if node_type.memory else None
-
-
-def clock_of(job: _Job, layout: Layout, identity: Identity) -> Clock | None:
-    """Return the clock for this precision, calibrated where there are finished runs."""
-    precision = layout.case.precision
-    if precision not in job.clocks:
-        if layout.gpu:
-            device = find_device(job.node_type.accelerator)
-            peaks = {str(name): tera * 1e12 for name, tera in job.node_type.peak_tflops.items()}
-            source = "the profile" if peaks else (device.source if device else "")
-            known: dict[str, float] = {**(device.peak_flops if device and not peaks else {}), **peaks}
-            rates = gpu_rates(known, precision, source, job.node_type.links)
-        else:
-            rates = cpu_rates(identity.cpus_per_rank, job.node_type.links)
-        job.clocks[precision] = job.past.calibrate(first_clock(rates), precision) if rates else None
-    return job.clocks[precision]
-
-
 def _reason(needed: Need, capacity: float | None, time: Time | None, layout: Layout) -> str:
     if capacity is not None and verdict(needed, capacity, gpu=layout.gpu) != "yes":
         parts = {
@@ -354,7 +301,7 @@ def _reason(needed: Need, capacity: float | None, time: Time | None, layout: Lay
     return ", ".join(f"{share:.0%} {name}" for name, share in shares[:3] if share >= 0.01)
 
 
-def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found: Survey, job: _Job) -> list[Row]:
+def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found: Survey, job: Job) -> list[Row]:
     """Look for the cheapest change of every cell that does not fit; all shapes are asked for at once."""
     wanted: dict[str, tuple[Layout, Identity, list[Layout]]] = {}
     for row, (run, layout) in zip(rows, laid, strict=True):
@@ -378,22 +325,8 @@ def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found
     return made
 
 
-def _time_of(job: _Job, identity: Identity, layout: Layout, shapes: Shapes) -> float | None:
+def _time_of(job: Job, identity: Identity, layout: Layout, shapes: Shapes) -> float | None:
     clock, model, useful = clock_of(job, layout, identity), shapes.models[layout.case], shapes.models[plain(layout)]
     if clock is None or isinstance(model, str) or isinstance(useful, str):
         return None
     return step_time(work(model, useful, layout, shapes.answer), clock, identity.world_size).expected
-
-
-def limit_of(study: Study, run: PlannedRun, profile: ClusterProfile, run_high_s: float | None) -> float:
-    """Return the time limit of a run, in seconds: the user's, else what the upper end of the band needs.
-
-    In whole minutes, not less than the profile's default, and not more than the queue allows.
-    """
-    resources = run.resources
-    if study.time or run_high_s is None:
-        return resources.time_s
-    limit = max(resources.time_s, math.ceil(run_high_s / 60) * 60.0)
-    queues = (profile.qos.get(resources.qos), profile.partitions.get(resources.partition))
-    most = [queue.max_time_s(resources.nodes) for queue in queues if queue is not None]
-    return min([limit, *(one for one in most if one is not None)])
