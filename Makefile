@@ -12,7 +12,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 TORCH ?= torch==2.13.0
 DEMO := demo
 
-.PHONY: help env slurm demo readme test test-ci test-slurm test-full browser check bench bench-collect overhead gpu-check parity ledgers pipelines plan proof faults soak bench-submit bench-status clean
+.PHONY: help env slurm demo readme test test-ci test-slurm test-full browser check bench bench-collect overhead gpu-check parity ledgers pipelines plan proof faults soak bench-submit bench-status bench-plan clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -104,8 +104,11 @@ ledgers: env  ## Bytes that ranks hold and move, beside their formulas (docs/sha
 pipelines: env  ## Bubbles and kept activations, measured (docs/pipelines.md; on a quiet machine)
 	$(BIN)/python benchmarks/pipelines.py
 
-plan: env  ## Memory that a plan predicts, beside what small runs need (docs/plan.md); RUNS=folder keeps the runs
-	$(BIN)/python docs/make_plan.py $(if $(RUNS),--runs '$(RUNS)')
+bench-plan: env  ## Measure what a plan of llama-7b costs a login node
+	$(BIN)/python benchmarks/plan.py
+
+plan: env  ## Memory and time that a plan predicts, beside measured and published ones (docs/plan.md); ONLY=time RUNS=folder
+	$(BIN)/python docs/make_plan.py $(if $(ONLY),--only '$(ONLY)') $(if $(RUNS),--runs '$(RUNS)') $(if $(FEW),--few '$(FEW)')
 
 proof: parity ledgers pipelines  ## All of docs/ that is counted or measured about strategies
 

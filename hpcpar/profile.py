@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from typing import Annotated, Literal
 
@@ -88,6 +89,10 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accelerator_memory: str = ""
     peak_tflops: dict[Literal["fp32", "bf16"], Annotated[float, Meta(gt=0)]] = field(default_factory=dict)
     """Dense peak of one device, where it is not the one that hpcpar knows of this accelerator (hpcpar/devices.py)."""
+    link_gb_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """Peak, in 1e9 bytes a second and one direction, of all links from a rank's device to the others of its node."""
+    network_gb_per_s: Annotated[float, Meta(gt=0)] | None = None
+    """The same of a rank's share of its node's network."""
     partition: str = ""
     constraint: str = ""
     qos: str = ""
@@ -96,6 +101,12 @@ class NodeType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     whole_nodes: bool = True
     charge_rate: Annotated[float, Meta(ge=0)] | None = None
     """Units of the site (`charge_unit`) for one node and hour, before factors of QOS and partition; None: unknown."""
+
+    @property
+    def links(self) -> tuple[float | None, float | None]:
+        """Peak bytes a second of a rank inside its node, and between nodes; None where nobody says."""
+        inside, between = self.link_gb_per_s, self.network_gb_per_s
+        return (None if inside is None else inside * 1e9), (None if between is None else between * 1e9)
 
     def __post_init__(self) -> None:
         for text in (self.memory, self.accelerator_memory):
@@ -144,6 +155,21 @@ class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Set only when a job has more than one node (network plug-ins)."""
 
 
+class Allocation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of the machine is the user's own: for a profile in one's own folder."""
+
+    ends: str = ""
+    """The last day, YYYY-MM-DD."""
+    balance: tuple[str, ...] = ()
+    """A command that prints what is left, one word a string; run only where the user says --balance."""
+    ask_above: Annotated[float, Meta(ge=0)] | None = None
+    """Submit asks before it sends what may cost more, in the site's unit."""
+
+    def __post_init__(self) -> None:
+        if self.ends:
+            datetime.date.fromisoformat(self.ends)
+
+
 class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one machine is. Changes when the site changes."""
 
@@ -157,6 +183,7 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     account_required: bool = False
     account: str = ""
     charge_unit: str = "node-hours"
+    allocation: Allocation = Allocation()
     default_time: str = "10m"
     qos: dict[str, Qos] = field(default_factory=dict)
     partitions: dict[str, Qos] = field(default_factory=dict)

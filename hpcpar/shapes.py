@@ -46,6 +46,8 @@ class Case(Struct, frozen=True, kw_only=True):
     capacity: float = 0.0
     gpu: bool = False
     """Attention takes the kernels of a GPU: in fp32, heads that share keys take the one that keeps all scores."""
+    matrices_only: bool = False
+    """tp splits the columns and rows of a plan and nothing else, as DeepSpeed's AutoTP does."""
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -64,7 +66,9 @@ class Pass(Struct, frozen=True, kw_only=True):
     peak: Envelope
     """The most that is alive at a time beside what was alive before it began."""
     flops: Line
-    """Floating-point operations; half of a causal attention is not computed."""
+    """Floating-point operations but for attention."""
+    attention: Line = Line(0.0, 0.0)
+    """Those of fused attention; half of a causal one is not computed."""
     traffic: Line
     """Bytes that operators read and write."""
     operators: int
@@ -91,10 +95,12 @@ class UnitShape(Struct, frozen=True, kw_only=True):
     """Numbers in all: what the cut of a pipeline goes by."""
     spread: int = 0
     """Of `parameters`, those of experts: ep has cut them, dp_shard does not."""
+    frozen: int = 0
+    """Of `parameters`, those that are not trained: they have no gradient and no moments. No expert is one."""
     buffers: int = 0
     """Bytes of buffers."""
     largest: int = 0
-    """Numbers of its largest parameter."""
+    """Numbers of the largest parameter that is trained."""
     input: Line
     output: Line
     kept: Line
@@ -107,6 +113,16 @@ class UnitShape(Struct, frozen=True, kw_only=True):
     backward_again: Envelope
     """The peak of a further one, which adds to gradients that are there; these are not in it."""
     messages: tuple[Message, ...] = ()
+
+    @property
+    def dense(self) -> int:
+        """Numbers that are not those of experts: what shards and replicas share."""
+        return self.parameters - self.spread
+
+    @property
+    def trained(self) -> int:
+        """Of those, the ones that have a gradient."""
+        return self.dense - self.frozen
 
 
 class Model(Struct, frozen=True, kw_only=True):

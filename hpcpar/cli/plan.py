@@ -28,6 +28,7 @@ _NOT_HERE = {
     "as_json",
     "program",
     "checkpoint_every",
+    "yes",
 }
 """What only a submit has."""
 
@@ -37,8 +38,12 @@ def _shared() -> list[click.Parameter]:
 
 
 @click.option(
-    "--budget", type=click.FloatRange(min=0), metavar="UNITS", help="Exit with 2 if the worst case exceeds it."
+    "--critical-batch",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SAMPLES",
+    help="Where learning needs twice the samples: say what larger batches are worth.",
 )
+@click.option("--balance", is_flag=True, help="Run the profile's own command for what is left of the allocation.")
 @click.option("--all", "everything", is_flag=True, help="Print every mesh, not the best of each strategy and size.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def _plan(study_file: str | None, **flags: Any) -> int:
@@ -49,9 +54,11 @@ def _plan(study_file: str | None, **flags: Any) -> int:
     the next plan need not read again. How: docs/plan.md.
     """
     from hpcpar.cli.plan_table import print_forecast
-    from hpcpar.control.forecast.budget import check_budget
+    from hpcpar.control.forecast.allocation import ask_balance
     from hpcpar.control.forecast.explore import with_all_strategies
     from hpcpar.control.forecast.forecast import forecast
+    from hpcpar.control.forecast.spend import check_budget
+    from hpcpar.control.forecast.summary import sum_up
     from hpcpar.runs import find_studies, runs_root
     from hpcpar.storage import is_folder
 
@@ -63,13 +70,15 @@ def _plan(study_file: str | None, **flags: Any) -> int:
         study = with_all_strategies(study, profile, where)
     root = runs_root(flags["runs_dir"], profile.runs_root)
     studies = find_studies(root) if is_folder(root) else []
+    balance = ask_balance(profile) if flags["balance"] else None
     found = forecast(study, profile, where, studies=studies, version=__version__)
+    summed = sum_up(found, critical_batch=flags["critical_batch"], balance=balance, open_choice=open_choice)
     if flags["as_json"]:
         from hpcpar.cli.output import print_json
 
-        print_json(found)
+        print_json({**{name: getattr(found, name) for name in found.__struct_fields__}, "summary": summed})
     else:
-        print_forecast(found, everything=flags["everything"] or not open_choice, open_choice=open_choice)
+        print_forecast(found, summed, everything=flags["everything"] or not open_choice)
     if flags["budget"] is not None:
         check_budget(found, studies, profile, flags["budget"], open_choice=open_choice)
     return 0 if any(row.fits in {"yes", "tight", "unknown"} for row in found.rows) else 1

@@ -7,6 +7,7 @@ import click
 from hpcpar.cli import printable
 from hpcpar.control.forecast.forecast import Forecast, Row
 from hpcpar.control.forecast.price import Price
+from hpcpar.control.forecast.summary import Summary
 from hpcpar.units import human_duration, human_memory
 
 SHOWN = 3
@@ -15,7 +16,7 @@ _HEADS = ("fits", "strategy", "nodes", "mesh", "micro x accum", "memory a rank",
           "node-hours", "price", "why")  # fmt: skip
 
 
-def print_forecast(found: Forecast, *, everything: bool, open_choice: bool) -> None:
+def print_forecast(found: Forecast, summed: Summary, *, everything: bool) -> None:
     """Print the table, what is refused, what would make the others fit, and what the numbers rest on."""
     rows = list(found.rows) if everything else _best(found.rows)
     lines = [_cells(row, found) for row in rows]
@@ -28,7 +29,10 @@ def print_forecast(found: Forecast, *, everything: bool, open_choice: bool) -> N
         click.echo(f"{len(found.rows) - len(rows)} more meshes: --all")
     _print_changes(rows)
     _print_refused(found)
-    _print_total(found, open_choice=open_choice)
+    _print_fastest(summed)
+    _print_batches(summed)
+    _print_total(summed)
+    _print_allocation(found, summed)
     _print_ground(found)
 
 
@@ -107,17 +111,43 @@ def _print_refused(found: Forecast) -> None:
         click.echo(f"  and {len(reasons) - 20} more reasons: --json")
 
 
-def _print_total(found: Forecast, *, open_choice: bool) -> None:
-    if open_choice or not found.rows:
+def _print_fastest(summed: Summary) -> None:
+    """Say where one strategy overtakes another."""
+    said = [
+        f"{one.strategy} on {' '.join(str(nodes) for nodes in one.nodes)}{'' if one.sure else ' (bands overlap)'}"
+        for one in summed.fastest
+    ]
+    if said:
+        click.echo(f"Fastest: {', then '.join(said)}")
+
+
+def _print_batches(summed: Summary) -> None:
+    if summed.critical_batch is None:
         return
-    runs = len(found.rows) * found.repeats
-    worst = found.rows[0].worst.times(0)
-    expected: Price | None = worst
-    for row in found.rows:
-        worst = worst.plus(row.worst.times(found.repeats))
-        expected = expected.plus(row.price.times(found.repeats)) if expected and row.price else None
-    said = f"{expected.node_hours:.2f} node-hours expected ({money(expected, found.charge_unit)}), " if expected else ""
-    click.echo(f"All {runs} runs: {said}{worst.node_hours:.2f} at worst ({money(worst, found.charge_unit)})")
+    click.echo(f"Batches, where {summed.critical_batch:g} samples need twice as many to learn (docs/plan.md):")
+    for one in summed.batches:
+        rate = f"{one.faster:.2f} times the samples a second, {one.samples:.2f} times as many needed"
+        click.echo(f"  {one.global_batch} on {one.nodes} ({one.strategy}): {rate}: {one.sooner:.2f} times as soon")
+    if summed.eaten is not None:
+        click.echo(f"  From {summed.eaten.global_batch} on, a larger batch eats what it gains")
+
+
+def _print_total(summed: Summary) -> None:
+    if summed.worst is None:
+        return
+    worst, expected = summed.worst, summed.expected
+    said = f"{expected.node_hours:.2f} node-hours expected ({money(expected, summed.unit)}), " if expected else ""
+    click.echo(f"All {summed.runs} runs: {said}{worst.node_hours:.2f} at worst ({money(worst, summed.unit)})")
+
+
+def _print_allocation(found: Forecast, summed: Summary) -> None:
+    if found.allocation_left_s is not None:
+        many = f"{sum(row.too_late for row in found.rows)} of {len(found.rows)} rows cannot end before"
+        left = human_duration(max(0.0, found.allocation_left_s))
+        click.echo(f"The allocation ends on {found.allocation_ends}, in {left}: {many}")
+    if summed.balance is not None:
+        after = f", {summed.left:.2f} after the worst case" if summed.left is not None else ""
+        click.echo(f"Balance: {summed.balance.units:.2f} {summed.unit}{after} ({' '.join(summed.balance.command)})")
 
 
 def _print_ground(found: Forecast) -> None:

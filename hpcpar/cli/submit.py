@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def is_strategy(word: str) -> bool:
     envvar="HPCPAR_PREDICT",
     help="Foresee memory and time first, as `hpcpar plan` does (default: where plan has looked at the model before).",
 )
+@click.option("--budget", type=click.FloatRange(min=0), metavar="UNITS", help="Refuse what may cost more (worst case).")
+@click.option("--yes", is_flag=True, help="Do not ask, whatever it costs (allocation.ask_above of the profile).")
 @click.option("--force", is_flag=True, help="Submit also what will not fit into memory.")
 @click.option("--again", is_flag=True, help="Run what is complete once more.")
 @click.option("--no-gate", is_flag=True, help="Send it unchecked (see `hpcpar doctor`); the submission says so.")
@@ -145,8 +148,33 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
         warn(text)
     if flags["dry_run"]:
         return _show(prepared, profile_path, as_json=flags["as_json"])
+    _refuse_or_ask(prepared, flags)
     job_ids = submit.submit(prepared, lambda problem: warn(str(problem)))
     return _answer(prepared, job_ids, flags)
+
+
+def _refuse_or_ask(prepared: Any, flags: dict[str, Any]) -> None:
+    """Look at the price of what is to be sent.
+
+    Raises:
+        InputError: it may exceed the budget, or nobody is there to be asked.
+    """
+    profile, root = prepared.request.profile, prepared.request.root
+    if flags["budget"] is None and profile.allocation.ask_above is None:
+        return
+    from hpcpar.control.forecast import spend
+    from hpcpar.runs import find_studies
+    from hpcpar.storage import is_folder
+
+    worst = spend.at_worst((run for batch in prepared.batches for run in batch.runs), profile)
+    if flags["budget"] is not None:
+        spend.refuse_above(worst, flags["budget"], find_studies(root) if is_folder(root) else [], profile)
+    question = "" if flags["yes"] or not prepared.batches else spend.to_ask(worst, profile)
+    if not question:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(Problem(f"cluster {profile.name}", question, "--yes to send it without being asked"))
+    click.confirm(f"{question}: send it?", abort=True, err=True)
 
 
 def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str, Any]) -> tuple[Any, Path]:

@@ -249,13 +249,15 @@ def _as_wished(run: PlannedRun, request: Request, study: StudyFolder) -> Planned
 
 
 def as_first_sent(run: PlannedRun, request: Request, study: StudyFolder) -> PlannedRun:
-    """Return the run with the time limit that it has on disk: where the study names none, a forecast may have."""
+    """Return the run with the time limit and the memory that it was sent with, where a forecast chose them."""
     was = study.run(run.spec.run_name).spec()
-    if was is None or request.study.time:
+    if was is None:
         return run
+    time_s = run.resources.time_s if request.study.time else was.time_s
+    memory = run.resources.memory or str(was.prediction.get("memory_request", ""))
     return PlannedRun(
-        msgspec.structs.replace(run.spec, time_s=was.time_s),
-        msgspec.structs.replace(run.resources, time_s=was.time_s),
+        msgspec.structs.replace(run.spec, time_s=time_s),
+        msgspec.structs.replace(run.resources, time_s=time_s, memory=memory),
     )
 
 

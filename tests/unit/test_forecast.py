@@ -11,12 +11,13 @@ import pytest
 from hpcpar import assets
 from hpcpar.control.forecast import clock, explore, price
 from hpcpar.control.forecast import forecast as forecasts
+from hpcpar.control.forecast import job as job_of_all
 from hpcpar.control.forecast.ask import Shapes
 from hpcpar.control.forecast.attach import attach
-from hpcpar.control.forecast.budget import check_budget
 from hpcpar.control.forecast.clock import Seen
 from hpcpar.control.forecast.layout import Layout, in_flight
 from hpcpar.control.forecast.memory import need, verdict
+from hpcpar.control.forecast.spend import check_budget
 from hpcpar.control.forecast.work import Link, Work, bubble_of, reaches_out
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
@@ -115,8 +116,9 @@ def job(scale: float, sent: float = 0.0, bubble: float = 0.0) -> Work:
     )  # fmt: skip
 
 
-TRUE = {"s_per_flop": 1 / 80e9, "s_per_byte": 1 / 6e9, "s_per_operator": 2e-5, "s_per_call_inside": 3e-4,
-        "s_per_wire_inside": 1 / 0.7e9, "s_per_call_outside": 1e-4, "s_per_wire_outside": 1e-9}  # fmt: skip
+TRUE = {"s_per_flop": 1 / 80e9, "s_per_attention": 1 / 40e9, "s_per_byte": 1 / 6e9, "s_per_operator": 2e-5,
+        "s_per_call_inside": 3e-4, "s_per_wire_inside": 1 / 0.7e9, "s_per_call_outside": 1e-4,
+        "s_per_wire_outside": 1e-9}  # fmt: skip
 
 
 def test_a_bubble_stretches_what_is_computed_and_nothing_else() -> None:
@@ -196,7 +198,7 @@ def test_what_does_not_fit_says_which_number_and_which_change(shapes) -> None:
     )
     (row,) = found.rows
     assert row.fits == "no"
-    assert row.need.total > row.capacity_bytes == 40 * 2**30 * forecasts.GIVE
+    assert row.need.total > row.capacity_bytes == 40 * 2**30 * job_of_all.GIVE
     assert "GiB of activations at its worst moment" in row.reason
     assert row.change.flags.startswith("--micro-batch ")
     assert row.change.need_bytes < row.capacity_bytes

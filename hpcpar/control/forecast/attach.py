@@ -8,6 +8,7 @@ import msgspec
 
 from hpcpar.control.forecast import price
 from hpcpar.control.forecast.forecast import Forecast, Row, forecast
+from hpcpar.control.forecast.past import SCHEMA
 from hpcpar.control.plan import Plan, PlannedRun
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
@@ -64,16 +65,19 @@ def _with(run: PlannedRun, row: Row | None, found: Forecast, profile: ClusterPro
     spec = msgspec.structs.replace(
         run.spec, billing=billing, prediction=prediction(row, found) if row else {}, time_s=limit_s
     )
-    return PlannedRun(spec, msgspec.structs.replace(run.resources, time_s=limit_s))
+    memory = run.resources.memory or (row.memory_request if row is not None else "")
+    return PlannedRun(spec, msgspec.structs.replace(run.resources, time_s=limit_s, memory=memory))
 
 
 def prediction(row: Row, found: Forecast) -> dict[str, object]:
     """Return what stands in a run's spec.json: `collect` puts it beside what was measured."""
     if row.need is None and row.time is None:
         return {}
-    noted: dict[str, object] = {"schema": 1, "calibrated_with": found.calibrated_with}
+    noted: dict[str, object] = {"schema": SCHEMA, "calibrated_with": found.calibrated_with}
     if row.need is not None:
         noted["memory_bytes"] = round(row.need.total)
+    if row.memory_request:
+        noted["memory_request"] = row.memory_request
     if row.time is not None and row.run_s is not None:
         noted["step_s"] = {key: getattr(row.time, key) for key in ("expected", "low", "high", "naive")}
         noted["run_s"] = row.run_s

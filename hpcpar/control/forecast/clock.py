@@ -52,12 +52,17 @@ class Time(Struct, frozen=True, kw_only=True):
     """What the expected time is made of."""
 
 
-def first_clock(rates: dict[str, Rate]) -> Clock:
-    """Return the clock of a machine on which nothing has been measured."""
+def first_clock(rates: dict[str, Rate], naive: float | None = None) -> Clock:
+    """Return the clock of a machine on which nothing has been measured.
+
+    Args:
+        rates: what is known before.
+        naive: seconds of a rank for a useful operation; not given: those of a matrix product.
+    """
     covariance = tuple(
         tuple(rate.doubt**2 if i == j else 0.0 for j in range(len(rates))) for i, rate in enumerate(rates.values())
     )
-    return Clock(rates=rates, covariance=covariance, naive=rates["s_per_flop"].value)
+    return Clock(rates=rates, covariance=covariance, naive=naive or rates["s_per_flop"].value)
 
 
 def step_time(work: Work, clock: Clock, ranks: int) -> Time:
@@ -74,7 +79,7 @@ def step_time(work: Work, clock: Clock, ranks: int) -> Time:
         expected=expected,
         low=expected / factor,
         high=expected * factor,
-        naive=work.useful_flops / ranks * clock.naive,
+        naive=work.useful_flops / ranks * clock.naive * work.sharing,
         shares={name: part / expected if expected else 0.0 for name, part in parts.items()},
     )
 
@@ -89,21 +94,19 @@ def parts_of(work: Work, values: Mapping[str, float]) -> dict[str, float]:
 
     What does overlap in truth is in the rates once finished runs have been looked at.
     """
-    compute = work.flops * values["s_per_flop"]
+    compute = work.flops * values["s_per_flop"] + work.attention * values["s_per_attention"]
     memory = work.traffic * values["s_per_byte"]
     operators = work.operators * values["s_per_operator"]
     sent = {
         where: link.calls * values[f"s_per_call_{where}"] + link.wire_bytes * values[f"s_per_wire_{where}"]
         for where, link in (("inside", work.inside), ("outside", work.outside))
     }
-    return {
-        "compute": compute,
-        "memory traffic": memory,
-        "operators": operators,
-        "inside nodes": sent["inside"],
-        "between nodes": sent["outside"],
-        "bubble": (compute + memory + operators) * work.bubble / (1 - work.bubble),
-    }
+    busy = compute + memory + operators
+    # While a rank waits, those that share its processors go on: a bubble costs what is left of it then.
+    waiting = max(0.0, busy / (1 - work.bubble) - busy * work.sharing)
+    parts = {"compute": compute, "memory traffic": memory, "operators": operators}
+    parts |= {"inside nodes": sent["inside"], "between nodes": sent["outside"]}
+    return {**{name: part * work.sharing for name, part in parts.items()}, "bubble": waiting}
 
 
 def slope(work: Work, values: Mapping[str, float], name: str) -> float:
@@ -112,46 +115,75 @@ def slope(work: Work, values: Mapping[str, float], name: str) -> float:
     return (whole - seconds(work, {**values, name: 0.0})) / whole if whole else 0.0
 
 
-def cpu_rates(cpus: int) -> dict[str, Rate]:
-    """Return what is known of a rank on CPUs that nobody has measured: little."""
+Rates = dict[str, Rate]
+Links = tuple[float | None, float | None]
+
+
+def cpu_rates(cpus: int, links: Links = (None, None)) -> Rates:
+    """Return what is known of a rank on so many CPUs that nobody has measured: little. `links` as for `gpu_rates`."""
     unknown = "assumed: between slow and fast CPUs of the last ten years"
     return {
         "s_per_flop": Rate(value=1 / (30e9 * cpus), doubt=0.8, source=unknown),
+        "s_per_attention": Rate(value=1 / (15e9 * cpus), doubt=0.8, source=unknown),
         "s_per_byte": Rate(value=1 / 10e9, doubt=0.8, source=unknown),
         "s_per_operator": Rate(value=10e-6, doubt=0.7, source="assumed: torch calls an operator in 3 to 40 us"),
-        **_links(1 / 2e9, 1 / 1e9, 100e-6),
+        **_links(links, gpu=False),
     }
 
 
-TUNED = {"bf16": (0.40, 0.25), "fp32": (0.60, 0.35)}
-"""Share of the peak, and its doubt. bf16: published dense runs of 1 to 70 billion parameters reach 33 to 50 % of H100s
-and 41 to 68 % of A100s (docs/plan.md). fp32: assumed, nobody publishes such runs."""
+MATRICES = {"bf16": (0.75, 0.2), "fp32": (0.75, 0.25)}
+"""Share of the peak that matrix products reach, and its doubt. bf16: fitted to published runs (docs/plan.md); fp32:
+assumed, nobody publishes such runs."""
+USUAL = {"bf16": 0.4, "fp32": 0.6}
+"""Share of the peak that whole steps usually reach: what the naive estimate goes by before any run has finished. bf16:
+33 to 50 % of H100s and 41 to 68 % of A100s are published (docs/plan.md); fp32: assumed."""
+ATTENTION = 0.5
+"""The same of fused attention; same source."""
+GPU_BYTES = 1.2e12
+"""Bytes a second that operators read and write; same source."""
+GPU_OPERATOR = 5e-6
+"""Seconds that a call of an operator takes where the GPU waits for it; same source."""
+LINKED = 0.7
+"""Share of a link's peak that collectives reach (assumed)."""
+CPU_LINKS, GPU_LINKS = (2e9, 1e9), (100e9, 15e9)
+"""Bytes a second of a rank inside its node and between nodes, where the profile does not say (assumed)."""
+_CALL = {False: 100e-6, True: 20e-6}
 
 
-def gpu_rates(peaks: Mapping[str, float], precision: str, source: str) -> dict[str, Rate] | None:
-    """Return the same of a device with a published peak; None where its peak is not known: nothing is guessed."""
+def gpu_rates(peaks: Mapping[str, float], precision: str, source: str, links: Links = (None, None)) -> Rates | None:
+    """Return what is known of a device with a published peak; None where its peak is not known: nothing is guessed.
+
+    Args:
+        peaks: dense operations a second, by precision.
+        precision: that of the run.
+        source: who says so.
+        links: peak bytes a second of a rank, one way, inside its node and between nodes; None: unknown.
+    """
     precision = "bf16" if precision == "fp8" else precision
     if precision not in peaks:
         return None
-    share, doubt = TUNED[precision]
-    inside = "part of the share of the peak"
-    said = f"{share:.0%} of {peaks[precision] / 1e12:g} TFLOP/s ({source})"
+    peak, (share, doubt) = peaks[precision], MATRICES[precision]
+    said = f"{share:.0%} of {peak / 1e12:g} TFLOP/s ({source})"
+    others = "fitted to published runs (docs/plan.md)"
     return {
-        "s_per_flop": Rate(value=1 / (peaks[precision] * share), doubt=doubt, source=said),
-        "s_per_byte": Rate(value=0.0, doubt=0.0, source=inside),
-        "s_per_operator": Rate(value=0.0, doubt=0.0, source=inside),
-        **_links(1 / 100e9, 1 / 15e9, 20e-6),
+        "s_per_flop": Rate(value=1 / (peak * share), doubt=doubt, source=said),
+        "s_per_attention": Rate(value=1 / (peak * ATTENTION), doubt=0.4, source=others),
+        "s_per_byte": Rate(value=1 / GPU_BYTES, doubt=0.5, source=others),
+        "s_per_operator": Rate(value=GPU_OPERATOR, doubt=0.7, source=others),
+        **_links(links, gpu=True),
     }
 
 
-def _links(inside: float, outside: float, call: float) -> dict[str, Rate]:
-    source = "assumed: no speed of links is known of this cluster"
-    return {
-        "s_per_call_inside": Rate(value=call, doubt=0.7, source=source),
-        "s_per_wire_inside": Rate(value=inside, doubt=0.8, source=source),
-        "s_per_call_outside": Rate(value=2 * call, doubt=0.7, source=source),
-        "s_per_wire_outside": Rate(value=outside, doubt=0.8, source=source),
-    }
+def _links(peaks: Links, *, gpu: bool) -> Rates:
+    rates: Rates = {}
+    for where, peak, usual in zip(("inside", "outside"), peaks, GPU_LINKS if gpu else CPU_LINKS, strict=True):
+        known = peak is not None
+        source = f"{LINKED:.0%} of {peak / 1e9:g} GB/s (the profile)" if peak else "assumed: the profile has no speed"
+        call = _CALL[gpu] * (2 if where == "outside" else 1)
+        rates[f"s_per_call_{where}"] = Rate(value=call, doubt=0.7, source="assumed")
+        value = 1 / (peak * LINKED if peak is not None else usual)
+        rates[f"s_per_wire_{where}"] = Rate(value=value, doubt=0.35 if known else 0.8, source=source)
+    return rates
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -199,5 +231,6 @@ def calibrated(clock: Clock, seen: Sequence[Seen]) -> Clock:
     both = tuple(
         tuple(covariance[places[a]][places[b]] if a in places and b in places else 0.0 for b in rates) for a in rates
     )
-    naive = math.exp(sum(math.log(one.time_s * one.ranks / one.work.useful_flops) for one in seen) / len(seen))
+    useful = [one.work.useful_flops * one.work.sharing / one.ranks for one in seen]
+    naive = math.exp(sum(math.log(one.time_s / share) for one, share in zip(seen, useful, strict=True)) / len(seen))
     return Clock(rates=rates, covariance=both, naive=naive, runs=len(seen))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from hpcpar import registry, workload_files
+from hpcpar.control.forecast.engines import ENGINES
+from hpcpar.control.forecast.layout import SHAPED
 from hpcpar.errors import HpcparError, InputError
 from hpcpar.profile import ClusterProfile
 from hpcpar.spec import StrategyChoice, Study
@@ -22,8 +25,9 @@ def with_all_strategies(study: Study, profile: ClusterProfile, where: str) -> St
     gpu = profile.node_types[kind].gpus_per_node > 0
     able = [name for name in _able(study, where) if not (gpu and name == "cp")]  # cp runs on CPUs only
     # Over nodes tp is slow (docs/plan.md): it is looked at inside of one, replicated over the others.
-    options = {"tp": {"degree": ranks}} if ranks > 1 else {}
-    choices = [StrategyChoice(name=name, options=options.get(name, {})) for name in able]
+    inside: dict[str, dict[str, Any]] = {"tp": {"degree": ranks}, "deepspeed-tp": {"degree": ranks}}
+    inside["deepspeed-pp"] = {"stages": ranks}
+    choices = [StrategyChoice(name=name, options=inside.get(name, {}) if ranks > 1 else {}) for name in able]
     if any(choice.name == "hybrid" for choice in choices):
         choices = [choice for choice in choices if choice.name != "hybrid"]
         for nodes in study.nodes:
@@ -53,8 +57,8 @@ def _able(study: Study, where: str) -> Iterator[str]:
             strategy = registry.get_strategy(name)
         except (HpcparError, ImportError):  # a plug-in that does not load is no choice
             continue
-        modelled = hasattr(strategy, "engine") or name == "deepspeed-zero"
-        if kind in strategy.kinds and (modelled or kind not in {"neural", "mixture-of-experts"}):
+        modelled = hasattr(strategy, "engine") or name in ENGINES
+        if kind in strategy.kinds and (modelled or kind not in SHAPED):
             yield name
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from time import time as seconds_now
 from typing import Any
 
 import msgspec
@@ -13,26 +14,26 @@ from msgspec import Struct
 from hpcpar import registry
 from hpcpar.control.forecast import price
 from hpcpar.control.forecast.advice import Change, cheapest_change, variants_of
+from hpcpar.control.forecast.allocation import time_left
 from hpcpar.control.forecast.ask import Shapes, ask
-from hpcpar.control.forecast.clock import Clock, Time, cpu_rates, first_clock, gpu_rates, step_time
-from hpcpar.control.forecast.layout import Layout, layout_of
+from hpcpar.control.forecast.children import family
+from hpcpar.control.forecast.clock import Time, step_time
+from hpcpar.control.forecast.engines import delays
+from hpcpar.control.forecast.job import Job, capacity_of, clock_of, limit_of, memory_request
+from hpcpar.control.forecast.layout import SHAPED, Layout, host_cpus, layout_of
 from hpcpar.control.forecast.memory import Need, need, verdict
-from hpcpar.control.forecast.past import Past, look_back
+from hpcpar.control.forecast.past import look_back
 from hpcpar.control.forecast.price import Price
 from hpcpar.control.forecast.work import Work, work
 from hpcpar.control.plan import PlannedRun, Survey, survey
-from hpcpar.devices import find_device
 from hpcpar.errors import InputError, Problem
-from hpcpar.profile import ClusterProfile, NodeType
+from hpcpar.profile import ClusterProfile
 from hpcpar.runs import StudyFolder
 from hpcpar.shapes import Case, Model
 from hpcpar.spec import Identity, Study
-from hpcpar.units import parse_memory
 
 START_S = 60.0
 """Of a run before its first step, where no finished run of this cluster says how long that takes (assumed)."""
-GIVE = 0.9
-"""A GPU's memory that tensors can have: what its maker calls 40 GB is a little less (assumed, none was at hand)."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -44,6 +45,7 @@ class Row(Struct, frozen=True, kw_only=True):
     ranks: int
     micro_batch: int
     grad_accum: int
+    global_batch: int
     options: dict[str, Any]
     """Those of the strategy that differ from their defaults."""
     key: str
@@ -62,8 +64,16 @@ class Row(Struct, frozen=True, kw_only=True):
     worst: Price
     """Of one run that takes all of its time limit."""
     limit_s: float
+    memory_request: str = ""
+    """What a job asks of a node where nobody said: enough to fit for certain. "": nothing is asked."""
     change: Change | None = None
     """What would make it fit."""
+    learns_otherwise: str = ""
+    """In which way updates are delayed; "" where they are those of one process."""
+    jobs: int = 1
+    """How many jobs it takes, with checkpoints, where the queue allows less time than it needs."""
+    too_late: bool = False
+    """It would not end before the allocation does if it began now."""
 
 
 class Unfit(Struct, frozen=True, kw_only=True):
@@ -92,17 +102,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     calibrated_with: int
     """Finished cells of this cluster that the times are fitted to; 0: none."""
-
-
-class _Job(Struct, frozen=True, kw_only=True):
-    """What all cells have in common."""
-
-    study: Study
-    profile: ClusterProfile
-    node_type: NodeType
-    past: Past
-    trace: bool
-    clocks: dict[str, Clock | None] = msgspec.field(default_factory=dict)
+    allocation_ends: str = ""
+    allocation_left_s: float | None = None
 
 
 def forecast(
@@ -114,6 +115,7 @@ def forecast(
     trace: bool = True,
     advise: bool = True,
     version: str = "",
+    now: float | None = None,
 ) -> Forecast:
     """Forecast every cell of a study.
 
@@ -125,17 +127,20 @@ def forecast(
         trace: whether a child process may be started to read shapes off the model.
         advise: whether to look for changes that make a cell fit.
         version: the version of hpcpar.
+        now: seconds since 1970, for the days that are left; not given: the clock's.
 
     Raises:
         InputError: with every problem that all cells have.
     """
+    now = seconds_now() if now is None else now
     variants = _surveys(study, profile, where, version)
     kind = study.node_type or profile.default_node_type
     node_type = profile.node_types[kind]
-    past = look_back(studies, profile.name, kind, gpu=node_type.gpus_per_node > 0, trace=trace)
-    job = _Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace)
+    past = look_back(studies, profile, kind, trace=trace)
+    job = Job(study=study, profile=profile, node_type=node_type, past=past, trace=trace, left_s=time_left(profile, now))
     notes: list[str] = []
-    rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
+    with family():
+        rows = [row for found in variants for row in _rows(found, job, notes, advise=advise)]
     refused = tuple(
         Unfit(
             strategy=one.choice.name, mesh=one.choice.mesh, nodes=one.nodes, what=one.problem.what, fix=one.problem.fix
@@ -155,6 +160,8 @@ def forecast(
         charge_unit=profile.charge_unit,
         notes=tuple(dict.fromkeys([*notes, *past.notes])),
         calibrated_with=max((clock.runs for clock in job.clocks.values() if clock is not None), default=0),
+        allocation_ends=profile.allocation.ends,
+        allocation_left_s=job.left_s,
     )
 
 
@@ -172,16 +179,17 @@ def _surveys(study: Study, profile: ClusterProfile, where: str, version: str) ->
     return found
 
 
-def _rank(row: Row) -> tuple[int, float, float]:
+def _rank(row: Row) -> tuple[int, bool, float, float]:
     order = {"yes": 0, "tight": 1, "unknown": 2, "no": 3}
-    return order[row.fits], row.run_s if row.run_s is not None else float("inf"), row.worst.node_hours
+    return order[row.fits], row.too_late, row.run_s if row.run_s is not None else float("inf"), row.worst.node_hours
 
 
-def _rows(found: Survey, job: _Job, notes: list[str], *, advise: bool) -> list[Row]:
+def _rows(found: Survey, job: Job, notes: list[str], *, advise: bool) -> list[Row]:
     gpu = job.node_type.gpus_per_node > 0
-    laid = [(run, layout_of(run.spec.identity, gpu)) for run in found.runs]
+    cpus = host_cpus(job.profile)
+    laid = [(run, layout_of(run.spec.identity, gpu, cpus)) for run in found.runs]
     cases = [case for _, layout in laid if isinstance(layout, Layout) for case in (layout.case, plain(layout))]
-    if "neural" not in found.declared.kind and found.declared.kind != "mixture-of-experts":
+    if found.declared.kind not in SHAPED:
         notes.append(f"memory and time: a workload of the kind '{found.declared.kind}' has no shapes to read")
         cases = []
     shapes: Shapes | str = "nothing to trace"
@@ -205,7 +213,7 @@ def _named(run: PlannedRun) -> str:
     return run.spec.workload_file or run.spec.identity.workload
 
 
-def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job, notes: list[str]) -> Row:
+def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: Job, notes: list[str]) -> Row:
     identity, limit_s = run.spec.identity, limit_of(job.study, run, job.profile, None)
     each = price.factor(job.profile, job.node_type, run.resources)
     common: dict[str, Any] = {
@@ -215,6 +223,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
         "ranks": identity.world_size,
         "micro_batch": identity.micro_batch,
         "grad_accum": identity.grad_accum,
+        "global_batch": identity.global_batch,
         "options": changed_options(identity),
         "key": run.spec.run_name,
         "worst": price.price(identity.nodes, limit_s, each),
@@ -237,7 +246,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
     run_high_s = start + identity.steps * time.high if time else None
     limit_s = limit_of(job.study, run, job.profile, run_high_s)
     common |= {"limit_s": limit_s, "worst": price.price(identity.nodes, limit_s, each)}
-    return Row(
+    row = Row(
         fits=verdict(needed, capacity, gpu=layout.gpu),
         reason=_reason(needed, capacity, time, layout),
         need=needed,
@@ -247,8 +256,23 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: _Job,
         run_s=run_s,
         run_high_s=run_high_s,
         price=price.price(identity.nodes, run_s, each) if run_s is not None else None,
+        memory_request=memory_request(run, needed, job),
+        learns_otherwise=delays(layout.beside),
+        jobs=math.ceil(run_s / limit_s) if run_s is not None else 1,
+        too_late=run_s is not None and job.left_s is not None and run_s > job.left_s,
         **common,
     )
+    return msgspec.structs.replace(row, reason="; ".join([*_remarks(row, job), row.reason]))
+
+
+def _remarks(row: Row, job: Job) -> Iterator[str]:
+    """Yield what a person must know before what a step is made of."""
+    if row.too_late:
+        yield f"cannot end before the allocation does ({job.profile.allocation.ends})"
+    if row.jobs > 1:
+        yield f"longer than the time limit: {row.jobs} jobs, with checkpoints"
+    if row.learns_otherwise:
+        yield row.learns_otherwise
 
 
 def _model(layout: Layout | str, shapes: Shapes) -> Model | str:
@@ -264,29 +288,6 @@ def changed_options(identity: Identity) -> dict[str, Any]:
     return {k: v for k, v in identity.strategy_options.items() if v != defaults.get(k) and k != "mesh"}
 
 
-def capacity_of(node_type: NodeType, ranks_per_node: int) -> float | None:
-    """Return the memory that a rank can have, in bytes; None where the profile does not say."""
-    if node_type.gpus_per_node:
-        return parse_memory(node_type.accelerator_memory) * GIVE if node_type.accelerator_memory else None
-    return parse_memory(node_type.memory) / ranks_per_node if node_type.memory else None
-
-
-def clock_of(job: _Job, layout: Layout, identity: Identity) -> Clock | None:
-    """Return the clock for this precision, calibrated where there are finished runs."""
-    precision = layout.case.precision
-    if precision not in job.clocks:
-        if layout.gpu:
-            device = find_device(job.node_type.accelerator)
-            peaks = {str(name): tera * 1e12 for name, tera in job.node_type.peak_tflops.items()}
-            source = "the profile" if peaks else (device.source if device else "")
-            known: dict[str, float] = {**(device.peak_flops if device and not peaks else {}), **peaks}
-            rates = gpu_rates(known, precision, source)
-        else:
-            rates = cpu_rates(identity.cpus_per_rank)
-        job.clocks[precision] = job.past.calibrate(first_clock(rates), precision) if rates else None
-    return job.clocks[precision]
-
-
 def _reason(needed: Need, capacity: float | None, time: Time | None, layout: Layout) -> str:
     if capacity is not None and verdict(needed, capacity, gpu=layout.gpu) != "yes":
         parts = {
@@ -300,7 +301,7 @@ def _reason(needed: Need, capacity: float | None, time: Time | None, layout: Lay
     return ", ".join(f"{share:.0%} {name}" for name, share in shares[:3] if share >= 0.01)
 
 
-def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found: Survey, job: _Job) -> list[Row]:
+def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found: Survey, job: Job) -> list[Row]:
     """Look for the cheapest change of every cell that does not fit; all shapes are asked for at once."""
     wanted: dict[str, tuple[Layout, Identity, list[Layout]]] = {}
     for row, (run, layout) in zip(rows, laid, strict=True):
@@ -324,22 +325,8 @@ def _advised(rows: list[Row], laid: list[tuple[PlannedRun, Layout | str]], found
     return made
 
 
-def _time_of(job: _Job, identity: Identity, layout: Layout, shapes: Shapes) -> float | None:
+def _time_of(job: Job, identity: Identity, layout: Layout, shapes: Shapes) -> float | None:
     clock, model, useful = clock_of(job, layout, identity), shapes.models[layout.case], shapes.models[plain(layout)]
     if clock is None or isinstance(model, str) or isinstance(useful, str):
         return None
     return step_time(work(model, useful, layout, shapes.answer), clock, identity.world_size).expected
-
-
-def limit_of(study: Study, run: PlannedRun, profile: ClusterProfile, run_high_s: float | None) -> float:
-    """Return the time limit of a run, in seconds: the user's, else what the upper end of the band needs.
-
-    In whole minutes, not less than the profile's default, and not more than the queue allows.
-    """
-    resources = run.resources
-    if study.time or run_high_s is None:
-        return resources.time_s
-    limit = max(resources.time_s, math.ceil(run_high_s / 60) * 60.0)
-    queues = (profile.qos.get(resources.qos), profile.partitions.get(resources.partition))
-    most = [queue.max_time_s(resources.nodes) for queue in queues if queue is not None]
-    return min([limit, *(one for one in most if one is not None)])

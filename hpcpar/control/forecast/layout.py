@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any, NamedTuple
 
 import msgspec
 
 from hpcpar import composition, registry
+from hpcpar.control.forecast.engines import ENGINES, Engine, Meeting, Server, Zero
 from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.profile import ClusterProfile
 from hpcpar.schedules import SCHEDULES, partition, stages_of
 from hpcpar.shapes import Case, Model, UnitShape
 from hpcpar.spec import Identity
-
-
-class Zero(NamedTuple):
-    """What DeepSpeed's ZeRO shards."""
-
-    stage: int
-    offload_optimizer: bool
-    offload_parameters: bool
 
 
 class Layout(NamedTuple):
@@ -32,7 +27,21 @@ class Layout(NamedTuple):
     grad_accum: int
     gpu: bool
     ranks_per_node: int
-    zero: Zero | None = None
+    beside: Engine | None = None
+    """What another engine than the mesh's own does."""
+    matrices_only: bool = False
+    sharing: float = 1.0
+    """How many ranks take turns on the processors that one of them is said to have."""
+
+    @property
+    def zero(self) -> Zero | None:
+        """What DeepSpeed shards; None without it."""
+        return self.beside if isinstance(self.beside, Zero) else None
+
+    @property
+    def alone(self) -> bool:
+        """Replicas do not speak to one another while a backward pass goes on."""
+        return isinstance(self.beside, Meeting | Server)
 
     @property
     def virtual(self) -> int:
@@ -53,6 +62,7 @@ class Layout(NamedTuple):
             loss_parallel=engine.loss_parallel and mesh.tp > 1,
             capacity=engine.capacity,
             gpu=self.gpu,
+            matrices_only=self.matrices_only and mesh.tp > 1,
         )
 
 
@@ -66,23 +76,49 @@ class Stage(NamedTuple):
     """Stages before and after it that are on another rank."""
 
 
-UNKNOWN = "no model of what strategy {} holds and does: only points of the mesh and deepspeed-zero have one"
+SHAPED = frozenset({"neural", "mixture-of-experts", "adapters"})
+"""Kinds of workload whose models have shapes to read."""
+UNKNOWN = "no model of what strategy {} holds and does"
+DEVICES = "no model of several GPUs in one process: on a GPU, {} has one"
 
 
-def layout_of(identity: Identity, gpu: bool) -> Layout | str:
-    """Read the layout off a planned run, or say why there is none."""
+def host_cpus(profile: ClusterProfile) -> int | None:
+    """Return how many processors the nodes of a cluster have together where they are one machine: this one."""
+    return len(os.sched_getaffinity(0)) if profile.scheduler == "local" else None
+
+
+def layout_of(identity: Identity, gpu: bool, cpus: int | None = None) -> Layout | str:
+    """Read the layout off a planned run, or say why there is none.
+
+    Args:
+        identity: the run.
+        gpu: whether a rank computes on one.
+        cpus: the processors of all nodes together, where ranks may have to take turns on them.
+    """
     if gpu and identity.mesh.cp > 1:
         return "cp runs on CPUs only so far: its attention is built on torch's CPU kernel"
     strategy = registry.get_strategy(identity.strategy)
     options: Any = msgspec.convert(identity.strategy_options, strategy.Options)
-    engine, zero = EngineOptions(), None
+    engine, beside = EngineOptions(), None
     if hasattr(strategy, "engine"):
         engine = strategy.engine(options)
-    elif identity.strategy == "deepspeed-zero":
-        zero = Zero(options.stage, options.offload_optimizer, options.offload_parameters)
+    elif identity.strategy in ENGINES:
+        beside = ENGINES[identity.strategy](identity.mesh, options)
+        if beside is None and gpu:
+            return DEVICES.format(identity.strategy)
     else:
         return UNKNOWN.format(identity.strategy)
-    return Layout(identity.mesh, engine, identity.micro_batch, identity.grad_accum, gpu, identity.ranks_per_node, zero)
+    return Layout(
+        identity.mesh,
+        engine,
+        identity.micro_batch,
+        identity.grad_accum,
+        gpu,
+        identity.ranks_per_node,
+        beside,
+        matrices_only=identity.strategy == "deepspeed-tp",
+        sharing=max(1.0, identity.world_size * identity.cpus_per_rank / cpus) if cpus else 1.0,
+    )
 
 
 def stages_on(model: Model, layout: Layout, place: int) -> list[Stage]:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from hpcpar import composition
+from hpcpar.control.forecast.engines import Meeting, Server
+from hpcpar.control.forecast.holdings import NUMBER, Held, gathered_at_most, held
 from hpcpar.control.forecast.layout import Layout, Stage, in_flight, stages_on
 from hpcpar.shapes import Answer, Model, UnitShape, highest
 
-NUMBER = 4
-"""Bytes of a weight, of its gradient and of what is sent of them: fp32 is what is kept and added up (strategies.md)."""
 MARGIN = 0.10
 """Of the tensors, on top: what a GPU's allocator cannot use. A run fits for certain where it fits with this."""
 HEAP = 1.25
@@ -48,14 +48,6 @@ class Need(Struct, frozen=True, kw_only=True):
         return self.parameters + self.gradients + self.moments + self.activations + self.buffers + self.batch
 
 
-class _Held(NamedTuple):
-    """What a rank holds all the time."""
-
-    parameters: float
-    gradients: float
-    moments: float
-
-
 class _Moment(NamedTuple):
     name: str
     gradients: float
@@ -70,18 +62,19 @@ def need(model: Model, layout: Layout, answer: Answer) -> Need:
 
 def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Need:
     stages = stages_on(model, layout, place)
-    held = _held([unit for stage in stages for unit in stage.units], layout, answer.moments)
-    fixed = _received(stages, layout)
+    mine = held([unit for stage in stages for unit in stage.units], layout, answer.moments)
+    fixed = _received(stages, layout, in_flight(layout, place)) + mine.copies
     batch = answer.sample_bytes * layout.micro_batch * layout.grad_accum / layout.mesh.cp
     moments = [
-        *_under_way(model, stages, layout, held, in_flight(layout, place)),
-        _update(stages, layout, answer, held),
+        *_under_way(model, stages, layout, mine, in_flight(layout, place)),
+        _update(stages, layout, answer, mine),
+        *_meetings(layout, mine),
     ]
     worst = max(moments, key=lambda m: m.gradients + m.activations + m.buffers)
     return Need(
-        parameters=held.parameters,
+        parameters=mine.parameters,
         gradients=worst.gradients,
-        moments=held.moments,
+        moments=mine.moments,
         activations=worst.activations,
         buffers=worst.buffers + fixed,
         batch=batch,
@@ -90,29 +83,12 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Need:
     )
 
 
-def _held(units: list[UnitShape], layout: Layout, moments: int) -> _Held:
-    """Return what docs/sharding.md counts: a parameter, its gradient, its moments, each over the axes that share it."""
-    zero, shards = layout.zero, layout.mesh.dp_shard
-    spread = sum(unit.spread for unit in units)
-    dense = sum(unit.parameters for unit in units) - spread
-    buffers = sum(unit.buffers for unit in units)
-    if zero is not None:
-        master = NUMBER * dense / shards  # DeepSpeed updates a copy of its part
-        parameters = dense / shards if zero.stage == 3 else dense
-        return _Held(
-            NUMBER * (0 if zero.offload_parameters else parameters) + buffers,
-            NUMBER * dense / (shards if zero.stage >= 2 else 1),
-            0 if zero.offload_optimizer else moments * dense / shards + master,
-        )
-    mine = dense / shards + spread
-    if layout.engine.cpu_offload and shards > 1 and layout.gpu:
-        return _Held(buffers, 0, 0)
-    return _Held(NUMBER * mine + buffers, NUMBER * mine, moments * mine)
+def _received(stages: list[Stage], layout: Layout, waiting: int) -> float:
+    """Return what a pipeline receives into: torch keeps room for every micro-batch, in both directions.
 
-
-def _received(stages: list[Stage], layout: Layout) -> float:
-    """Return what a pipeline receives into: torch keeps room for every micro-batch, in both directions."""
-    b, m = layout.micro_batch, layout.grad_accum
+    DeepSpeed has one buffer for each direction and copies of what waits (runtime/pipe/engine.py).
+    """
+    b, m = layout.micro_batch, layout.grad_accum if layout.zero is None else max(2, waiting) + 1
     received = 0.0
     for stage in stages:
         if stage.neighbours:
@@ -121,26 +97,37 @@ def _received(stages: list[Stage], layout: Layout) -> float:
     return received
 
 
-def _under_way(model: Model, stages: list[Stage], layout: Layout, held: _Held, waiting: int) -> Iterator[_Moment]:
+def _meetings(layout: Layout, mine: Held) -> Iterator[_Moment]:
+    """Yield what replicas copy where they meet: all that is averaged in one vector, and its product with a weight."""
+    if isinstance(layout.beside, Meeting) and layout.mesh.dp_replicate > 1:
+        inner = mine.moments - (3 * mine.gradients if layout.beside.outer else 0)
+        averaged = mine.gradients + (inner if layout.beside.moments else 0)
+        yield _Moment("the meeting", mine.gradients, 0.0, 2 * averaged)
+    if isinstance(layout.beside, Server):
+        # A gradient, its copy in one vector; and the sum over ranks, a product, the sum so far.
+        yield _Moment("the server's update", 2 * mine.gradients, 0.0, 4 * mine.gradients)
+
+
+def _under_way(model: Model, stages: list[Stage], layout: Layout, mine: Held, waiting: int) -> Iterator[_Moment]:
     """Yield the moments of the passes; `waiting` of them are under way at a time."""
     each = [_kept(stage, model.loss, layout) for stage in stages]
     between = (waiting - 1) * sum(each) / len(each)
     gradients_stay = _gradients_stay(layout)
     accumulated = _accumulated(stages, layout)
     for stage in stages:
-        for name, gradients, activations, buffers in _passes(stage, model.loss, layout, held, stays=gradients_stay):
+        for name, gradients, activations, buffers in _passes(stage, model.loss, layout, mine, stays=gradients_stay):
             yield _Moment(name, gradients, activations + between, buffers + accumulated)
 
 
-def _update(stages: list[Stage], layout: Layout, answer: Answer, held: _Held) -> _Moment:
+def _update(stages: list[Stage], layout: Layout, answer: Answer, mine: Held) -> _Moment:
     units = [unit for stage in stages for unit in stage.units]
-    return _Moment("the update", held.gradients, 0.0, _at_update(units, layout, answer, held))
+    return _Moment("the update", mine.gradients, 0.0, _at_update(units, layout, answer, mine))
 
 
 def _gradients_stay(layout: Layout) -> bool:
     """Say whether gradients are there while a backward pass goes on: of replicas in buckets, else of other passes."""
     mesh = layout.mesh
-    ddp = mesh.dp_replicate > 1 and mesh.dp_shard == 1 and mesh.pp == 1
+    ddp = mesh.dp_replicate > 1 and mesh.dp_shard == 1 and mesh.pp == 1 and not layout.alone
     return ddp or layout.grad_accum > 1 or layout.zero is not None
 
 
@@ -148,7 +135,7 @@ def _accumulated(stages: list[Stage], layout: Layout) -> float:
     """FSDP2 adds up the gradients of several micro-batches before it scatters them: whole ones, of all units."""
     if layout.mesh.dp_shard == 1 or layout.grad_accum == 1 or layout.zero is not None:
         return 0.0
-    return NUMBER * sum(_dense(unit) for stage in stages for unit in stage.units)
+    return NUMBER * sum(unit.trained for stage in stages for unit in stage.units)
 
 
 def _kept(stage: Stage, loss: UnitShape, layout: Layout) -> float:
@@ -172,7 +159,7 @@ def _layers(stage: Stage, loss: UnitShape, layout: Layout) -> list[float]:
     return sizes
 
 
-def _passes(stage: Stage, loss: UnitShape, layout: Layout, held: _Held, *, stays: bool) -> Iterator[_Moment]:
+def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays: bool) -> Iterator[_Moment]:
     """Go forward through a stage and back, and yield the highest points in every unit."""
     b = layout.micro_batch
     chain = [*stage.units, loss] if stage.last else list(stage.units)
@@ -183,7 +170,7 @@ def _passes(stage: Stage, loss: UnitShape, layout: Layout, held: _Held, *, stays
     below = 0.0
     for i, unit in enumerate(chain):
         # FSDP2 makes a unit's share where it gives the whole up, which is counted as accumulated.
-        there = held.gradients if stays and not accumulates else 0.0
+        there = mine.gradients if stays and not accumulates else 0.0
         kept_by_other = i == 0 or chain[i - 1].keeps_output or unit.keeps_input
         entry = 0.0 if kept_by_other else unit.input.at(b)
         forward, backward = (_gathered(chain, i, layout, forward=forward) for forward in (True, False))
@@ -193,18 +180,14 @@ def _passes(stage: Stage, loss: UnitShape, layout: Layout, held: _Held, *, stays
         peak = highest(unit.backward_again if stays and not sharded else unit.backward.peak, b)
         yield _Moment(f"backward, unit {i + 1}", there, below + peak, backward)
         if sharded:  # when it ends, its whole gradient is there twice: once in the buffer that is scattered
-            twice = 2 * NUMBER * _dense(unit)
+            twice = 2 * NUMBER * unit.trained
             yield _Moment(f"backward, end of unit {i + 1}", there, below + unit.input.at(b), backward + twice)
         below += layers[i]
 
 
-def _dense(unit: UnitShape) -> int:
-    return unit.parameters - unit.spread
-
-
 def _own(unit: UnitShape, layout: Layout) -> float:
     """Return how many numbers of a unit's gradient stay on a rank."""
-    return _dense(unit) / (layout.mesh.dp_shard if layout.zero is None else 1) + unit.spread
+    return unit.trained / (layout.mesh.dp_shard if layout.zero is None else 1) + unit.spread
 
 
 def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) -> float:
@@ -212,25 +195,29 @@ def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) 
 
     A unit's weights arrive in one flat buffer and are copied out of it; going back, the next unit's are fetched ahead.
     """
-    zero = layout.zero
-    if layout.mesh.dp_shard == 1 or (zero is not None and zero.stage < 3):
+    if layout.zero is not None:
+        return NUMBER * gathered_at_most(layout, chain)
+    if layout.mesh.dp_shard == 1:
         return 0.0
     size = 2 if layout.engine.precision != "fp32" else NUMBER
     if not composition.reshards(layout.mesh, layout.engine):
-        return size * (sum(_dense(unit) for unit in chain) + (_dense(chain[i]) if forward else 0))
+        return size * (sum(unit.dense for unit in chain) + (chain[i].dense if forward else 0))
     ahead = chain[i] if forward else chain[max(0, i - 1)]
-    return float(size * (_dense(chain[i]) + _dense(ahead)))
+    return float(size * (chain[i].dense + ahead.dense))
 
 
-def _at_update(units: list[UnitShape], layout: Layout, answer: Answer, held: _Held) -> float:
+def _at_update(units: list[UnitShape], layout: Layout, answer: Answer, mine: Held) -> float:
     """Return what is copied between the last backward pass and the next step."""
     mesh, copied = layout.mesh, 0.0
     flat = (mesh.pp > 1 and mesh.dp_replicate > 1 and mesh.dp_shard == 1) or mesh.cp > 1
-    if flat:  # one message of all gradients, beside the gradients
-        copied = held.gradients
+    if flat and layout.zero is None:  # one message of all gradients, beside the gradients
+        copied = mine.gradients
     if answer.update is None:
         return copied
-    numbers = sum(unit.parameters for unit in units) if layout.gpu else max(unit.largest for unit in units)
+    if layout.zero is not None:  # one parameter to the optimizer: all that is this rank's, and its gradient in one
+        one = NUMBER if layout.gpu else highest(answer.update.peak, 1)
+        return 0.0 if layout.zero.offload_optimizer else (NUMBER + one) * mine.trained
+    numbers = sum(unit.trained + unit.spread for unit in units) if layout.gpu else max(unit.largest for unit in units)
     shares = mesh.dp_shard
     # On a GPU torch updates all weights in one go and takes room for as many numbers again (torch.optim, "foreach").
     return max(copied, (NUMBER if layout.gpu else highest(answer.update.peak, 1)) * numbers / shares)
@@ -248,5 +235,10 @@ def verdict(needed: Need, capacity: float | None, *, gpu: bool) -> str:
         return "unknown"
     if needed.total > capacity:
         return "no"
+    return "yes" if fits_for_certain(needed, gpu=gpu) <= capacity else "tight"
+
+
+def fits_for_certain(needed: Need, *, gpu: bool) -> float:
+    """Return the memory in which a rank fits with every margin."""
     margin, process = (MARGIN, PROCESS["gpu"]) if gpu else (HEAP, PROCESS["cpu"])
-    return "yes" if needed.total * (1 + margin) + process <= capacity else "tight"
+    return needed.total * (1 + margin) + process

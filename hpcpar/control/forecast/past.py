@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from hpcpar.control.forecast import clock as step_clock
 from hpcpar.control.forecast.ask import ask
 from hpcpar.control.forecast.clock import Clock, Seen, calibrated
-from hpcpar.control.forecast.layout import Layout, layout_of
+from hpcpar.control.forecast.layout import Layout, host_cpus, layout_of
+from hpcpar.control.forecast.times import Taken, taken
 from hpcpar.control.forecast.work import Work, work
-from hpcpar.runs import RunFolder, StudyFolder
+from hpcpar.errors import HpcparError
+from hpcpar.profile import ClusterProfile
+from hpcpar.runs import RunFolder, StudyFolder, state_folder
 from hpcpar.shapes import Case
 from hpcpar.spec import RunSpec
+from hpcpar.storage import make_folder, write_file
 
-MOST_RUNS = 300
-"""More finished runs make no rate surer, and each costs a look."""
+SCHEMA = 2
+"""Of what a run's spec.json says was expected; 1 counted attention among the other operations."""
 
 
 class Past(Struct, frozen=True, kw_only=True):
@@ -30,66 +38,48 @@ class Past(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
     def calibrate(self, clock: Clock, precision: str) -> Clock:
-        """Return the clock after these runs."""
-        return calibrated(clock, self.seen.get(precision, ()))
+        """Return the clock after these runs; what was fitted once is kept."""
+        seen = self.seen.get(precision, ())
+        if not seen:
+            return clock
+        code = Path(step_clock.__file__).stat().st_mtime_ns
+        words = hashlib.sha256(msgspec.json.encode([code, clock, seen], order="deterministic"))
+        place = state_folder() / "clocks" / f"{words.hexdigest()[:24]}.json"
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode(place.read_bytes(), type=Clock)
+        fitted = calibrated(clock, seen)
+        with contextlib.suppress(OSError, HpcparError):  # a full or read-only home: the next plan fits again
+            make_folder(place.parent)
+            write_file(place, msgspec.json.encode(fitted))
+        return fitted
 
 
-def step_time_of(run: RunFolder, spec: RunSpec) -> float | None:
-    """Return the mean time of the steps of a finished run after its warm-up, in seconds; None where there is none."""
-    record = run.record()
-    if record is None or record.whole_program:
-        return None
-    times = {step.step: step.time_s for step in run.steps(record.attempt).records}
-    kept = [time for number, time in times.items() if number > spec.warmup_steps]
-    return statistics.fmean(kept) if kept else None
-
-
-def look_back(studies: Iterable[StudyFolder], cluster: str, node_type: str, *, gpu: bool, trace: bool) -> Past:
+def look_back(studies: Iterable[StudyFolder], profile: ClusterProfile, node_type: str, *, trace: bool) -> Past:
     """Read the finished runs of one kind of node."""
-    cells: dict[str, list[tuple[RunSpec, float]]] = defaultdict(list)
-    starts = []
-    for run in _newest(studies):
-        spec = run.spec()
-        if spec is None or (spec.identity.cluster, spec.identity.node_type) != (cluster, node_type):
-            continue
-        time_s, record = step_time_of(run, spec), run.record()
-        if time_s and record is not None:
-            cells[_cell(spec)].append((spec, time_s))
-            starts.append(record.ended - record.started - record.phases.get("train", 0.0))
-    chosen = cells.values()
+    gpu, cpus = profile.node_types[node_type].gpus_per_node > 0, host_cpus(profile)
+    cells: dict[str, list[tuple[RunFolder, Taken]]] = defaultdict(list)
+    for run, one in taken(studies, profile.name, node_type):
+        cells[one.cell].append((run, one))
     seen: dict[str, list[Seen]] = defaultdict(list)
-    for runs in chosen:
-        spec = runs[0][0]
-        layout = layout_of(spec.identity, gpu)
+    for runs in cells.values():
+        spec = runs[0][0].spec()
+        if spec is None:
+            continue
+        layout = layout_of(spec.identity, gpu, cpus)
         done = _work(spec, layout, trace=trace) if isinstance(layout, Layout) else None
         if done is not None and isinstance(layout, Layout):
-            mean = statistics.geometric_mean([time_s for _, time_s in runs])
-            one = Seen(work=done, ranks=spec.identity.world_size, time_s=mean, runs=len(runs))
-            seen[layout.case.precision].append(one)
+            mean = statistics.geometric_mean([one.step_s for _, one in runs if one.step_s])
+            cell = Seen(work=done, ranks=spec.identity.world_size, time_s=mean, runs=len(runs))
+            seen[layout.case.precision].append(cell)
     found = {precision: tuple(several) for precision, several in seen.items()}
+    starts = [one.start_s for runs in cells.values() for _, one in runs]
     return Past(seen=found, start_s=statistics.median(starts) if starts else None)
-
-
-def _newest(studies: Iterable[StudyFolder]) -> list[RunFolder]:
-    """Return the runs that finished last."""
-    finished = []
-    for study in studies:
-        for run in study.runs():
-            try:
-                finished.append((run.record_path.stat().st_mtime, run.path.name, run))
-            except OSError:
-                continue
-    return [run for _, _, run in sorted(finished, key=lambda one: one[:2])[-MOST_RUNS:]]
-
-
-def _cell(spec: RunSpec) -> str:
-    return msgspec.structs.replace(spec.identity, repeat=1, seed=0).key()
 
 
 def _work(spec: RunSpec, layout: Layout, *, trace: bool) -> Work | None:
     """Return what a run had to do: as its own prediction says, else traced anew."""
     noted: Any = spec.prediction.get("work")
-    if noted is not None:
+    if noted is not None and spec.prediction.get("schema") == SCHEMA:
         try:
             return msgspec.convert(noted, Work)
         except msgspec.ValidationError:

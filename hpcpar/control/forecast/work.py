@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from hpcpar import composition, schedules
+from hpcpar.control.forecast.engines import BUCKET, FUSION, Meeting, Ring, Server, Zero
+from hpcpar.control.forecast.holdings import NUMBER
 from hpcpar.control.forecast.layout import Layout, Stage, stages_on
-from hpcpar.control.forecast.memory import NUMBER
 from hpcpar.shapes import Answer, Model, UnitShape
 
 
@@ -28,7 +29,9 @@ class Work(Struct, frozen=True, kw_only=True):
     """What the busiest rank does in a step."""
 
     flops: float
-    """Operations, what is computed a second time included."""
+    """Operations but for attention, what is computed a second time included."""
+    attention: float = 0.0
+    """The same of fused attention."""
     traffic: float
     """Bytes that operators read and write, the optimizer's included."""
     operators: float
@@ -42,6 +45,8 @@ class Work(Struct, frozen=True, kw_only=True):
     """False: there is no formula for this schedule, `bubble` is a bound from below."""
     useful_flops: float
     """Operations of the whole step over all ranks without any that is done twice: what the naive estimate goes by."""
+    sharing: float = 1.0
+    """How many ranks take turns on what one of them is said to have."""
 
 
 _WIRE = {"all-reduce": 2.0, "all-gather": 1.0, "reduce-scatter": 1.0, "all-to-all": 1.0}
@@ -57,12 +62,13 @@ def work(model: Model, plain: Model, layout: Layout, answer: Answer) -> Work:
         answer: what the optimizer does.
     """
     per_place = [_on(model, layout, answer, place) for place in range(layout.mesh.pp)]
-    slowest = max(per_place, key=lambda one: (one.flops, one.traffic))
+    slowest = max(per_place, key=lambda one: (one.flops + one.attention, one.traffic))
     samples = layout.micro_batch * layout.grad_accum * layout.mesh.data_ranks
     useful = sum(_flops(unit, 1) for unit in [*plain.units, plain.loss]) * samples
     bubble, known = bubble_of(layout)
     return Work(
         flops=slowest.flops,
+        attention=slowest.attention,
         traffic=slowest.traffic,
         operators=max(one.operators for one in per_place),
         inside=slowest.inside,
@@ -70,6 +76,7 @@ def work(model: Model, plain: Model, layout: Layout, answer: Answer) -> Work:
         bubble=bubble,
         bubble_known=known,
         useful_flops=useful,
+        sharing=layout.sharing,
     )
 
 
@@ -85,13 +92,14 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
     chain = units + [model.loss for stage in stages if stage.last]
     b, m = layout.micro_batch, layout.grad_accum
     links = {"inside": Link(), "outside": Link()}
-    for axis, calls, wire in _messages(stages, chain, layout):
+    for axis, calls, wire in _messages(stages, chain, layout, answer.moments):
         where = "outside" if reaches_out(layout, axis) else "inside"
         links[where] = links[where].plus(calls, wire)
-    numbers = sum(unit.parameters for unit in units) / layout.mesh.dp_shard
+    numbers = sum(unit.trained + unit.spread for unit in units) / _updates_of(layout)
     update = answer.update
     return Work(
-        flops=m * sum(_flops(unit, b) for unit in chain),
+        flops=m * sum(unit.forward.flops.at(b) + unit.backward.flops.at(b) for unit in chain),
+        attention=m * sum(unit.forward.attention.at(b) + unit.backward.attention.at(b) for unit in chain),
         traffic=m * sum(unit.forward.traffic.at(b) + unit.backward.traffic.at(b) for unit in chain)
         + (update.traffic.per_sample * numbers if update else 0.0),
         operators=m * sum(unit.forward.operators + unit.backward.operators for unit in chain)
@@ -104,8 +112,13 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
     )
 
 
+def _updates_of(layout: Layout) -> int:
+    """Return over how many ranks the optimizer's work is spread."""
+    return layout.zero.shards if layout.zero is not None else layout.mesh.dp_shard
+
+
 def _flops(unit: UnitShape, samples: float) -> float:
-    return unit.forward.flops.at(samples) + unit.backward.flops.at(samples)
+    return sum(line.at(samples) for one in (unit.forward, unit.backward) for line in (one.flops, one.attention))
 
 
 def reaches_out(layout: Layout, axis: str) -> bool:
@@ -120,7 +133,9 @@ def reaches_out(layout: Layout, axis: str) -> bool:
     return span > layout.ranks_per_node
 
 
-def _messages(stages: list[Stage], chain: list[UnitShape], layout: Layout) -> Iterator[tuple[str, float, float]]:
+def _messages(
+    stages: list[Stage], chain: list[UnitShape], layout: Layout, moments: int
+) -> Iterator[tuple[str, float, float]]:
     """Yield (axis, calls, bytes on the wire) of a step; docs/communication.md has the payloads beside counted ones."""
     mesh, m, b = layout.mesh, layout.grad_accum, layout.micro_batch
     for unit in chain:
@@ -131,44 +146,63 @@ def _messages(stages: list[Stage], chain: list[UnitShape], layout: Layout) -> It
         # Of every boundary with another rank: what goes on, and what comes back.
         received = stage.units[0].input.at(b) if not stage.first else stage.units[-1].output.at(b)
         yield "pp", 2 * m * stage.neighbours, m * stage.neighbours * received
-    yield from _of_gradients(stages, layout)
+    yield from _of_gradients(stages, layout, moments)
 
 
 def _wire(collective: str, ranks: int) -> float:
     return _WIRE[collective] * (ranks - 1) / ranks
 
 
-def _of_gradients(stages: list[Stage], layout: Layout) -> Iterator[tuple[str, float, float]]:
+def _of_gradients(stages: list[Stage], layout: Layout, moments: int) -> Iterator[tuple[str, float, float]]:
     mesh, m, engine = layout.mesh, layout.grad_accum, layout.engine
     units = [unit for stage in stages for unit in stage.units]
-    dense = sum(unit.parameters - unit.spread for unit in units)
+    weights, trained = sum(unit.dense for unit in units), sum(unit.trained for unit in units)
     size = 2 if engine.compression in {"fp16", "bf16"} else NUMBER
-    if mesh.dp_shard > 1:
-        yield from _of_shards(dense, len(units), layout)
+    if layout.beside is not None:
+        yield from _of_engine(weights, len(units), layout, moments)
+    elif mesh.dp_shard > 1:
+        yield from _of_shards(weights, trained, len(units), layout)
         if mesh.dp_replicate > 1:
-            payload = NUMBER * dense / mesh.dp_shard
+            payload = NUMBER * trained / mesh.dp_shard
             yield "dp_replicate", len(units), _wire("all-reduce", mesh.dp_replicate) * payload
     elif mesh.dp_replicate > 1:
         times = m if engine.static_graph and mesh.pp == 1 else 1
-        buckets = max(1.0, NUMBER * dense / (engine.bucket_mb * 2**20)) if mesh.pp == 1 else 1.0
-        yield "dp_replicate", times * buckets, times * _wire("all-reduce", mesh.dp_replicate) * size * dense
+        buckets = max(1.0, NUMBER * trained / (engine.bucket_mb * 2**20)) if mesh.pp == 1 else 1.0
+        yield "dp_replicate", times * buckets, times * _wire("all-reduce", mesh.dp_replicate) * size * trained
     if mesh.cp > 1:
-        yield "cp", 1, _wire("all-reduce", mesh.cp) * NUMBER * dense / mesh.dp_shard
+        yield "cp", 1, _wire("all-reduce", mesh.cp) * NUMBER * trained / mesh.dp_shard
     same = mesh.data_ranks // mesh.ep
     if mesh.ep > 1 and same > 1:
         yield "dp_replicate", 1, _wire("all-reduce", same) * NUMBER * sum(unit.spread for unit in units)
 
 
-def _of_shards(dense: int, units: int, layout: Layout) -> Iterator[tuple[str, float, float]]:
-    """FSDP2 as docs/communication.md counts it; ZeRO 1 and 2: Rajbhandari et al. 2020 (arXiv:1910.02054), section 7."""
-    mesh, m, zero = layout.mesh, layout.grad_accum, layout.zero
+def _of_shards(weights: int, trained: int, units: int, layout: Layout) -> Iterator[tuple[str, float, float]]:
+    """FSDP2 as docs/communication.md counts it."""
+    mesh, m = layout.mesh, layout.grad_accum
     size = 2 if layout.engine.precision != "fp32" else NUMBER
-    if zero is not None:
-        gathers = 2 * m if zero.stage == 3 else 1
-    elif composition.reshards(mesh, layout.engine):
+    if composition.reshards(mesh, layout.engine):
         gathers = 2 * m if mesh.pp == 1 else m + 1
     else:
         gathers = m if mesh.pp == 1 else 1
     over = (mesh.dp_shard - 1) / mesh.dp_shard
-    yield "dp_shard", gathers * units, gathers * over * size * dense
-    yield "dp_shard", units, over * NUMBER * dense
+    yield "dp_shard", gathers * units, gathers * over * size * weights
+    yield "dp_shard", units, over * NUMBER * trained
+
+
+def _of_engine(weights: int, units: int, layout: Layout, moments: int) -> Iterator[tuple[str, float, float]]:
+    """ZeRO: Rajbhandari et al. 2020 (arXiv:1910.02054), section 7; the others as their own code in hpcpar/worker."""
+    beside, replicas, vector = layout.beside, layout.mesh.dp_replicate, NUMBER * weights
+    if isinstance(beside, Zero) and beside.shards > 1:
+        axis = "dp_shard" if layout.mesh.dp_shard > 1 else "dp_replicate"
+        gathers = 2 * layout.grad_accum if beside.stage == 3 else 1
+        over = (beside.shards - 1) / beside.shards
+        yield axis, gathers * units, gathers * over * vector
+        yield axis, 1 + weights / BUCKET, over * vector
+    elif isinstance(beside, Meeting):
+        averaged = (NUMBER + (moments if beside.moments else 0)) * weights
+        yield "dp_replicate", 1 / beside.period, _wire("all-reduce", replicas) * averaged / beside.period
+    elif isinstance(beside, Server):  # rank 0 sends parameters to every other rank, and gets a gradient
+        yield "dp_replicate", 5 * (replicas - 1), 2 * (replicas - 1) * vector
+    elif isinstance(beside, Ring):
+        payload = beside.bytes_each * weights
+        yield "dp_replicate", 1 + payload / FUSION, _wire("all-reduce", replicas) * payload

@@ -44,7 +44,7 @@ def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *
     return _attention_flops(query, key, value, dropout, causal) * 5 // 2
 
 
-_FLOPS = {
+_ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
@@ -65,7 +65,7 @@ class Tally(FakeTensorMode):
         self.now = 0
         self.history: list[int] = []
         """Bytes that were alive after each operator."""
-        self.flops = self.traffic = self.operators = 0
+        self.flops = self.attention = self.traffic = self.operators = 0
         self.calls: Counter[str] = Counter()
         self.payload: Counter[str] = Counter()
         self._mark = getattr(self, "_mark", 0) + 1
@@ -92,9 +92,9 @@ class Tally(FakeTensorMode):
         elif func.namespace == "aten" and not func.is_view:
             self.operators += 1
             self.traffic += sum(t.nbytes for t in (*_tensors(args), *results))
-            count: Any = _FLOPS.get(func._overloadpacket)
+            count: Any = _ATTENTION.get(func._overloadpacket)
             if count is not None:
-                self.flops += count(*args, **kwargs)
+                self.attention += count(*args, **kwargs)
             elif func._overloadpacket in flop_registry:
                 self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
 

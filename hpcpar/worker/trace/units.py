@@ -11,23 +11,27 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from hpcpar.mesh import Mesh
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.shapes import Case, Envelope, Line, Message, Model, Pass, UnitShape
 from hpcpar.worker.mesh_engine import experts, precision, recompute, ring, shard, tensor
-from hpcpar.worker.neural import NeuralWorkload, Unit
+from hpcpar.worker.neural import NeuralWorkload, TensorStyle, Unit
 from hpcpar.worker.trace import world
 from hpcpar.worker.trace.gpu_attention import gpu_attention
 from hpcpar.worker.trace.tally import Tally
 
 SAMPLES = (1, 2)
+MATRICES: tuple[TensorStyle, ...] = ("column", "row")
+"""What of a plan DeepSpeed splits (deepspeed_engine/autotp.py)."""
 
 
 class _Direction(NamedTuple):
     history: list[int]
     peak: int
     flops: int
+    attention: int
     traffic: int
     operators: int
     calls: dict[str, int]
@@ -56,8 +60,9 @@ class Tracer:
 
     def __init__(self, workload: NeuralWorkload, tally: Tally) -> None:
         self._workload, self._tally = workload, tally
-        # As many samples as are traced: how a batch lies in memory is the workload's affair.
-        self._fetched = {samples: workload.samples.fetch(_first_samples(samples)) for samples in SAMPLES}
+        # Really, and as many samples as are traced: how a batch lies in memory decides which copies convolutions make.
+        with unset_fake_temporarily():
+            self._fetched = {samples: workload.samples.fetch(_first_samples(samples)) for samples in SAMPLES}
         self._spread = False
 
     @property
@@ -85,7 +90,7 @@ class Tracer:
             for unit in self._workload.units:
                 key = (_made_by(unit) if alike else unit.name, _look(current[0]), _look(current[1]))
                 if key not in kinds:
-                    module = self._prepare(unit, context, options)
+                    module = self._prepare(unit, context, options, case)
                     seen = [self._unit(module, value) for value in current]
                     outputs[key] = [one.result for one in seen]
                     whole = sum(p.numel() for p in unit_on_meta(unit).parameters())
@@ -102,9 +107,12 @@ class Tracer:
             made.append(fake.chunk(parts, dim=1)[-1].contiguous() if parts > 1 else fake)
         return made[0], made[1]
 
-    def _prepare(self, unit: Unit, context: Any, options: EngineOptions) -> Any:
+    def _prepare(self, unit: Unit, context: Any, options: EngineOptions, case: Case) -> Any:
         module = unit.build()
-        tensor.apply(module, unit, context, options)
+        split = unit
+        if case.matrices_only:
+            split = unit._replace(tensor={path: how for path, how in unit.tensor.items() if how in MATRICES})
+        tensor.apply(module, split, context, options)
         ring.apply(module, unit, context)
         experts.apply(module, unit, context, self._workload.declared, options)
         world.balance(module, unit, options)
@@ -156,11 +164,11 @@ class Tracer:
         tally = self._tally
         history = [now + base for now in tally.history]
         found = _Direction(
-            history, max(history, default=0), tally.flops, tally.traffic, tally.operators, dict(tally.calls),
-            dict(tally.payload),
+            history, max(history, default=0), tally.flops, tally.attention, tally.traffic, tally.operators,
+            dict(tally.calls), dict(tally.payload),
         )  # fmt: skip
         tally.history = []
-        tally.flops = tally.traffic = tally.operators = 0
+        tally.flops = tally.attention = tally.traffic = tally.operators = 0
         tally.calls.clear()
         tally.payload.clear()
         return found
@@ -235,13 +243,15 @@ def _forget_gradients(module: Any) -> None:
 def _sizes(module: Any) -> dict[str, int]:
     parameters = list(module.parameters()) if module is not None else []
     sizes = [shard.local(parameter).numel() for parameter in parameters]
+    trained = [size for size, parameter in zip(sizes, parameters, strict=True) if parameter.requires_grad]
     spread = sum(shard.local(parameter).numel() for parameter in parameters if shard.is_expert(parameter))
     buffers = sum(buffer.nbytes for buffer in module.buffers()) if module is not None else 0
     return {
         "parameters": sum(sizes),
         "spread": spread,
+        "frozen": sum(sizes) - sum(trained),
         "buffers": buffers,
-        "largest": max(sizes, default=0),
+        "largest": max(trained, default=0),
     }
 
 
@@ -270,6 +280,7 @@ def _pass(one: _Direction, two: _Direction) -> Pass:
     return Pass(
         peak=_envelope(one, two),
         flops=_line(one.flops, two.flops),
+        attention=_line(one.attention, two.attention),
         traffic=_line(one.traffic, two.traffic),
         operators=one.operators,
     )
