@@ -235,6 +235,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     """A rank that begins no step for so long hangs; 0: the study does not say."""
     exclude: tuple[str, ...] = ()
     """Nodes that are not wanted."""
+    driver: bool = False
+    """A job of one process starts jobs of one node each: nodes and ranks are those of its workers."""
 
 
 class Submission(Struct, frozen=True, kw_only=True):

@@ -329,6 +329,7 @@ def _cell(resolved: _Study, chosen: _Chosen, resources: Resources, profile: Clus
     for problem in checkpoint_problems(resolved.study, why_none, resources, label):
         return problem
     resources = with_checkpoints(resources, resolved.study, profile, possible=not why_none)
+    resources = msgspec.structs.replace(resources, driver=bool(getattr(chosen.strategy, "drives", False)))
     return _Cell(chosen, mesh, resources, sizes)
 
 

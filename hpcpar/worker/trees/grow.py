@@ -106,14 +106,7 @@ class Grower:
 
     def facts(self) -> dict[str, Any]:
         """Return what tells this model from another: digests of its trees, and of what each split asks."""
-        trees = self._booster.get_dump(with_stats=False)
-        splits = [_NUMBER.sub("", tree) for tree in trees]
-        return {
-            "metric": self._metric,
-            "num_trees": len(trees),
-            "trees_sha256": _digest(trees),
-            "splits_sha256": _digest(splits),
-        }
+        return describe(self._booster, self._metric)
 
     def close(self) -> None:
         """Hold nothing that must be given back."""
@@ -132,9 +125,28 @@ def explained_variance(predicted_N: Any, labels_N: Any) -> tuple[float, float]:
 
     ours = np.array([labels_N.sum(dtype=np.float64), len(labels_N)])
     total, count = collective.allreduce(ours, collective.Op.SUM)  # one worker alone gets its own back
-    around = float(np.square(labels_N - total / count).sum(dtype=np.float64))
+    return explained_around(predicted_N, labels_N, total / count)
+
+
+def explained_around(predicted_N: Any, labels_N: Any, mean: float) -> tuple[float, float]:
+    """Return V - E and V of a rank's rows, where `mean` is that of the labels over all ranks."""
+    import numpy as np
+
+    around = float(np.square(labels_N - mean).sum(dtype=np.float64))
     missed = float(np.square(labels_N - predicted_N).sum(dtype=np.float64))
     return around - missed, around
+
+
+def describe(booster: Any, metric: str) -> dict[str, Any]:
+    """Return what tells this model from another: digests of its trees, and of what each split asks."""
+    trees = booster.get_dump(with_stats=False)
+    splits = [_NUMBER.sub("", tree) for tree in trees]
+    return {
+        "metric": metric,
+        "num_trees": len(trees),
+        "trees_sha256": _digest(trees),
+        "splits_sha256": _digest(splits),
+    }
 
 
 def _digest(trees: list[str]) -> str:
