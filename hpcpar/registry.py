@@ -204,8 +204,8 @@ class Strategy(Protocol):
     that are not finite (neural.NeuralWorkload.nonfinite).
     A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
     which is "" then, and else the reason why it cannot.
-    A strategy with `drives` is one process, the driver, which starts workers as jobs of their own: nodes and ranks of
-    the world are theirs.
+    A strategy with `drives` is one process, the driver, which starts a job with workers: nodes and ranks of the world
+    are theirs.
     """
 
     name: str
@@ -226,7 +226,7 @@ class Strategy(Protocol):
 
 
 def drives(strategy: str) -> bool:
-    """Say whether a strategy is a driver with workers in jobs of their own."""
+    """Say whether a strategy is a driver, with workers in a job of their own."""
     return bool(getattr(get_strategy(strategy), "drives", False))
 
 

@@ -33,9 +33,9 @@ _Signature = tuple[int, int, int]
 BATCHES = "batches"
 """The folder of a study's batches; no run and no study has this name."""
 WORKER_TAG = "hpcpar-workers-"
-"""Before the job id of a driver: the name of the jobs in which its workers are."""
+"""Before the job id of a driver: the name of the job in which its workers are."""
 WORKER_SCRIPT_VARIABLE = "HPCPAR_WORKER_SCRIPT"
-"""Where a driver finds what it submits for each of its workers; its job script sets it."""
+"""Where a driver finds what it submits for its workers; its job script sets it."""
 
 
 class RunFolder:
@@ -290,7 +290,7 @@ class BatchFolder:
 
     @property
     def worker_script_path(self) -> Path:
-        """worker.sh: what a driver submits for each of its workers; only where the runs have drivers."""
+        """worker.sh: what a driver submits for its workers; only where the runs have drivers."""
         return self.path / "worker.sh"
 
     @property

@@ -236,7 +236,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...] = ()
     """Nodes that are not wanted."""
     driver: bool = False
-    """A job of one process starts jobs of one node each: nodes and ranks are those of its workers."""
+    """A job of one process starts a second job: nodes and ranks are those of its workers there."""
 
 
 class Submission(Struct, frozen=True, kw_only=True):

@@ -328,7 +328,7 @@ def _show(prepared: Any, profile_path: Path, *, as_json: bool) -> int:
             click.echo(f"# ======== batch {i} of {len(prepared.batches)}: {batch.folder.script_path}")
         click.echo(batch.script.text, nl=False)
         if batch.worker_script is not None:
-            click.echo(f"# ======== for each of its workers: {batch.folder.worker_script_path}")
+            click.echo(f"# ======== for the workers of each run: {batch.folder.worker_script_path}")
             click.echo(batch.worker_script.text, nl=False)
     return 0
 

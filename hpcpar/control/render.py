@@ -56,7 +56,7 @@ class JobText(Struct, frozen=True, kw_only=True):
     requeue: bool
     """Then it goes back into the queue."""
     worker_tag: str = ""
-    """Begin of the job name of the workers that a driver starts; "" where the ranks do the work themselves."""
+    """Begin of the name of the job with a driver's workers; "" where the ranks do the work themselves."""
 
 
 class Script(NamedTuple):
@@ -81,12 +81,12 @@ class Shape(NamedTuple):
     code: tuple[Path, Path] | None = None
     """A snapshot of the user's code, and the folder of which it is a copy."""
     role: Literal["ranks", "driver", "worker"] = "ranks"
-    """"driver": one process that submits scripts of the role "worker", a node each."""
+    """"driver": one process that submits the script of the role "worker"."""
 
     @property
     def nodes(self) -> int:
         """Nodes of the job."""
-        return self.resources.nodes if self.role == "ranks" else 1
+        return 1 if self.role == "driver" else self.resources.nodes
 
     @property
     def ranks_per_node(self) -> int:

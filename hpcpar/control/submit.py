@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _LOCK = ".lock"
 _FEW, _WRITERS = 32, 16
 WORKER_TEMPLATE = "worker.sh.j2"
-"""Of the jobs that a driver starts; it extends the template of the profile."""
+"""Of the job that a driver starts; it extends the template of the profile."""
 _UNDER_WAY = ("submitted", "queued", "running")
 
 
@@ -98,7 +98,7 @@ class PreparedBatch(NamedTuple):
     runs: tuple[PlannedRun, ...]
     script: Script
     worker_script: Script | None = None
-    """What a driver submits for each of its workers."""
+    """What each of its drivers submits for its workers."""
 
     @property
     def sha256(self) -> str:
@@ -201,10 +201,9 @@ def _jobs_of(batch: PreparedBatch) -> Iterator[tuple[Script, int, Resources]]:
     if not resources.driver:
         yield batch.script, len(batch.runs), resources
         return
-    one_node = msgspec.structs.replace(resources, nodes=1)
-    yield batch.script, len(batch.runs), one_node
+    yield batch.script, len(batch.runs), msgspec.structs.replace(resources, nodes=1)
     if batch.worker_script is not None:
-        yield batch.worker_script, resources.nodes, one_node
+        yield batch.worker_script, 1, resources
 
 
 def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None) -> list[str]:

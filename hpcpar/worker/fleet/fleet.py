@@ -34,7 +34,7 @@ _PART_WITHIN_S = 10
 
 
 def patience_s(time_limit_s: float) -> float:
-    """Return how long a driver waits for its workers' jobs to start: half of its time limit."""
+    """Return how long a driver waits for its workers' job to start: half of its time limit."""
     return time_limit_s / 2
 
 
@@ -61,12 +61,12 @@ class Fleet:
         deadline = time.monotonic() + patience_s(spec.time_s)
         while len(self._cluster.scheduler.workers) < wanted:
             if refused:
-                what = f"the job of a worker could not be submitted from {self._context.info.node_name}"
+                what = f"the workers' job could not be submitted from {self._context.info.node_name}"
                 raise RunError(Cause.LAUNCH, f"{what}: {' '.join(refused[0].split())}")
             if time.monotonic() > deadline:
                 come = len(self._cluster.scheduler.workers)
                 what = f"{come} of {wanted} workers came within {patience_s(spec.time_s):g} s (half of the time limit)"
-                raise RunError(Cause.LAUNCH, f"{what}: their jobs wait in the queue, or see logs/ of the run")
+                raise RunError(Cause.LAUNCH, f"{what}: their job still waits in the queue, or see logs/ of the run")
             time.sleep(_LOOK_S)
         self.client = self._cluster.get_client()
         workers = {str(state.name): address for address, state in list(self._cluster.scheduler.workers.items())}
@@ -111,7 +111,7 @@ class Fleet:
         if lost:
             hosts = ", ".join(sorted({self.reports[rank].facts.host for rank in lost if self.reports}))
             which = f"worker{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}" + (f" (on {hosts})" if hosts else "")
-            what = "its job ended, its node failed, or it was killed" if len(lost) == 1 else "their jobs ended"
+            what = "their job ended, a node failed, or a worker was killed"
             raise RunError(Cause.NETWORK, f"{which} of {len(self.addresses)} lost: {what}; see logs/ of the run")
 
     def begin(self) -> None:
@@ -153,7 +153,7 @@ def assemble(context: JobContext) -> Fleet:
         if context.info.scheduler == "slurm":
             fleet = Fleet(context, _jobs(context, security, refused))
             contact.publish(place, fleet._cluster.scheduler_address, security)
-            fleet._cluster.scale(jobs=context.identity.nodes)
+            fleet._cluster.scale(jobs=1)
         else:
             fleet = Fleet(context, _processes(context, security, place))
         try:
@@ -170,14 +170,12 @@ def _jobs(context: JobContext, security: Any, refused: list[str]) -> Any:
     identity, folder, attempt = context.identity, context.folder, context.info.attempt
     found = addresses_of_node(folder.spec(), context.info)
     if not found:
-        raise RunError(
-            Cause.NETWORK, f"the name of {context.info.node_name} does not resolve, nor is its address known"
-        )
+        raise RunError(Cause.NETWORK, f"the driver has no address: the name {context.info.node_name} does not resolve")
     script = os.environ.get(WORKER_SCRIPT_VARIABLE, "")
     orders = Orders(Path(script), folder.path.name, attempt, worker_tag(attempt), folder.logs, refused)
     return WorkerJobs(
-        cores=identity.ranks_per_node * identity.cpus_per_rank,
-        processes=identity.ranks_per_node,
+        cores=identity.world_size * identity.cpus_per_rank,
+        processes=identity.world_size,
         memory="1GB",  # must be given, and is asked for in our own script
         security=security,
         name="w",

@@ -1,6 +1,7 @@
-"""dask-jobqueue's SLURMCluster, whose jobs are the scripts that the plan rendered for the profile. Imports Dask.
+"""dask-jobqueue's SLURMCluster, whose job is the script that the plan rendered for the profile. Imports Dask.
 
-Its own job script is not used: it knows no site's modules, and lets a newline of a value become a command.
+Its own job script is not used: it is of one node, knows no site's modules, and lets a newline of a value become a
+command.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hpcpar.outer_job import clean_environment
 
 
 class Orders(NamedTuple):
-    """What every job of workers is submitted with."""
+    """What the workers' job is submitted with."""
 
     script: Path
     """worker.sh of the batch."""
@@ -29,7 +30,7 @@ class Orders(NamedTuple):
 
 
 class WorkerJob(SLURMJob):
-    """A node of workers."""
+    """All workers of a run: one job, so that they begin together, each node once."""
 
     def __init__(self, scheduler: Any = None, name: Any = None, *, orders: Orders, **more: Any) -> None:
         super().__init__(scheduler, name, **more)
@@ -59,7 +60,7 @@ class WorkerJob(SLURMJob):
 
 
 class WorkerJobs(SLURMCluster):
-    """All of them, and Dask's scheduler in this process."""
+    """That job, and Dask's scheduler in this process."""
 
     job_cls = WorkerJob
 

@@ -1,4 +1,4 @@
-"""One worker of a driver, in a job of its own.
+"""One worker of a driver, a task of the workers' job.
 
     PYTHON -m hpcpar.worker.fleet.member RUN_FOLDER NAME      (worker.sh starts it with srun; HPCPAR_ATTEMPT is set)
 
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
         print(f"hpcpar: {folder.spec_path} is missing or damaged", file=sys.stderr, flush=True)
         return 1
     contact.settle(place)
-    if spec.identity.ranks_per_node > 1:
-        name += f"-{os.environ.get('SLURM_LOCALID', '0')}"
+    if spec.identity.world_size > 1:  # so dask-jobqueue expects them
+        name += f"-{os.environ['SLURM_PROCID']}"
     return asyncio.run(_work(found, name, spec.identity.cpus_per_rank, str(place)))
 
 

@@ -1,4 +1,4 @@
-"""XGBoost over Dask: a driver starts workers as jobs of their own, and trains on them."""
+"""XGBoost over Dask: a driver starts a job with workers, and trains on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class XgbDask:
     """dp_replicate takes all workers: each has its rows and the whole model."""
 
     name = "xgb-dask"
-    summary = "XGBoost over Dask: a driver job starts a job for each node of workers, rows shared out"
+    summary = "XGBoost over Dask: a driver job starts a second one with the workers, rows shared out"
     kinds = frozenset({"boosting"})
     extras = ("torch", "xgboost", "dask")
     drives = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -38,6 +39,7 @@ class DrivenGrower:
         self._context, self._workload = context, workload
         self._settings = grow.parameters(context, workload)
         self._told: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._rounds: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
         self._times_s: dict[int, list[float]] = {}
         self._training: Future[Any] | None = None
         self._thread = ThreadPoolExecutor(1, "training")
@@ -66,8 +68,9 @@ class DrivenGrower:
         """Wait until all workers have added the tree."""
         if self._training is None:
             self._begin()
-        value = self._next_round(batch)
-        weight = self._workload.evaluation_rows
+        told = self._round(batch)
+        self._times_s[batch + 1] = [told[rank]["time_s"] for rank in range(len(told))]
+        value, weight = told[0]["value"], self._workload.evaluation_rows
         self._last = StepResult(loss_sum=value * weight, weight=weight, applied=True)
         return self._last
 
@@ -76,8 +79,7 @@ class DrivenGrower:
         self.crew.client.subscribe_topic(_TOPIC, lambda event: self._told.put(event[1]))
         begun = time.perf_counter()
         self._training = self._thread.submit(self._train)
-        for _ in self.crew.addresses:
-            self._hear()  # each when its rows are binned and the others were met
+        self._round(-1)  # each tells so when its rows are binned and the others were met
         self._sketch_s = time.perf_counter() - begun
 
     def _train(self) -> Any:
@@ -131,15 +133,12 @@ class DrivenGrower:
             self._training.result()
         raise RunError(Cause.NETWORK, "the workers ended their training before its last round")
 
-    def _next_round(self, number: int) -> float:
-        times_s = [0.0] * len(self.crew.addresses)
-        value = 0.0
-        for _ in times_s:
+    def _round(self, number: int) -> dict[int, dict[str, Any]]:
+        """Return what all workers tell of a round, by worker; the first may be in the next one already."""
+        while len(self._rounds[number]) < len(self.crew.addresses):
             told = self._hear()
-            assert told["round"] == number, "no worker begins a round before all have ended the one before"
-            times_s[told["rank"]], value = told["time_s"], told["value"]
-        self._times_s[number + 1] = times_s
-        return value
+            self._rounds[told["round"]][told["rank"]] = told
+        return self._rounds.pop(number)
 
     def complete(self, records: Sequence[Step]) -> list[Step]:
         """Put the workers' own times into the records."""
@@ -159,10 +158,10 @@ class DrivenGrower:
         fleet, booster = self.crew, self._booster()
         labels = fleet.answers([fleet.client.submit(_sum, y, pure=False) for y in self._held[1]])
         mean = sum(total for total, _ in labels) / sum(count for _, count in labels)
-        everywhere = fleet.client.scatter(booster, broadcast=True)
-        metric, threads = self._workload.evaluation.metric, self._settings["nthread"]
-        rows = zip(*self._held, strict=True)
-        shares = fleet.everywhere(_score, [(everywhere, x, y, metric, mean, threads) for x, y in rows])
+        booster.set_param({"nthread": self._settings["nthread"]})
+        everywhere, rows = fleet.client.scatter(booster, broadcast=True), zip(*self._held, strict=True)
+        metric = self._workload.evaluation.metric
+        shares = fleet.everywhere(_score, [(everywhere, x, y, metric, mean) for x, y in rows])
         return Scores(self._last.loss_sum, self._last.weight, *(sum(column) for column in zip(*shares, strict=True)))
 
     def facts(self) -> dict[str, Any]:
@@ -214,11 +213,8 @@ def _sum(labels_N: Any) -> tuple[float, int]:
     return float(labels_N.sum(dtype="float64")), len(labels_N)
 
 
-def _score(booster: Any, x_NF: Any, labels_N: Any, metric: str, mean: float, threads: int) -> tuple[float, float]:
-    import xgboost
-
-    booster.set_param({"nthread": threads})
-    predicted_N = booster.predict(xgboost.DMatrix(x_NF, nthread=threads))
+def _score(booster: Any, x_NF: Any, labels_N: Any, metric: str, mean: float) -> tuple[float, float]:
+    predicted_N = booster.inplace_predict(x_NF)
     if metric == "accuracy":
         return grow.accuracy(predicted_N, labels_N)
     return grow.explained_around(predicted_N, labels_N, mean)
