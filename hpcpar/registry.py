@@ -105,8 +105,8 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "mixture-of-experts", "adapters" (most parameters are frozen), "boosting", "estimator", "program",
-    "clockwork".
+    """"neural", "mixture-of-experts", "adapters" (most parameters are frozen), "boosting",
+    "external-boosting" (its rows are not all in memory), "estimator", "program", "clockwork".
 
     Strategies say which kinds they accept.
     """
@@ -182,7 +182,8 @@ class Trainer(Protocol):
     `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
     on; `small_batch` and `gradient_squares(batch)`, with which the gradient noise scale is measured where the first is
     not 0; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was
-    computed; `synchronous`: true where a step is over when it returns, on a GPU as well; and `crew`, where the work is
+    computed; `synchronous`: true where a step is over when it returns, on a GPU as well; `is_over`, true after a step, on
+    all ranks, when there is nothing left to do; and `crew`, where the work is
     done by processes that are no ranks: it has what Team has of `reports` and `facts`.
     """
 

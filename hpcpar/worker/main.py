@@ -123,7 +123,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             else:
                 pulse, steps = watched(spec, info, journal), spec.identity.steps
                 losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=pulse)
-                done = _Done(losses, steps)
+                done = _Done(losses, pulse.step if getattr(built.trainer, "is_over", False) else steps)
             used = meter.used()
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)

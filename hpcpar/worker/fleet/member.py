@@ -44,7 +44,7 @@ async def _work(found: Contact, name: str, threads: int, place: str) -> int:
 
     why: list[str] = []
 
-    class Member(Worker):  # type: ignore[misc]
+    class Member(Worker):
         async def close(self, *arguments: Any, reason: str = "worker-close", **more: Any) -> Any:
             why.append(reason)
             return await super().close(*arguments, reason=reason, **more)

@@ -45,6 +45,8 @@ class DrivenGrower:
         self._thread = ThreadPoolExecutor(1, "training")
         self._sketch_s = 0.0
         self._last = StepResult(None, 0.0, False)
+        self._stopping = grow.Stopping(workload.early_stopping_rounds)
+        self.is_over = False
         with context.phases("load"):
             self._load()
 
@@ -71,6 +73,7 @@ class DrivenGrower:
         told = self._round(batch)
         self._times_s[batch + 1] = [told[rank]["time_s"] for rank in range(len(told))]
         value, weight = told[0]["value"], self._workload.evaluation_rows
+        self.is_over = self._stopping(batch, value)
         self._last = StepResult(loss_sum=value * weight, weight=weight, applied=True)
         return self._last
 
@@ -103,7 +106,7 @@ class DrivenGrower:
             self._context.identity.steps,
             evals=[(held, "evaluation")],
             verbose_eval=False,
-            callbacks=[_teller(rank_of, workload.metric)],
+            callbacks=[_teller(rank_of, workload.metric, grow.Stopping(workload.early_stopping_rounds))],
             coll_cfg=collective.Config(timeout=COLLECTIVE_TIMEOUT_S, tracker_host_ip=host),
         )
 
@@ -161,12 +164,15 @@ class DrivenGrower:
         booster.set_param({"nthread": self._settings["nthread"]})
         everywhere, rows = fleet.client.scatter(booster, broadcast=True), zip(*self._held, strict=True)
         metric = self._workload.evaluation.metric
-        shares = fleet.everywhere(_score, [(everywhere, x, y, metric, mean) for x, y in rows])
-        return Scores(self._last.loss_sum, self._last.weight, *(sum(column) for column in zip(*shares, strict=True)))
+        counted = self._stopping.kept(booster.num_boosted_rounds())
+        shares = fleet.everywhere(_score, [((everywhere, counted), x, y, metric, mean) for x, y in rows])
+        weight = self._last.weight
+        loss_sum = self._stopping.best * weight if self._stopping.rounds else self._last.loss_sum
+        return Scores(loss_sum, weight, *(sum(column) for column in zip(*shares, strict=True)))
 
     def facts(self) -> dict[str, Any]:
         """Return what tells this model from another."""
-        return grow.describe(self._booster(), self._workload.metric)
+        return grow.describe(self._booster(), self._workload.metric, self._stopping)
 
     def _booster(self) -> Any:
         assert self._training is not None
@@ -213,8 +219,11 @@ def _sum(labels_N: Any) -> tuple[float, int]:
     return float(labels_N.sum(dtype="float64")), len(labels_N)
 
 
-def _score(booster: Any, x_NF: Any, labels_N: Any, metric: str, mean: float) -> tuple[float, float]:
-    predicted_N = booster.inplace_predict(x_NF)
+def _score(
+    model: tuple[Any, tuple[int, int]], x_NF: Any, labels_N: Any, metric: str, mean: float
+) -> tuple[float, float]:
+    booster, counted = model
+    predicted_N = booster.inplace_predict(x_NF, iteration_range=counted)
     if metric == "accuracy":
         return grow.accuracy(predicted_N, labels_N)
     return grow.explained_around(predicted_N, labels_N, mean)
@@ -241,11 +250,11 @@ def _table(futures: tuple[list[Any], list[Any]], sizes: Sequence[int], num_featu
     return array.concatenate(x), array.concatenate(y)
 
 
-def _teller(rank_of: Mapping[str, int], metric: str) -> Any:
+def _teller(rank_of: Mapping[str, int], metric: str, stopping: grow.Stopping) -> Any:
     """Return a callback of XGBoost's that tells the driver of every round. It travels to the workers."""
     from xgboost.callback import TrainingCallback
 
-    class Teller(TrainingCallback):  # type: ignore[misc]
+    class Teller(TrainingCallback):
         """Pickled by value: the workers import no class of this name."""
 
         begun = 0.0
@@ -266,7 +275,8 @@ def _teller(rank_of: Mapping[str, int], metric: str) -> Any:
 
         def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
             lasted_s = time.perf_counter() - self.begun
-            self._tell(round=epoch, time_s=lasted_s, value=float(evals_log["evaluation"][metric][-1]))
-            return False
+            value = float(evals_log["evaluation"][metric][-1])
+            self._tell(round=epoch, time_s=lasted_s, value=value)
+            return stopping(epoch, value)
 
     return Teller()
