@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis import foreseen, law_tables, support, tables, verdict_tables
+from hpcpar.analysis import fits, foreseen, law_tables, support, tables, verdict_tables
 from hpcpar.analysis.captions import brief_facts, facts, title
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.headlines import headlines
@@ -91,6 +91,8 @@ def _supports(results: Results) -> Iterator[Page]:
     if results.supports:
         heading = "Parallel support of estimators: claimed and measured"
         yield Page(heading, [], support.sheet(results.supports), list(support.FACTS), [])
+    if results.fits:
+        yield Page("What a fit takes", [], fits.sheet(results.fits), list(fits.FACTS), [])
 
 
 def _sized_up(results: Results) -> Page:

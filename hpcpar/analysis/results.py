@@ -13,6 +13,7 @@ from hpcpar.analysis import law_tables, outputs, sheet, tables, verdict_tables
 from hpcpar.analysis.chart import bars
 from hpcpar.analysis.comparisons import ComparisonSet
 from hpcpar.analysis.crossover import Crossover
+from hpcpar.analysis.fits import Fit, fits
 from hpcpar.analysis.foreseen import Foreseen, foreseen
 from hpcpar.analysis.laws import Law
 from hpcpar.analysis.lint import Finding
@@ -62,6 +63,11 @@ class Results(Struct, frozen=True, kw_only=True):
     def foreseen(self) -> tuple[Foreseen, ...]:
         """What the plan expected, beside what was measured; empty where no run has a prediction."""
         return foreseen(self.rows)
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """What estimators' fits take; empty for other workloads."""
+        return fits(self.rows)
 
     @property
     def complete(self) -> bool:
@@ -145,6 +151,7 @@ class Results(Struct, frozen=True, kw_only=True):
             "foreseen": [{**msgspec.to_builtins(one), "error": one.error} for one in self.foreseen],
             "findings": [msgspec.to_builtins(one) for one in self.lint],
             "support": msgspec.to_builtins(self.supports),
+            "fits": msgspec.to_builtins(self.fits),
             "problems": [msgspec.to_builtins(row) for row in self.problems],
             "notes": self.notes,
         }

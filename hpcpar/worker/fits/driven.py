@@ -5,13 +5,12 @@ An estimator without n_jobs has nothing to give: the first worker fits it whole,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from hpcpar.registry import StepResult
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.estimators import EstimatorWorkload
+from hpcpar.worker.estimators import EstimatorWorkload, Fitted, in_parts, timed
 from hpcpar.worker.fleet.fleet import Fleet, assemble
 
 _LOOK_S = 0.25
@@ -30,15 +29,16 @@ class DrivenFitter:
         self._workers = each * len(fleet.addresses) if self._spread else 1
         self._native = 1 if self._spread else each
         self._thread = ThreadPoolExecutor(1, "fit", self._choose_backend)
-        self._fit: Callable[[], float]
-        self._prepared: Any = None
+        self._work: Any = None
+        """estimators.Work, or Dask's future of it where a worker does all of it."""
+        self._done: list[Fitted] = []
         with context.phases("load"):
             if self._spread:
-                self._fit = workload.prepare(self._rows, self._workers)
+                self._work = workload.prepare(self._rows, self._workers)
             else:
                 prepare, first = workload.prepare, fleet.addresses[:1]
-                self._prepared = fleet.client.submit(prepare, self._rows, 1, workers=first, pure=False)
-                fleet.settled([self._prepared])
+                self._work = fleet.client.submit(prepare, self._rows, 1, workers=first, pure=False)
+                fleet.settled([self._work])
             fleet.everywhere(_limit, [(self._native,)] * len(fleet.addresses))
         fleet.begin()
 
@@ -56,23 +56,24 @@ class DrivenFitter:
 
     def step(self, batch: int) -> StepResult:
         """Fit once."""
-        score = self._here() if self._spread else self._elsewhere()
-        return StepResult(loss_sum=(1 - score) * self._rows, weight=self._rows, applied=True)
+        self._done.append(self._here() if self._spread else self._elsewhere())
+        return StepResult(loss_sum=(1 - self._done[-1].score) * self._rows, weight=self._rows, applied=True)
 
-    def _here(self) -> float:
-        future = self._thread.submit(self._fit)
+    def _here(self) -> Fitted:
+        future = self._thread.submit(timed, self._work)
         while not wait([future], _LOOK_S).done:
             self.crew.check()  # joblib would wait for ever
         return future.result()
 
-    def _elsewhere(self) -> float:
+    def _elsewhere(self) -> Fitted:
         first = self.crew.addresses[:1]
-        future = self.crew.client.submit(_call, self._prepared, workers=first, pure=False)
-        return float(self.crew.answers([future])[0])
+        (done,) = self.crew.answers([self.crew.client.submit(timed, self._work, workers=first, pure=False)])
+        return Fitted(*done)
 
     def facts(self) -> dict[str, Any]:
         """Return how the work was spread."""
-        return {"claim": self._claim, "workers": self._workers, "native_threads": self._native}
+        spread = {"claim": self._claim, "workers": self._workers, "native_threads": self._native}
+        return {**spread, **in_parts(self._done)}
 
     def close(self) -> None:
         """Send the workers home."""
@@ -99,7 +100,3 @@ def _limit(threads: int) -> None:
     import threadpoolctl
 
     threadpoolctl.threadpool_limits(threads)
-
-
-def _call(fit: Callable[[], float]) -> float:
-    return fit()
