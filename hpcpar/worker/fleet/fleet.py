@@ -131,12 +131,13 @@ class Fleet:
 
     def close(self) -> None:
         """Send the workers home and remove what they shared. Never raises: the job script ends what is left."""
-        with contextlib.suppress(Exception):
-            if self.client is not None:
-                self.client.close(timeout=_PART_WITHIN_S)
-        with contextlib.suppress(Exception):
-            self._cluster.close(timeout=_PART_WITHIN_S)
-        shutil.rmtree(self._place, ignore_errors=True)
+        with contextlib.suppress(Exception), self._context.phases("part"):
+            with contextlib.suppress(Exception):
+                if self.client is not None:
+                    self.client.close(timeout=_PART_WITHIN_S)
+            with contextlib.suppress(Exception):
+                self._cluster.close(timeout=_PART_WITHIN_S)
+            shutil.rmtree(self._place, ignore_errors=True)
 
 
 def assemble(context: JobContext) -> Fleet:
