@@ -3,7 +3,7 @@
     python docs/make_classical.py [RUNS_FOLDER]
 
 On a quiet machine with two CPUs, half an hour; what is done is not done again. Every estimator with 1 and 2 workers
-(jobs/estimators.toml); boosted trees under xgb-collective and xgb-dask on 1 and 2 "nodes", strong and weak; and a forest
+(jobs/estimators.toml); boosted trees under xgb-collective and xgb-dask on 1 and 2 "nodes", strong and weak; a forest
 under joblib-dask, the same. Replaces what stands between the markers `<!-- classical NAME: begin -->` and
 `<!-- classical NAME: end -->`.
 """
