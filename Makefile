@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) '$(TORCH)'
-	$(PIP) --editable '.[torch,deepspeed,xgboost-cpu,parquet,report]' --group dev
+	$(PIP) --editable '.[torch,deepspeed,xgboost-cpu,dask,parquet,report]' --group dev
 	touch $@
 
 slurm: env  ## Install Slurm for the tests, where it is missing and may be installed

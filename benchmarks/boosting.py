@@ -11,12 +11,12 @@ hpcpar over the two plain ones), so that a machine whose speed drifts drifts for
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -24,6 +24,7 @@ from hpcpar import registry
 from hpcpar.analysis.judging import intervals
 from hpcpar.mesh import Mesh
 from hpcpar.spec import Identity
+from hpcpar.worker import facts
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.measure.clock import CpuClock
 from hpcpar.worker.measure.loop import train
@@ -35,7 +36,7 @@ ROUNDS = 20
 FITS = 3
 
 
-def context(rows: int) -> JobContext:
+def context(rows: int, cpus: int = 1) -> JobContext:
     info = RankInfo(
         rank=0,
         local_rank=0,
@@ -45,7 +46,7 @@ def context(rows: int) -> JobContext:
         hostnames=("here",),
         attempt="1.0",
         job_id="1",
-        cpus_asked=1,
+        cpus_asked=cpus,
         scheduler="local",
         node_name="here",
     )
@@ -59,11 +60,6 @@ def context(rows: int) -> JobContext:
         seed=0,
     )
     return JobContext(info=info, identity=identity, device=torch.device("cpu"), groups={})
-
-
-def trainer(strategy: str, workload: str, options: dict[str, Any], rows: int) -> Any:
-    work, spread = registry.get_workload(workload), registry.get_strategy(strategy)
-    return spread.build(context(rows), work.load(work.Options(**options), 0), spread.Options())
 
 
 def boosting(rows: int) -> tuple[Callable[[], float], Callable[[], float]]:
@@ -91,28 +87,32 @@ def boosting(rows: int) -> tuple[Callable[[], float], Callable[[], float]]:
     return plain, ours
 
 
-def fitting() -> tuple[Callable[[], float], Callable[[], float]]:
+def fitting(name: str, strategy: str, jobs: int) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Fit with the same n_jobs and backend on both sides; workers that joblib keeps are the same on both."""
     import joblib
 
     from hpcpar.worker.workloads import estimator_fits
     from hpcpar.worker.workloads.estimator_list import ESTIMATORS
 
-    name = "RandomForestClassifier"
     known = ESTIMATORS[name]
-    fit = estimator_fits.prepare(name, known, 0, known.rows, 1)
-    spread = trainer("threads", "estimator", {"estimator": name}, known.rows)
+    fit = estimator_fits.prepare(name, known, 0, known.rows, jobs)
+    work, spread = registry.get_workload("estimator"), registry.get_strategy(strategy)
+    backend = {"threads": "threading", "processes": "loky"}[strategy]
+    inner = {"inner_max_num_threads": 1} if backend == "loky" else {}
 
     def plain() -> float:
         begun = time.perf_counter()
-        with joblib.parallel_config(backend="threading", n_jobs=1):
+        with joblib.parallel_config(backend=backend, n_jobs=jobs, **inner):
             for _ in range(FITS):
                 fit()
         return time.perf_counter() - begun
 
     def ours() -> float:
-        begun = time.perf_counter()
-        train(spread, FITS, CpuClock(), exchange_alone, lambda _steps: None)
-        return time.perf_counter() - begun
+        built = spread.build(context(known.rows, jobs), work.load(work.Options(estimator=name), 0), spread.Options())
+        with contextlib.closing(built):
+            begun = time.perf_counter()
+            train(built, FITS, CpuClock(), exchange_alone, lambda _steps: None)
+            return time.perf_counter() - begun
 
     return plain, ours
 
@@ -128,7 +128,7 @@ def measure(name: str, sides: tuple[Callable[[], float], Callable[[], float]], b
     high = known.high if known.high is not None else math.inf
     spread = f"median {statistics.median(ratios):.4f}, {blocks} blocks"
     verdict = "ok" if high <= BOUND else "over" if (known.low or 0) > BOUND else "not shown"
-    print(f"{name:34s} {known.value:.4f} [{known.low:.4f}, {high:.4f}]  {spread}  {verdict} (bound {BOUND})")
+    print(f"{name:50s} {known.value:.4f} [{known.low:.4f}, {high:.4f}]  {spread}  {verdict} (bound {BOUND})")
     return verdict != "over"
 
 
@@ -140,7 +140,13 @@ def main() -> int:
     if given.blocks < 2:
         parser.error("--blocks: an interval needs at least 2")
     held = measure("xgb-collective on one rank / plain", boosting(given.rows), given.blocks)
-    held &= measure("threads / plain scikit-learn", fitting(), given.blocks)
+    for name, strategy, jobs in (
+        ("RandomForestClassifier", "threads", 1),
+        ("RandomForestClassifier", "threads", 2),
+        ("GridSearchCV", "processes", 2),
+    ):
+        if jobs <= facts.usable_cpus():
+            held &= measure(f"{strategy} / plain {name}, n_jobs={jobs}", fitting(name, strategy, jobs), given.blocks)
     return 0 if held else 1
 
 

@@ -38,6 +38,8 @@ STRATEGIES = {
     "threads": "hpcpar.worker.strategies.one_node:THREADS",
     "processes": "hpcpar.worker.strategies.one_node:PROCESSES",
     "xgb-collective": "hpcpar.worker.strategies.xgb_collective:STRATEGY",
+    "xgb-dask": "hpcpar.worker.strategies.xgb_dask:STRATEGY",
+    "joblib-dask": "hpcpar.worker.strategies.joblib_dask:STRATEGY",
 }
 WORKLOADS = {
     "mlp": "hpcpar.worker.workloads.mlp:WORKLOAD",
@@ -103,8 +105,8 @@ class Declaration(Struct, frozen=True, kw_only=True):
     """What a workload says of itself, given its options, without computing anything."""
 
     kind: str
-    """"neural", "mixture-of-experts", "adapters" (most parameters are frozen), "boosting", "estimator", "program",
-    "clockwork".
+    """"neural", "mixture-of-experts", "adapters" (most parameters are frozen), "boosting",
+    "external-boosting" (its rows are not all in memory), "estimator", "program", "clockwork".
 
     Strategies say which kinds they accept.
     """
@@ -180,7 +182,9 @@ class Trainer(Protocol):
     `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
     on; `small_batch` and `gradient_squares(batch)`, with which the gradient noise scale is measured where the first is
     not 0; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was
-    computed; and `synchronous`: true where a step is over when it returns, on a GPU as well.
+    computed; `synchronous`: true where a step is over when it returns, on a GPU as well; `is_over`, true after a step, on
+    all ranks, when there is nothing left to do; and `crew`, where the work is
+    done by processes that are no ranks: it has what Team has of `reports` and `facts`.
     """
 
     def batch(self, step: int) -> Any:
@@ -201,6 +205,8 @@ class Strategy(Protocol):
     that are not finite (neural.NeuralWorkload.nonfinite).
     A strategy whose trainers have `learned` (worker/learned.py) can be checkpointed; it says so with `no_checkpoints`,
     which is "" then, and else the reason why it cannot.
+    A strategy with `drives` is one process, the driver, which starts a job with workers: nodes and ranks of the world
+    are theirs.
     """
 
     name: str
@@ -218,6 +224,11 @@ class Strategy(Protocol):
 
     def build(self, context: Any, workload: Any, options: Any) -> Trainer:
         """Build the trainer (job); `context` is the worker's JobContext, `workload` what Workload.load returned."""
+
+
+def drives(strategy: str) -> bool:
+    """Say whether a strategy is a driver, with workers in a job of their own."""
+    return bool(getattr(get_strategy(strategy), "drives", False))
 
 
 def load(reference: str) -> Any:

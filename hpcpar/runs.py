@@ -33,6 +33,10 @@ _Signature = tuple[int, int, int]
 """Inode, size and time of change: files of a run folder grow, or are replaced by another."""
 BATCHES = "batches"
 """The folder of a study's batches; no run and no study has this name."""
+WORKER_TAG = "hpcpar-workers-"
+"""Before the job id of a driver: the name of the job in which its workers are."""
+WORKER_SCRIPT_VARIABLE = "HPCPAR_WORKER_SCRIPT"
+"""Where a driver finds what it submits for its workers; its job script sets it."""
 
 
 class RunFolder:
@@ -101,6 +105,10 @@ class RunFolder:
     def rendezvous_path(self, attempt: str) -> Path:
         """Where rank 0 listens, for the other ranks of the same attempt."""
         return self.path / f"rendezvous.{attempt}.json"
+
+    def fleet(self, attempt: str) -> Path:
+        """The folder of a driver and its workers, while they work: how they reach each other, and what Dask writes."""
+        return self.path / f"fleet.{attempt}"
 
     @property
     def checkpoints(self) -> Path:
@@ -215,6 +223,11 @@ class Snapshot(RunFolder):
         return self._unchanged(f"events.{attempt}.jsonl", functools.partial(super().events, attempt))
 
 
+def worker_tag(attempt: str) -> str:
+    """Return the job name of the workers of a driver, the same for all attempts of its job."""
+    return WORKER_TAG + attempt.rpartition(".")[0]
+
+
 def batch_tag(study: str, batch_key: str) -> str:
     """Return the job name under which the scheduler knows a batch; status finds lost submissions by it."""
     return f"hpcpar-{study[:40]}-{batch_key}"
@@ -286,6 +299,11 @@ class BatchFolder:
         return self.path / "job.sh"
 
     @property
+    def worker_script_path(self) -> Path:
+        """worker.sh: what a driver submits for its workers; only where the runs have drivers."""
+        return self.path / "worker.sh"
+
+    @property
     def payload_path(self) -> Path:
         """payload.pkl: a reference to the worker's entry; unpickled in the job only."""
         return self.path / "payload.pkl"
@@ -306,6 +324,7 @@ class BatchFolder:
         run_names: Iterable[str],
         asked: BatchLine | None = None,
         why: Mapping[str, str] | None = None,
+        worker_script: str = "",
     ) -> None:
         """Make the folder with script and manifest; fails if the batch is there already (somebody else submits it).
 
@@ -326,6 +345,8 @@ class BatchFolder:
         lines = [asked] if asked is not None else []
         lines += [BatchLine(kind="run", index=i, run=name, why=why.get(name, "")) for i, name in enumerate(run_names)]
         write_file(self.manifest_path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        if worker_script:
+            write_file(self.worker_script_path, worker_script.encode(), mode=0o700)
         write_file(self.script_path, script.encode(), mode=0o700)
 
     def journal(self, line: BatchLine) -> None:

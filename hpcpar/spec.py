@@ -235,6 +235,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     """A rank that begins no step for so long hangs; 0: the study does not say."""
     exclude: tuple[str, ...] = ()
     """Nodes that are not wanted."""
+    driver: bool = False
+    """A job of one process starts a second job: nodes and ranks are those of its workers there."""
 
 
 class Accounting(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from hpcpar.analysis import outputs
 from hpcpar.analysis.judging.comparisons import ComparisonSet
+from hpcpar.analysis.judging.fits import Fit, fits
 from hpcpar.analysis.judging.lint import Finding
 from hpcpar.analysis.judging.support import Support
 from hpcpar.analysis.judging.verdicts import Word
@@ -82,6 +83,11 @@ class Results(Struct, frozen=True, kw_only=True):
     def pipelined(self) -> tuple[Bubble, ...]:
         """How long the ranks of pipelines are idle, by formula."""
         return pipelines(self.tables)
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """What estimators' fits take; empty for other workloads."""
+        return fits(self.rows)
 
     @property
     def complete(self) -> bool:
@@ -183,6 +189,7 @@ class Results(Struct, frozen=True, kw_only=True):
             "cost": cost_records(self.costed),
             "findings": [msgspec.to_builtins(one) for one in self.lint],
             "support": msgspec.to_builtins(self.supports),
+            "fits": msgspec.to_builtins(self.fits),
             "problems": [msgspec.to_builtins(row) for row in self.problems],
             "notes": self.notes,
         }

@@ -338,6 +338,7 @@ def _show(prepared: Any, profile_path: Path, *, as_json: bool) -> int:
                     {
                         "script": batch.script.text,
                         "template": batch.script.template,
+                        **({"worker_script": batch.worker_script.text} if batch.worker_script else {}),
                         "runs": [run.spec for run in batch.runs],
                     }
                     for batch in prepared.batches
@@ -354,6 +355,9 @@ def _show(prepared: Any, profile_path: Path, *, as_json: bool) -> int:
         if len(prepared.batches) > 1:
             click.echo(f"# ======== batch {i} of {len(prepared.batches)}: {batch.folder.script_path}")
         click.echo(batch.script.text, nl=False)
+        if batch.worker_script is not None:
+            click.echo(f"# ======== for the workers of each run: {batch.folder.worker_script_path}")
+            click.echo(batch.worker_script.text, nl=False)
     return 0
 
 

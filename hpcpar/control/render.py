@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 from jinja2.compiler import CodeGenerator
@@ -27,7 +27,7 @@ from hpcpar.control.safe import (
 )
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile, NodeType
-from hpcpar.runs import batch_tag
+from hpcpar.runs import WORKER_SCRIPT_VARIABLE, WORKER_TAG, BatchFolder, batch_tag
 from hpcpar.snapshot import FOLDER_VARIABLE, ROOT_VARIABLE
 from hpcpar.spec import Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
@@ -55,6 +55,8 @@ class JobText(Struct, frozen=True, kw_only=True):
     """The run may save and leave before its time limit."""
     requeue: bool
     """Then it goes back into the queue."""
+    worker_tag: str = ""
+    """Begin of the name of the job with a driver's workers; "" where the ranks do the work themselves."""
 
 
 class Script(NamedTuple):
@@ -78,6 +80,23 @@ class Shape(NamedTuple):
     node_type: NodeType
     code: tuple[Path, Path] | None = None
     """A snapshot of the user's code, and the folder of which it is a copy."""
+    role: Literal["ranks", "driver", "worker"] = "ranks"
+    """"driver": one process that submits the script of the role "worker"."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the job."""
+        return 1 if self.role == "driver" else self.resources.nodes
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Processes that srun starts on each of them."""
+        return 1 if self.role == "driver" else self.resources.ranks_per_node
+
+    @property
+    def cpus_per_rank(self) -> int:
+        """CPUs of each of those: a driver only waits."""
+        return 1 if self.role == "driver" else self.resources.cpus_per_rank
 
 
 def job_text(shape: Shape) -> JobText:
@@ -85,21 +104,22 @@ def job_text(shape: Shape) -> JobText:
     return JobText(
         batch=shape.key,
         directives=_directives(shape),
-        environment=(*_environment(shape.resources, shape.profile), *_code(shape.code)),
+        environment=(*_environment(shape.resources, shape.profile), *_code(shape.code), *_drives(shape)),
         run_names=shape.run_names,
         study_folder=str(shape.folder.parent.parent),
         payload=str(shape.payload),
         python=shape.python,
         srun_options=(
-            *_srun_options(shape.resources, shape.profile, shape.node_type),
+            *_srun_options(shape),
             *container.srun_options(shape.profile.environment.container, shape.folder.parent.parent),
         ),
         wrap=container.words(shape.profile.environment.container, shape.node_type, shape.folder.parent.parent),
-        nodes=shape.resources.nodes,
-        ranks_per_node=shape.resources.ranks_per_node,
+        nodes=shape.nodes,
+        ranks_per_node=shape.ranks_per_node,
         time_s=shape.resources.time_s,
         stops_early=shape.resources.signal_s > 0,
         requeue=shape.resources.requeue,
+        worker_tag=WORKER_TAG if shape.role != "ranks" and shape.profile.scheduler == "slurm" else "",
     )
 
 
@@ -107,19 +127,19 @@ def _directives(shape: Shape) -> tuple[str, ...]:
     resources, num_runs = shape.resources, len(shape.run_names)
     log = str(shape.folder / "logs").replace("%", "%%") + ("/%A_%a.log" if num_runs > 1 else "/%j.log")
     options = {
-        "--job-name": batch_tag(shape.study, shape.key),
+        "--job-name": WORKER_TAG + shape.key if shape.role == "worker" else batch_tag(shape.study, shape.key),
         "--comment": f"hpcpar:{shape.key}",
-        "--nodes": resources.nodes,
-        "--ntasks-per-node": resources.ranks_per_node,
-        "--cpus-per-task": resources.cpus_per_rank,
+        "--nodes": shape.nodes,
+        "--ntasks-per-node": shape.ranks_per_node,
+        "--cpus-per-task": shape.cpus_per_rank,
         "--time": slurm_time(resources.time_s),
-        "--array": f"0-{num_runs - 1}" if num_runs > 1 else "",
+        "--array": _array(shape),
         "--account": resources.account,
         "--qos": resources.qos,
         "--partition": resources.partition,
         "--constraint": resources.constraint,
         "--exclude": ",".join(resources.exclude),
-        **_gpu_request(resources, shape.node_type),
+        **(_gpu_request(resources, shape.node_type) if shape.role != "driver" else {}),
         "--mem": _memory(resources.memory),
         "--signal": f"USR1@{resources.signal_s}" if resources.signal_s else "",
         "--open-mode": "append",
@@ -128,6 +148,19 @@ def _directives(shape: Shape) -> tuple[str, ...]:
     given = tuple(f"{option}={value}" for option, value in options.items() if value != "")
     requeue = "--requeue" if resources.requeue or resources.requeue_on_fault else "--no-requeue"
     return (*given, requeue, *shape.profile.directives)
+
+
+def _array(shape: Shape) -> str:
+    if len(shape.run_names) < 2:
+        return ""
+    # One driver at a time: drivers that wait for their workers must not hold the nodes that these wait for.
+    return f"0-{len(shape.run_names) - 1}" + "%1" * (shape.role == "driver")
+
+
+def _drives(shape: Shape) -> tuple[tuple[str, str], ...]:
+    if shape.role != "driver" or shape.profile.scheduler != "slurm":
+        return ()
+    return ((WORKER_SCRIPT_VARIABLE, str(BatchFolder(shape.folder).worker_script_path)),)
 
 
 def _gpu_request(resources: Resources, node_type: NodeType) -> dict[str, Any]:
@@ -172,16 +205,18 @@ def _checkpointing(resources: Resources) -> dict[str, str]:
     return {**every, "HPCPAR_CHECKPOINT_KEEP": str(wanted.keep)}
 
 
-def _srun_options(resources: Resources, profile: ClusterProfile, node_type: NodeType) -> tuple[str, ...]:
+def _srun_options(shape: Shape) -> tuple[str, ...]:
+    profile, node_type = shape.profile, shape.node_type
     options = [
-        f"--nodes={resources.nodes}",
-        f"--ntasks={resources.nodes * resources.ranks_per_node}",
-        f"--ntasks-per-node={resources.ranks_per_node}",
-        f"--cpus-per-task={resources.cpus_per_rank}",
+        f"--nodes={shape.nodes}",
+        f"--ntasks={shape.nodes * shape.ranks_per_node}",
+        f"--ntasks-per-node={shape.ranks_per_node}",
+        f"--cpus-per-task={shape.cpus_per_rank}",
         f"--kill-on-bad-exit={int(profile.kill_on_bad_exit)}",
     ]
     options += [f"--cpu-bind={profile.srun.cpu_bind}"] * bool(profile.srun.cpu_bind)
-    options += [f"--gpu-bind={node_type.gpu_bind}"] * bool(node_type.gpu_bind and resources.gpus_per_node)
+    with_gpus = shape.resources.gpus_per_node and shape.role != "driver"
+    options += [f"--gpu-bind={node_type.gpu_bind}"] * bool(node_type.gpu_bind and with_gpus)
     options += [f"--network={profile.srun.network}"] * bool(profile.srun.network)
     return (*options, *profile.srun.args)
 
@@ -207,15 +242,15 @@ def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -
     return named or list(value_problems(job, "job"))
 
 
-def render(job: JobText, profile: ClusterProfile) -> Script:
-    """Print the script.
+def render(job: JobText, profile: ClusterProfile, template_name: str = "") -> Script:
+    """Print the script, from the profile's template where no other is named.
 
     Raises:
         InputError: the template is missing, does not parse, names what there is not, or leaves a value unquoted.
     """
     environment = _environment_of_templates()
     try:
-        template = environment.get_template(profile.template)
+        template = environment.get_template(template_name or profile.template)
         text = template.render(job=job, cluster=profile)
     except jinja2.TemplateNotFound as error:
         raise InputError(Problem(f"template '{error.name}'", "is not known", "see `hpcpar list templates`")) from error

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from hpcpar.errors import NoSchedulerError, SchedulerError, UnansweredError
+from hpcpar.outer_job import clean_environment
 from hpcpar.units import parse_duration, parse_memory
 
 TIMEOUT_S = 30.0
@@ -269,15 +270,6 @@ def parse_tasks(text: str) -> frozenset[int] | None:
         if high <= _MAX_INDEX and step > 0:
             indices.update(range(low, high + 1, step))
     return frozenset(indices) if indices else None
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the environment without what an outer job left: SBATCH_* would override the script's directives."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name == "SLURM_CONF" or not name.startswith(("SBATCH_", "SLURM_", "SRUN_"))
-    }
 
 
 class _BrokenOffError(SchedulerError):

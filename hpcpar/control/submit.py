@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _LOCK = ".lock"
 _FEW, _WRITERS = 32, 16
+WORKER_TEMPLATE = "worker.sh.j2"
+"""Of the job that a driver starts; it extends the template of the profile."""
 _UNDER_WAY = ("submitted", "queued", "running")
 
 
@@ -95,6 +97,8 @@ class PreparedBatch(NamedTuple):
     folder: BatchFolder
     runs: tuple[PlannedRun, ...]
     script: Script
+    worker_script: Script | None = None
+    """What each of its drivers submits for its workers."""
 
     @property
     def sha256(self) -> str:
@@ -179,15 +183,27 @@ def case(prepared: Prepared) -> Case:
     request = prepared.request
     shots = tuple(
         Shot(
-            text=batch.script.text,
-            template=batch.script.template,
-            num_runs=len(batch.runs),
-            resources=batch.runs[0].resources,
+            text=script.text,
+            template=script.template,
+            num_runs=num_jobs,
+            resources=resources,
             node_type=request.profile.node_types[batch.runs[0].spec.identity.node_type],
         )
         for batch in prepared.batches
+        for script, num_jobs, resources in _jobs_of(batch)
     )
     return Case(prepared.plan, request.profile, request.python, shots, request.root)
+
+
+def _jobs_of(batch: PreparedBatch) -> Iterator[tuple[Script, int, Resources]]:
+    """Yield the scripts of a batch, how many jobs each becomes at a time, and what such a job asks for."""
+    resources = batch.runs[0].resources
+    if not resources.driver:
+        yield batch.script, len(batch.runs), resources
+        return
+    yield batch.script, len(batch.runs), msgspec.structs.replace(resources, nodes=1)
+    if batch.worker_script is not None:
+        yield batch.worker_script, 1, resources
 
 
 def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None) -> list[str]:
@@ -281,7 +297,15 @@ def _prepare_batch(
     names = tuple(run.spec.run_name for run in runs)
     key = hashlib.sha256("\n".join([str(study.path), str(ordinal), *names]).encode("utf-8", "replace")).hexdigest()[:10]
     folder = study.batch(key)
-    return PreparedBatch(folder, runs, script_of(request, folder, runs, code))
+    worker = _worker_script(request, folder, runs) if runs[0].resources.driver else None
+    return PreparedBatch(folder, runs, script_of(request, folder, runs, code), worker)
+
+
+def _worker_script(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...]) -> Script | None:
+    if request.profile.scheduler != "slurm":
+        return None
+    shape = _shape(request, folder, runs, None)._replace(run_names=(), role="worker")
+    return _rendered(shape, WORKER_TEMPLATE)
 
 
 def script_of(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...], code: Snapshot | None) -> Script:
@@ -290,8 +314,12 @@ def script_of(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...
     Raises:
         InputError: a value must not stand in a script, or the template is wrong.
     """
+    return _rendered(_shape(request, folder, runs, code))
+
+
+def _shape(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...], code: Snapshot | None) -> Shape:
     identity = runs[0].spec.identity
-    shape = Shape(
+    return Shape(
         key=folder.key,
         study=request.study.name,
         run_names=tuple(run.spec.run_name for run in runs),
@@ -302,12 +330,16 @@ def script_of(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...
         profile=request.profile,
         node_type=request.profile.node_types[identity.node_type],
         code=(code.folder(folder.study.path), code.root) if code else None,
+        role="driver" if runs[0].resources.driver else "ranks",
     )
+
+
+def _rendered(shape: Shape, template: str = "") -> Script:
     job = job_text(shape)
-    problems = refuse_unsafe(job, request.profile, runs[0].resources)
+    problems = refuse_unsafe(job, shape.profile, shape.resources)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
-    return render(job, request.profile)
+    return render(job, shape.profile, template)
 
 
 @contextlib.contextmanager
@@ -380,7 +412,8 @@ def _write_all(prepared: Prepared, made: list[Path]) -> None:
         _write_specs(prepared.study, batch, made)
         try:
             line = BatchLine(kind="asked", asked=asked, excluded=batch.runs[0].resources.exclude)
-            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs], line, why)
+            worker_script = batch.worker_script.text if batch.worker_script else ""
+            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs], line, why, worker_script)
         except StorageError:
             made.append(batch.folder.path)
             raise

@@ -55,3 +55,7 @@ class BoostingWorkload(Struct, frozen=True, kw_only=True):
     evaluation: Evaluation
     max_bin: int
     device: DeviceName
+    early_stopping_rounds: int = 0
+    """End when the metric was no better for so many rounds; 0: never."""
+    batch_rows: int = 0
+    """Rows that a rank reads at a time; 0: all of its rows are in memory."""

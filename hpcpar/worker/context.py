@@ -27,6 +27,8 @@ class JobContext(Struct, frozen=True, kw_only=True):
     """The one-dimensional DeviceMesh of the ranks that share a set of experts; None without ep."""
     meeting: Any = None
     """rendezvous.Meeting, for small messages between ranks; None for one rank."""
+    folder: Any = None
+    """runs.RunFolder: the run's; None in a test."""
     phases: Phases = field(default_factory=lambda: Phases(lambda _name, _seconds: None))
     """Times what a strategy wants to see apart in the record."""
 
@@ -58,7 +60,7 @@ def make_context(info: RankInfo, identity: Identity, device: Any, **more: Any) -
     `more` are further fields of the context.
     """
     axes = [axis for axis in AXES if getattr(identity.mesh, axis) > 1]
-    if not axes:
+    if not axes or info.world_size == 1:  # a driver is one rank, and the mesh is that of its workers
         return JobContext(info=info, identity=identity, device=device, groups={}, **more)
     from torch.distributed.device_mesh import init_device_mesh
 

@@ -105,7 +105,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
     notes = [*facts.shortage_notes(team.reports), *_changed(spec), *_wrong_transport(connected, spec, team)]
     journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
     with phases("build"):
-        built = _build(spec, team, phases)
+        built = _build(spec, team, phases, folder)
     keeper = make_keeper(Job(folder, spec, team, journal, phases), built.trainer, stop)
     with contextlib.closing(built.trainer):
         if keeper is not None:
@@ -123,7 +123,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             else:
                 pulse, steps = watched(spec, info, journal), spec.identity.steps
                 losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=pulse)
-                done = _Done(losses, steps)
+                done = _Done(losses, pulse.step if getattr(built.trainer, "is_over", False) else steps)
             used = meter.used()
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
@@ -135,7 +135,8 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
         diagnosed = _diagnose(built, spec, team, phases)
         with phases("finish"):
             live.close()
-            ranks = team.facts(used, _held(built.trainer, team), of_children=is_program)
+            crew = getattr(built.trainer, "crew", team)
+            ranks = crew.facts(used, _held(built.trainer, team), of_children=is_program)
     if info.rank == 0:
         record = RunRecord(
             key=spec.key,
@@ -151,7 +152,7 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             loss_first=done.losses.first,
             loss_last=done.losses.last,
             ranks=ranks,
-            oversubscribed=spec.uses_cpu and facts.oversubscribed(team.reports),
+            oversubscribed=spec.uses_cpu and facts.oversubscribed(crew.reports),
             data=built.data,
             facts=getattr(built.trainer, "facts", dict)(),
             evaluation=evaluated,
@@ -206,14 +207,14 @@ def _leave(folder: RunFolder, team: Team, journal: Journal, keeper: Keeper, stop
     raise SystemExit(128 + signal.SIGTERM if not before_limit else int(not keeper.safe))
 
 
-def _build(spec: RunSpec, team: Team, phases: Phases) -> _Built:
+def _build(spec: RunSpec, team: Team, phases: Phases, folder: RunFolder) -> _Built:
     identity = spec.identity
     strategy = registry.get_strategy(identity.strategy)
     workload = _workload(spec)
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
-    context = make_context(team.info, identity, team.device, meeting=team.meeting, phases=phases)
+    context = make_context(team.info, identity, team.device, meeting=team.meeting, phases=phases, folder=folder)
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}

@@ -186,13 +186,16 @@ def _bind(spec: RunSpec, info: RankInfo) -> tuple[socket.socket, str]:
 
 
 def addresses(spec: RunSpec, info: RankInfo) -> list[str]:
-    """List the addresses on which rank 0 may be reached, the best one first.
+    """List the addresses on which rank 0 may be reached by the others, the best one first."""
+    return [LOOPBACK] if _one_machine(info) else addresses_of_node(spec, info)
 
-    Several nodes: the node's own name as the scheduler knows it, then the scheduler's address of the node that runs the
-    job script. A loopback address comes last: it is right only where all nodes are the same machine (a test cluster).
+
+def addresses_of_node(spec: RunSpec, info: RankInfo) -> list[str]:
+    """List the addresses on which rank 0 may be reached from other nodes, the best one first.
+
+    The node's own name as the scheduler knows it, then the scheduler's address of the node that runs the job script. A
+    loopback address comes last: it is right only where all nodes are the same machine (a test cluster).
     """
-    if _one_machine(info):
-        return [LOOPBACK]
     names = dict.fromkeys([info.node_name + spec.host_suffix, info.node_name, info.launch_address])
     found = list(dict.fromkeys(address for name in names if name for address in _resolve(name)))
     return sorted(found, key=lambda address: ipaddress.ip_address(address).is_loopback)

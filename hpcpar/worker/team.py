@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from hpcpar import registry
 from hpcpar.errors import MissingExtraError, RunError
 from hpcpar.records import Cause, Fabric, RankFacts
 from hpcpar.registry import Scores
@@ -135,13 +136,15 @@ def assemble(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Team:
         RunError: a rank did not arrive, the world is not the planned one, or there is no device.
         MissingExtraError: torch is not installed.
     """
-    if info.world_size != spec.identity.world_size:
-        what = f"{spec.identity.world_size} ranks were planned, the scheduler started {info.world_size}"
+    driver = registry.drives(spec.identity.strategy)
+    planned = 1 if driver else spec.identity.world_size
+    if info.world_size != planned:
+        what = f"{planned} ranks were planned, the scheduler started {info.world_size}"
         raise RunError(Cause.LAUNCH, what)
     require_torch(f"strategy {spec.identity.strategy}")
     from hpcpar.worker.device import choose_device
 
-    device = choose_device(spec, info)
+    device = choose_device(msgspec.structs.replace(spec, gpus_per_node=0) if driver else spec, info)
     mine = facts.report(info, threads=info.cpus_asked, device=device)
     if info.world_size == 1:
         return Team(info=info, device=device, reports=[mine], exchange=exchange_alone)

@@ -82,7 +82,7 @@ def patience_of(spec: RunSpec, info: RankInfo) -> Patience:
     default_s = _SHARE * collective_timeout(spec).total_seconds()
     if info.hang_after_s:
         return Patience(info.hang_after_s, max(info.hang_after_s, min(BETWEEN * info.hang_after_s, default_s)))
-    if info.world_size == 1 or spec.identity.steps == 1:
+    if spec.identity.world_size == 1 or spec.identity.steps == 1:
         return Patience(0.0, 0.0)
     return Patience(default_s, default_s)
 

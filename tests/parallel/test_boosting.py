@@ -78,9 +78,25 @@ def test_one_worker_of_the_collective_grows_the_same_trees(alone: RunFolder, tmp
     assert collective.facts["trees_sha256"] == record_of(alone).facts["trees_sha256"]
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
-def test_workers_share_the_rows_and_grow_the_trees_of_one_process(alone: RunFolder, tmp_path: Path, ranks: int) -> None:
-    several = run(tmp_path / "run", "xgb-collective", ranks)
+def full(*case: Any) -> Any:
+    return pytest.param(*case, marks=pytest.mark.full)
+
+
+SPREAD = [
+    ("xgb-collective", 2),
+    *(full("xgb-collective", ranks) for ranks in (1, 4, 8)),
+    ("xgb-dask", 2),
+    *(full("xgb-dask", ranks) for ranks in (1, 4, 8)),
+]
+
+
+@pytest.mark.parametrize(("strategy", "ranks"), SPREAD)
+def test_workers_share_the_rows_and_grow_the_trees_of_one_process(
+    alone: RunFolder, tmp_path: Path, strategy: str, ranks: int
+) -> None:
+    if strategy == "xgb-dask":
+        pytest.importorskip("dask_jobqueue", reason="Dask is not installed (pip install 'hpcpar[dask]')")
+    several = run(tmp_path / "run", strategy, ranks)
     record = record_of(several)
     assert len(record.ranks) == ranks
     assert record.facts["splits_sha256"] == record_of(alone).facts["splits_sha256"], "the same questions"
@@ -119,13 +135,17 @@ def test_explained_variance_of_a_regression_is_that_of_all_rows(tmp_path: Path) 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_continuous_features_agree_within_the_measured_tolerance(tmp_path: Path, ranks: int) -> None:
+@pytest.mark.timeout(900)
+def test_continuous_features_agree_within_the_measured_tolerance(tmp_path: Path) -> None:
     options = {"levels": 0, "max_depth": 6, "eta": 0.1, "evaluation_rows": 20_000, "rows": 200_000, "rounds": 30}
-    one, several = run(tmp_path / "one", "single", **options), run(tmp_path / "n", "xgb-collective", ranks, **options)
-    losses = [[step.loss for step in folder.steps(ATTEMPT).records] for folder in (one, several)]
-    assert losses[1] == pytest.approx(losses[0], abs=SKETCH)
-    assert losses[1] != losses[0], "sketches of parts merge into other bins: equal losses would be one process twice"
+    alone = [step.loss for step in run(tmp_path / "one", "single", **options).steps(ATTEMPT).records]
+    for strategy in ("xgb-collective", "xgb-dask"):
+        for ranks in (1, 2, 4, 8):
+            several = run(tmp_path / f"{strategy}-{ranks}", strategy, ranks, **options)
+            losses = [step.loss for step in several.steps(ATTEMPT).records]
+            assert losses == pytest.approx(alone, abs=SKETCH), (strategy, ranks)
+            # Sketches of parts merge into other bins: equal losses would be one process several times.
+            assert (losses == alone) == (ranks == 1), (strategy, ranks)
 
 
 @pytest.mark.full
@@ -151,3 +171,41 @@ def test_asking_for_cuda_without_one_is_an_error(monkeypatch: pytest.MonkeyPatch
     workload = registry.get_workload("xgboost")
     with pytest.raises(RunError, match=f"device=cuda, but .*{what}: "):
         grow.parameters(rank, workload.load(workload.Options(device="cuda"), 0))
+
+
+@pytest.mark.full
+def test_early_stopping_ends_all_strategies_after_the_same_round(tmp_path: Path) -> None:
+    """The rule is XGBoost's own: held against xgboost.train on the same rows."""
+    pytest.importorskip("dask_jobqueue", reason="Dask is not installed (pip install 'hpcpar[dask]')")
+    options = {"early_stopping_rounds": 3, "eta": 0.9, "rounds": 200}
+    workload = registry.get_workload("xgboost")
+    loaded = workload.load(workload.Options(**OPTIONS, early_stopping_rounds=3, eta=0.9), 0)
+    held, training = loaded.samples.fetch(0, 10_000), loaded.samples.fetch(10_000, 10_000 + ROWS)
+    matrices = [xgboost.QuantileDMatrix(*training), xgboost.DMatrix(*held)]
+    evals = [(matrices[1], "evaluation")]
+    plain = xgboost.train(loaded.parameters, matrices[0], 200, evals=evals, early_stopping_rounds=3, verbose_eval=False)
+    rounds = plain.num_boosted_rounds()
+    assert 5 < rounds < 200
+    for strategy, ranks in (("single", 1), ("xgb-collective", 2), ("xgb-dask", 2)):
+        folder = run(tmp_path / strategy, strategy, ranks, **options)
+        record = record_of(folder)
+        assert record.steps == record.facts["num_trees"] == folder.last_step(ATTEMPT) == rounds, strategy
+        assert record.facts["best_round"] == plain.best_iteration + 1, strategy
+        assert record.evaluation is not None
+        assert record.evaluation.loss == pytest.approx(plain.best_score, abs=ROUNDING), strategy
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("xgb-collective", 2)])
+def test_rows_that_wait_on_the_disk_grow_the_same_trees_in_less_memory(
+    tmp_path: Path, strategy: str, ranks: int
+) -> None:
+    rows = 600_000  # 67 MB of features
+    options = {"rows": rows, "rounds": 3, "levels": 8}
+    inside = record_of(run(tmp_path / "inside", strategy, ranks, **options))
+    outside = record_of(run(tmp_path / "outside", strategy, ranks, batch_rows=100_000, **options))
+    assert outside.facts["splits_sha256"] == inside.facts["splits_sha256"]
+    assert outside.loss_last == pytest.approx(inside.loss_last, abs=ROUNDING)
+    peaks = [max(rank.peak_memory_bytes for rank in record.ranks) for record in (inside, outside)]
+    saved = rows / ranks * 28 * 4  # at least the features themselves need not be there
+    assert peaks[0] - peaks[1] > 0.5 * saved, peaks

@@ -89,7 +89,9 @@ def start(
         ),
         **variables,
     }
-    size = ["--nodes", str(spec.identity.nodes), "--ranks-per-node", str(spec.identity.ranks_per_node)]
+    driver = registry.load(_CHAOS[spec.identity.strategy])
+    nodes, ranks = (1, 1) if getattr(driver, "drives", False) else (spec.identity.nodes, spec.identity.ranks_per_node)
+    size = ["--nodes", str(nodes), "--ranks-per-node", str(ranks)]
     limits = ["--time-limit", str(time_limit), "--logs", str(folder.logs)]
     launcher = [
         sys.executable,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hpcpar.analysis.judging.fits import fits, sheet
 from hpcpar.analysis.judging.intervals import Estimate
 from hpcpar.analysis.judging.support import supports, verdict
 from hpcpar.analysis.rows.reduce import Row
@@ -53,6 +54,34 @@ def test_runs_of_several_workers_stand_against_those_of_one() -> None:
     assert found.runs == 2, "0 workers are as many as the rank has CPUs"
     assert found.speedup.value == pytest.approx((2.0 * 2.02 / 1.0 / 1.01) ** 0.5)
     assert found.verdict == "full"
+
+
+def test_workers_of_a_driver_count_over_nodes() -> None:
+    driven = {"strategy": "joblib-dask", "strategy_options": "{}", "cpus_per_rank": 1}
+    rows = [
+        _row(0, time_s, ranks=ranks, nodes=ranks, **driven)
+        for ranks, time_s in ((1, 2.0), (1, 2.02), (4, 0.55), (4, 0.552))
+    ]
+    (found,) = supports(rows)
+    assert (found.workers, found.verdict) == (4, "full")
+
+
+def test_what_a_fit_takes_stands_beside_its_score() -> None:
+    spent = {"fit_s": 0.5, "use_s": 0.25, "threads": 2, "peak_memory_bytes": 2**30, "samples_per_s": 1000.0}
+    rows = [_row(2, 0.75, loss_last=0.1, **spent), _row(2, 0.75, **{**spent, "fit_s": 0.7}, loss_last=0.3)]
+    (found,) = fits([*rows, _row(2, 0.75, claim="")])
+    assert (found.workers, found.threads, found.runs, found.use_s) == (2, 2, 2, 0.25)
+    assert (found.fit_s, found.score) == (pytest.approx(0.6), pytest.approx(0.8))
+    page = sheet(fits([*rows, _row(1, 0.75, oversubscribed=True)]))
+    cells = dict(zip(page.heads, page.rows[0], strict=True))
+    assert (cells["fit (ms)"], cells["use (ms)"], cells["score"], cells["memory"]) == (
+        "600.0",
+        "250.0",
+        "0.8000",
+        "1.0 GiB",
+    )
+    assert page.rows[1][-1] == "oversubscribed"
+    assert page.rows[1][page.heads.index("fit (ms)")] == "-", "nobody measured it"
 
 
 def test_disturbed_runs_get_no_verdict_and_strangers_are_not_compared() -> None:

@@ -12,6 +12,7 @@ from hpcpar.control import reconcile, slurm
 from hpcpar.control.slurm import parse_sacct, parse_squeue, parse_tasks
 from hpcpar.errors import NoSchedulerError, SchedulerError
 from hpcpar.outcome import SCHEDULER_CAUSES, decide
+from hpcpar.outer_job import clean_environment
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder
 from hpcpar.spec import Submission
@@ -153,7 +154,7 @@ def test_no_word_of_the_scheduler_is_read_as_success(tmp_path_factory, state, co
 def test_the_environment_of_an_outer_job_is_left_behind(monkeypatch):
     for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_CONF", "SRUN_CPUS_PER_TASK", "MY_SLURM_X", "SLURMD"):
         monkeypatch.setenv(name, "x")
-    left = {name for name in slurm.clean_environment() if "SLURM" in name or "SBATCH" in name or "SRUN" in name}
+    left = {name for name in clean_environment() if "SLURM" in name or "SBATCH" in name or "SRUN" in name}
     assert left == {"SLURM_CONF", "MY_SLURM_X", "SLURMD"}
 
 

@@ -69,9 +69,29 @@ def test_a_file_with_too_few_rows_and_a_wrong_label_are_told(tmp_path: Path, suf
         UserTable(TableOptions(path=str(path), label="c")).fetch(0, 2)
 
 
+def test_a_libsvm_file_has_as_many_features_for_every_rank_and_what_is_not_there_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.libsvm"
+    path.write_text("1 0:0.5 2:-1 # the first\n\n0 1:3\n# a comment\n1 5:2e-1\n0\n")
+    features, labels = UserTable(TableOptions(path=str(path))).fetch(0, 2)
+    assert labels.tolist() == [1, 0]
+    missing = float("nan")
+    assert np.array_equal(features, [[0.5, missing, -1, *[missing] * 3], [missing, 3, *[missing] * 4]], equal_nan=True)
+    features, labels = UserTable(TableOptions(path=str(path))).fetch(2, 4)
+    assert (labels.tolist(), features.shape) == ([1, 0], (2, 6))
+    assert features[0, 5] == np.float32(0.2)
+    assert np.isnan(features[1]).all()
+    with pytest.raises(RunError, match=r"has 4 rows, the run asks for row 5"):
+        UserTable(TableOptions(path=str(path))).fetch(3, 5)
+
+
 def test_what_a_name_tells_is_refused_before_anything_is_submitted(tmp_path: Path) -> None:
-    for path, what in [("x.txt", "is neither .parquet nor .csv"), (str(tmp_path / "no.csv"), "is not a file")]:
+    for path, what in [
+        ("x.txt", "is none of .parquet, .csv, .libsvm, .svm"),
+        (str(tmp_path / "no.csv"), "is not a file"),
+    ]:
         (problem,) = check(TableOptions(path=path), "workload xgboost")
         assert what in problem.what
+    (problem,) = check(TableOptions(path="x.libsvm", label="y"), "workload xgboost")
+    assert "a libsvm file has no names of columns" in problem.what
     (problem,) = check(TableOptions(label="y"), "workload xgboost")
     assert "needs data.path" in problem.what

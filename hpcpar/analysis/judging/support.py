@@ -1,6 +1,6 @@
 """Estimators: the parallel support that is claimed beside the speed-up that was measured.
 
-Speed-up S(n) = T(1) / T(n), the times of one fit and use with 1 and with n workers of the same strategy, on one node.
+Speed-up S(n) = T(1) / T(n), the times of one fit and use with 1 and with n workers of the same strategy.
 Verdict, from the interval of S: "full" wholly at or above 0.75 n; "limited" wholly above 1 and below that; "none"
 wholly below 1.1; anything else is "unclear": more repeats, or a quieter machine, would tell.
 """
@@ -24,7 +24,7 @@ FULL = 0.75
 NONE = 1.1
 """Speed-up below which there is none."""
 FACTS = (
-    "Speed-up: time of one fit and use with 1 worker over that with n, on one node; 95 % intervals over runs.",
+    "Speed-up: time of one fit and use with 1 worker over that with n; 95 % intervals over runs.",
     f"Verdict: full, the interval is wholly at or above {FULL:g} n; limited, wholly above 1 and below that; none, "
     f"wholly below {NONE:g}; unclear, anything else; disturbed, CPUs were oversubscribed or shared with other runs.",
     "Where a finding says baseline-drift, something else used the machine: verdicts on such times do not hold.",
@@ -52,7 +52,7 @@ def supports(rows: Sequence[Row]) -> tuple[Support, ...]:
     """Compare every estimator's runs of several workers with those of one."""
     groups: dict[tuple[str, ...], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        workers = _workers(row)
+        workers = workers_of(row)
         if row.usable and row.claim and workers:
             sizes = f"{row.cpus_per_rank} {row.global_batch} {row.steps_planned} {row.seed}"
             key = (row.study, row.cluster, row.workload_options, row.strategy, sizes)
@@ -66,10 +66,11 @@ def supports(rows: Sequence[Row]) -> tuple[Support, ...]:
     )
 
 
-def _workers(row: Row) -> int:
+def workers_of(row: Row) -> int:
+    """Return how many workers a run was given: as many as its ranks have CPUs, where its options do not say."""
     options = msgspec.json.decode(row.strategy_options)
     workers = options.get("workers", 0) if isinstance(options, dict) else 0
-    return (workers or row.cpus_per_rank) if isinstance(workers, int) else 0
+    return (workers or row.cpus_per_rank * max(1, row.ranks)) if isinstance(workers, int) else 0
 
 
 def _support(one: Sequence[Row], several: Sequence[Row], workers: int) -> Support:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -180,6 +181,11 @@ class Row(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     replayed_steps: int = 0
     claim: str = ""
     """What the documentation of an estimator promises of parallel work; "" for other workloads."""
+    fit_s: float | None = None
+    """Of an estimator: seconds of a fit, and of what follows it (the next)."""
+    use_s: float | None = None
+    threads: int | None = None
+    """Of all ranks, or of all workers of a driver."""
     effective_time_ratio: float | None = None
     goodput_updates_per_s: float | None = None
     measured_node_h: float | None = None
@@ -449,12 +455,26 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
         "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
         "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
         "claim": claim if isinstance(claim := record.facts.get("claim"), str) else "",
+        "fit_s": _seconds(record.facts.get("fit_s")),
+        "use_s": _seconds(record.facts.get("use_s")),
+        "threads": _threads(record),
         "sum_memory_bytes": _sum([fact.peak_memory_bytes for fact in ranks]),
         "sum_device_bytes": _sum([fact.peak_device_bytes for fact in ranks]),
         "devices": " ".join(sorted({fact.device for fact in ranks})),
         "data": _canonical(record.data),
         "versions": _canonical(record.versions),
     }
+
+
+def _seconds(value: Any) -> float | None:
+    return value if isinstance(value, float) and _possible(value) else None
+
+
+def _threads(record: RunRecord) -> int | None:
+    """Return the threads that work: of fits as their trainer says, else of all ranks."""
+    spread = [record.facts.get(name) for name in ("workers", "native_threads")]
+    each = [value for value in spread if isinstance(value, int) and 0 < value <= _LARGEST]
+    return math.prod(each) if len(each) == 2 else _sum([rank.threads for rank in record.ranks])
 
 
 @functools.lru_cache(maxsize=4096)

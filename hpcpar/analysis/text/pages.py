@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpar.analysis.judging import support
+from hpcpar.analysis.judging import fits, support
 from hpcpar.analysis.judging.comparisons import ComparisonSet
 from hpcpar.analysis.scaling import foreseen
 from hpcpar.analysis.scaling.table import Table
@@ -111,6 +111,8 @@ def _supports(results: Results) -> Iterator[Page]:
     if results.supports:
         heading = "Parallel support of estimators: claimed and measured"
         yield Page(heading, [], support.sheet(results.supports), list(support.FACTS), [])
+    if results.fits:
+        yield Page("What a fit takes", [], fits.sheet(results.fits), list(fits.FACTS), [])
 
 
 def _sized_up(results: Results) -> Page:

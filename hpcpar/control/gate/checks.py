@@ -32,7 +32,7 @@ EXTRA_PACKAGES: dict[str, tuple[str, ...]] = {
     "deepspeed": ("deepspeed",),
     "xgboost": ("xgboost",),
     "parquet": ("pyarrow",),
-    "dask": ("dask_jobqueue", "distributed"),
+    "dask": ("dask_jobqueue", "distributed", "cryptography"),
 }
 """Packages by which an extra is recognised."""
 _CHILD_TIMEOUT_S = 120

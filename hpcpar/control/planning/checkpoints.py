@@ -21,7 +21,7 @@ _BEFORE_LIMIT_S = 90.0
 """Slurm looks every 30 s, so that its signal is up to 30 s late; the rest is for the save."""
 
 _NOT_KEPT = {
-    "boosting": "trees are not in a checkpoint yet",
+    **dict.fromkeys(("boosting", "external-boosting"), "trees are not in a checkpoint yet"),
     "estimator": "every step is a fit of its own, of which nothing is kept",
 }
 """Why a kind of workload has none, whatever the strategy."""

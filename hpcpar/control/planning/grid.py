@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from hpcpar import composition
 from hpcpar.control.planning.batch_sizes import BatchSizes, split_batch
 from hpcpar.control.planning.checkpoints import checkpoint_problems, why_not, with_checkpoints
@@ -82,6 +84,7 @@ def cell_of(resolved: Resolved, chosen: Chosen, resources: Resources, profile: C
     for problem in checkpoint_problems(resolved.study, why_none, resources, label):
         return problem
     resources = with_checkpoints(resources, resolved.study, profile, possible=not why_none)
+    resources = msgspec.structs.replace(resources, driver=bool(getattr(chosen.strategy, "drives", False)))
     return Cell(chosen, mesh, resources, sizes)
 
 

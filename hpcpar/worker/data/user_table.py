@@ -19,16 +19,19 @@ from hpcpar.worker.data import places
 if TYPE_CHECKING:
     import numpy as np
 
-SUFFIXES = (".parquet", ".csv")
+LIBSVM = (".libsvm", ".svm")
+SUFFIXES = (".parquet", ".csv", *LIBSVM)
 
 
 class TableOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which table."""
 
     path: str = ""
-    """A .parquet or .csv file (numbers only; the CSV with a line of names); "" takes the generated table."""
+    """A .parquet or .csv file (numbers only; the CSV with a line of names), or a .libsvm or .svm file; "" takes the
+    generated table."""
     label: str = ""
-    """The column that is learnt; "" is the first one, as in HIGGS."""
+    """The column that is learnt; "" is the first one, as in HIGGS. A libsvm file has no names: its label is the first
+    word of a line."""
 
 
 def check(options: TableOptions, where: str) -> list[Problem]:
@@ -41,8 +44,10 @@ def check(options: TableOptions, where: str) -> list[Problem]:
         return denied
     path = expand_home(options.path)
     if path.suffix not in SUFFIXES:
-        what = f"'{options.path}' is neither {' nor '.join(SUFFIXES)}"
+        what = f"'{options.path}' is none of {', '.join(SUFFIXES)}"
         return [Problem(f"{where}: data.path", what, "convert it, e.g. with pyarrow or pandas")]
+    if options.label and path.suffix in LIBSVM:
+        return [Problem(f"{where}: data.label", "a libsvm file has no names of columns", "leave it out")]
     if not path.is_file():
         return [Problem(f"{where}: data.path", f"'{options.path}' is not a file", "name one table file")]
     return []
@@ -59,9 +64,7 @@ class UserTable:
         import numpy as np
 
         try:
-            names, table = (
-                _parquet(self._path, begin, end) if self._path.suffix == ".parquet" else self._csv(begin, end)
-            )
+            names, table = self._read(begin, end)
         except (OSError, ValueError) as error:
             raise RunError(Cause.DATA, f"cannot read {self._path}: {error}") from error
         if len(table) < end - begin:
@@ -81,6 +84,11 @@ class UserTable:
             raise RunError(Cause.DATA, f"{self._path} has no column '{label}': {nearest(label, names)}")
         return names.index(label)
 
+    def _read(self, begin: int, end: int) -> tuple[list[str], np.ndarray]:
+        if self._path.suffix == ".parquet":
+            return _parquet(self._path, begin, end)
+        return _libsvm(self._path, begin, end) if self._path.suffix in LIBSVM else self._csv(begin, end)
+
     def _csv(self, begin: int, end: int) -> tuple[list[str], np.ndarray]:
         import numpy as np
 
@@ -92,6 +100,28 @@ class UserTable:
         if not lines:
             return names, np.empty((0, len(names)), dtype=np.float32)
         return names, np.loadtxt(lines, delimiter=",", dtype=np.float32, ndmin=2)
+
+
+def _libsvm(path: Path, begin: int, end: int) -> tuple[list[str], np.ndarray]:
+    """Read lines of the form LABEL INDEX:VALUE ...; what a line does not name is missing (NaN), as in XGBoost.
+
+    The whole file is looked through for its largest index, so that all ranks see the same number of features.
+    """
+    import numpy as np
+
+    lines, last = [], 0
+    with path.open() as file:
+        for number, line in enumerate(words for raw in file if (words := raw.partition("#")[0].split())):
+            last = max(last, *(int(word.partition(":")[0]) for word in line[-1:] if ":" in word), 0)
+            if begin <= number < end:
+                lines.append(line)
+    table: np.ndarray = np.full((len(lines), last + 2), np.nan, dtype=np.float32)
+    for row, words in enumerate(lines):
+        table[row, 0] = float(words[0])
+        pairs = [word.split(":") for word in words[1:]]
+        if pairs:
+            table[row, [int(index) + 1 for index, _ in pairs]] = [float(value) for _, value in pairs]
+    return ["label", *(str(index) for index in range(last + 1))], table
 
 
 def _parquet(path: Path, begin: int, end: int) -> tuple[list[str], np.ndarray]:

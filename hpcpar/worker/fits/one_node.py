@@ -14,7 +14,7 @@ from hpcpar.records import Cause
 from hpcpar.registry import StepResult
 from hpcpar.worker import facts
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.estimators import EstimatorWorkload
+from hpcpar.worker.estimators import EstimatorWorkload, Fitted, in_parts, timed
 
 Backend = Literal["threading", "loky"]
 
@@ -33,7 +33,8 @@ class Fitter:
         self._rows, self._claim = context.identity.global_batch, workload.claim
         self._jobs, self._native = jobs, native
         with context.phases("load"):
-            self._fit = workload.prepare(self._rows, jobs)
+            self._work = workload.prepare(self._rows, jobs)
+        self._done: list[Fitted] = []
         self._held = contextlib.ExitStack()
         # After everything was imported: only libraries that are loaded can be limited.
         self._held.enter_context(threadpoolctl.threadpool_limits(native))
@@ -46,11 +47,13 @@ class Fitter:
 
     def step(self, batch: int) -> StepResult:
         """Fit once."""
-        return StepResult(loss_sum=(1 - self._fit()) * self._rows, weight=self._rows, applied=True)
+        self._done.append(timed(self._work))
+        return StepResult(loss_sum=(1 - self._done[-1].score) * self._rows, weight=self._rows, applied=True)
 
     def facts(self) -> dict[str, Any]:
         """Return how the work was spread."""
-        return {"claim": self._claim, "workers": self._jobs, "native_threads": self._native}
+        spread = {"claim": self._claim, "workers": self._jobs, "native_threads": self._native}
+        return {**spread, **in_parts(self._done)}
 
     def close(self) -> None:
         """End the workers and lift the limits."""

@@ -65,13 +65,16 @@ def train(
     With checkpoints, a window ends where one is due; those that are done already are not done again, and a signal ends
     the training at the end of a window: rank 0 then says 0 for the next one's size.
 
+    A trainer that says `is_over` ends the training before its last step, on all ranks after the same one.
+
     Nothing that happens between two steps (exchange, writing) is part of any step's time.
     """
     progress = progress or Progress()
     first, last = checkpoints.losses if checkpoints is not None else (None, None)
     complete = getattr(trainer, "complete", None)
     done, size = checkpoints.done if checkpoints is not None else 0, 1
-    while done < steps:
+    over = False
+    while done < steps and not over:
         size = min(size, steps - done if checkpoints is None else checkpoints.until_due(done, steps))
         begun = time.perf_counter()
         table_KC = _window(trainer, range(done + 1, done + size + 1), clock, progress)
@@ -85,7 +88,8 @@ def train(
             sink(records)
             first = records[0].loss if done == 0 else first
             last = records[-1].loss
-        done += size
+        done += len(table_KC)
+        over = getattr(trainer, "is_over", False)
         size = exchanged.next_size
         if checkpoints is not None:
             with progress.between():
@@ -107,6 +111,8 @@ def _window(trainer: Trainer, steps: range, clock: Clock, progress: Progress) ->
         clock.begin()
         results.append(_step(trainer, step, batch))
         clock.end()
+        if getattr(trainer, "is_over", False):
+            break
     return window.table(clock.read(), waits_s, window.losses_of(results), results)
 
 

@@ -9,7 +9,7 @@ from hpcpar.mesh_options import UnitOptions
 from hpcpar.registry import Trainer, World, load
 from hpcpar.worker.strategies.mesh import MeshStrategy
 
-_BUILDERS = {"boosting": "hpcpar.worker.trees.grow:build"}
+_BUILDERS = dict.fromkeys(("boosting", "external-boosting"), "hpcpar.worker.trees.grow:build")
 """Who builds the trainer of a workload that is no point of the mesh, by its kind."""
 
 

@@ -19,7 +19,7 @@ class XgbCollective:
 
     name = "xgb-collective"
     summary = "XGBoost's own distributed training, one worker a rank, rows shared out"
-    kinds = frozenset({"boosting"})
+    kinds = frozenset({"boosting", "external-boosting"})
     extras = ("torch", "xgboost")
     Options = XgbCollectiveOptions
 

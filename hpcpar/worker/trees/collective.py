@@ -31,6 +31,11 @@ class CollectiveGrower:
         self._sound = True
         self.facts = inner.facts
 
+    @property
+    def is_over(self) -> bool:
+        """Whether early stopping says so; the metric is that of all ranks, and so is the answer."""
+        return self._inner.is_over
+
     def batch(self, step: int) -> int:
         """Return the round's number."""
         return self._inner.batch(step)
@@ -53,6 +58,7 @@ class CollectiveGrower:
 
     def close(self) -> None:
         """Leave the collective. After a failure nobody says goodbye: a peer may never answer."""
+        self._inner.close()
         if self._sound:
             self._leave()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import tempfile
 from typing import Any, NamedTuple
 
 from hpcpar.errors import RunError
@@ -17,14 +18,34 @@ _NUMBER = re.compile(r"(?<=leaf=)[^,\s]+|(?<=<)[^\]]+")
 """Values of leaves and thresholds in XGBoost's text of a tree."""
 
 
+class Stopping:
+    """XGBoost's rule of early stopping, for metrics of which less is better; the same answer on all ranks."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self.best, self.best_round = math.inf, 0
+
+    def __call__(self, number: int, value: float) -> bool:
+        """Say whether to end after round `number` (0, 1, ...), whose metric this is."""
+        if value < self.best:
+            self.best, self.best_round = value, number
+        return bool(self.rounds) and number - self.best_round >= self.rounds
+
+    def kept(self, rounds: int) -> tuple[int, int]:
+        """Return which of so many rounds count in the end, as XGBoost's iteration_range."""
+        return 0, self.best_round + 1 if self.rounds else rounds
+
+
 class Shard(NamedTuple):
     """A rank's rows, binned."""
 
     training: Any
-    """xgboost.QuantileDMatrix."""
+    """xgboost.QuantileDMatrix, or ExtMemQuantileDMatrix."""
     evaluation: Any
     """xgboost.DMatrix."""
     evaluation_rows: int
+    folder: Any = None
+    """tempfile.TemporaryDirectory of bins that are not in memory."""
 
 
 def span(num_rows: int, part: int, num_parts: int) -> tuple[int, int]:
@@ -60,12 +81,42 @@ def load_shard(context: JobContext, workload: BoostingWorkload, settings: dict[s
     part, num_parts = context.data_rank, context.mesh.data_ranks
     begin, end = span(context.identity.global_batch, part, num_parts)
     with context.phases("load"):
-        x_NF, y_N = workload.samples.fetch(held_out + begin, held_out + end)
         evaluation_x, evaluation_y = workload.samples.fetch(*span(held_out, part, num_parts))
+        rows = () if workload.batch_rows else workload.samples.fetch(held_out + begin, held_out + end)
     with context.phases("sketch"):
-        training = xgboost.QuantileDMatrix(x_NF, y_N, max_bin=workload.max_bin, nthread=threads)
+        if workload.batch_rows:
+            folder = tempfile.TemporaryDirectory(prefix="hpcpar-bins-")
+            batches = _batches(workload, range(held_out + begin, held_out + end), folder.name)
+            training = xgboost.ExtMemQuantileDMatrix(batches, max_bin=workload.max_bin, nthread=threads)
+            evaluation = xgboost.DMatrix(evaluation_x, evaluation_y, nthread=threads)
+            return Shard(training, evaluation, len(evaluation_y), folder)
+        training = xgboost.QuantileDMatrix(*rows, max_bin=workload.max_bin, nthread=threads)
         evaluation = xgboost.DMatrix(evaluation_x, evaluation_y, nthread=threads)
     return Shard(training, evaluation, len(evaluation_y))
+
+
+def _batches(workload: BoostingWorkload, rows: range, folder: str) -> Any:
+    """Return the iterator from which XGBoost makes bins that it keeps in a folder; it is gone through several times."""
+    import xgboost
+
+    class Batches(xgboost.DataIter):
+        def __init__(self) -> None:
+            self._begin = rows.start
+            super().__init__(cache_prefix=f"{folder}/bins")
+
+        def next(self, input_data: Any) -> bool:
+            if self._begin >= rows.stop:
+                return False
+            end = min(self._begin + workload.batch_rows, rows.stop)
+            x_NF, y_N = workload.samples.fetch(self._begin, end)
+            input_data(data=x_NF, label=y_N)
+            self._begin = end
+            return True
+
+        def reset(self) -> None:
+            self._begin = rows.start
+
+    return Batches()
 
 
 class Grower:
@@ -79,6 +130,8 @@ class Grower:
 
         self._metric, self._shard = workload.metric, shard
         self._score = workload.evaluation.metric
+        self._stopping = Stopping(workload.early_stopping_rounds)
+        self.is_over = False
         self._last = StepResult(math.nan, shard.evaluation_rows, False)
         self._booster = xgboost.Booster(settings, [shard.training, shard.evaluation])
 
@@ -93,30 +146,29 @@ class Grower:
         value = float(said.rpartition(":")[2])
         # The value is that of all ranks' rows already; weighted so, their sum gives it again.
         weight = self._shard.evaluation_rows
+        self.is_over = self._stopping(batch, value)
         loss_sum = value * weight if math.isfinite(value) else math.nan
         self._last = StepResult(loss_sum=loss_sum, weight=weight, applied=True)
         return self._last
 
     def evaluate(self) -> Scores:
-        """Score this rank's evaluation rows with all trees; their loss is the metric after the last round."""
-        predicted_N = self._booster.predict(self._shard.evaluation)
+        """Score this rank's evaluation rows with all trees that count; their loss is the metric after the last one."""
+        counted = self._stopping.kept(self._booster.num_boosted_rounds())
+        predicted_N = self._booster.predict(self._shard.evaluation, iteration_range=counted)
         labels_N = self._shard.evaluation.get_label()
         scored = accuracy if self._score == "accuracy" else explained_variance
-        return Scores(self._last.loss_sum, self._last.weight, *scored(predicted_N, labels_N))
+        weight = self._last.weight
+        loss_sum = self._stopping.best * weight if self._stopping.rounds else self._last.loss_sum
+        return Scores(loss_sum, weight, *scored(predicted_N, labels_N))
 
     def facts(self) -> dict[str, Any]:
         """Return what tells this model from another: digests of its trees, and of what each split asks."""
-        trees = self._booster.get_dump(with_stats=False)
-        splits = [_NUMBER.sub("", tree) for tree in trees]
-        return {
-            "metric": self._metric,
-            "num_trees": len(trees),
-            "trees_sha256": _digest(trees),
-            "splits_sha256": _digest(splits),
-        }
+        return describe(self._booster, self._metric, self._stopping)
 
     def close(self) -> None:
-        """Hold nothing that must be given back."""
+        """Remove the bins that lie on the disk."""
+        if self._shard.folder is not None:
+            self._shard.folder.cleanup()
 
 
 def accuracy(chances_N: Any, labels_N: Any) -> tuple[float, float]:
@@ -132,9 +184,29 @@ def explained_variance(predicted_N: Any, labels_N: Any) -> tuple[float, float]:
 
     ours = np.array([labels_N.sum(dtype=np.float64), len(labels_N)])
     total, count = collective.allreduce(ours, collective.Op.SUM)  # one worker alone gets its own back
-    around = float(np.square(labels_N - total / count).sum(dtype=np.float64))
+    return explained_around(predicted_N, labels_N, total / count)
+
+
+def explained_around(predicted_N: Any, labels_N: Any, mean: float) -> tuple[float, float]:
+    """Return V - E and V of a rank's rows, where `mean` is that of the labels over all ranks."""
+    import numpy as np
+
+    around = float(np.square(labels_N - mean).sum(dtype=np.float64))
     missed = float(np.square(labels_N - predicted_N).sum(dtype=np.float64))
     return around - missed, around
+
+
+def describe(booster: Any, metric: str, stopping: Stopping) -> dict[str, Any]:
+    """Return what tells this model from another: digests of its trees, and of what each split asks."""
+    trees = booster.get_dump(with_stats=False)
+    splits = [_NUMBER.sub("", tree) for tree in trees]
+    return {
+        "metric": metric,
+        "num_trees": len(trees),
+        "trees_sha256": _digest(trees),
+        "splits_sha256": _digest(splits),
+        **({"best_round": stopping.best_round + 1} if stopping.rounds else {}),
+    }
 
 
 def _digest(trees: list[str]) -> str:

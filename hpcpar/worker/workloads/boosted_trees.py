@@ -40,6 +40,11 @@ class BoostedTreesOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Into how many bins a feature's values are sorted."""
     reg_lambda: Annotated[float, Meta(ge=0)] = 1.0
     """L2 penalty on leaves."""
+    early_stopping_rounds: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    """End when the metric on the evaluation rows was no better for so many rounds; 0: do all rounds."""
+    batch_rows: Annotated[int, Meta(ge=0)] = 0
+    """For data larger than memory: a rank reads so many rows at a time, and keeps them in bins on the disk (TMPDIR).
+    0: all in memory."""
     device: DeviceName = "cpu"
     """"cuda" needs a profile with GPUs and an XGBoost built for them."""
 
@@ -54,7 +59,13 @@ class BoostedTrees:
 
     def declare(self, options: BoostedTreesOptions) -> Declaration:
         """Describe the work."""
-        return Declaration(kind="boosting", sample_unit="rows", global_batch=200_000, steps=50)
+        return Declaration(
+            kind="external-boosting" if options.batch_rows else "boosting",
+            sample_unit="rows",
+            global_batch=200_000,
+            steps=50,
+            declares_steps=not options.early_stopping_rounds,
+        )
 
     def check(self, options: BoostedTreesOptions) -> list[Problem]:
         """Say whether the table is not there."""
@@ -87,6 +98,8 @@ class BoostedTrees:
             evaluation=Evaluation(range(options.evaluation_rows), score),
             max_bin=options.max_bin,
             device=options.device,
+            early_stopping_rounds=options.early_stopping_rounds,
+            batch_rows=options.batch_rows,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import RandomizedSearchCV, cross_val_score
 from sklearn.svm import SVC
 
+from hpcpar.worker.estimators import Work
 from hpcpar.worker.workloads.estimator_list import DataName, Known
 
 _FEATURES = 8
@@ -45,7 +45,7 @@ def make(data: DataName, rows: int, seed: int) -> tuple[Any, Any]:
     return made[0], made[1]
 
 
-def prepare(name: str, known: Known, seed: int, rows: int, jobs: int) -> Callable[[], float]:
+def prepare(name: str, known: Known, seed: int, rows: int, jobs: int) -> Work:
     """Make data and estimator; return what one step does."""
     x, y = make(known.data, rows, seed)
     kind = getattr(import_module(f"sklearn.{known.module}"), name)
@@ -57,15 +57,16 @@ def prepare(name: str, known: Known, seed: int, rows: int, jobs: int) -> Callabl
     if "random_state" in getattr(kind, "_parameter_constraints", {}):
         parameters["random_state"] = seed
     if known.data == "blobs":
-        return lambda: float(adjusted_rand_score(y, kind(**parameters).fit_predict(x)))
+        return Work(lambda: kind(**parameters).fit(x), lambda model: float(adjusted_rand_score(y, model.labels_)))
     if known.data == "factors":
-        return lambda: float(kind(**parameters).fit(x).explained_variance_ratio_.sum())
-    return lambda: float(kind(**parameters).fit(x, y).score(x, y))
+        return Work(lambda: kind(**parameters).fit(x), lambda model: float(model.explained_variance_ratio_.sum()))
+    return Work(lambda: kind(**parameters).fit(x, y), lambda model: float(model.score(x, y)))
 
 
-def _selection(kind: Any, parameters: dict[str, Any], seed: int, data: tuple[Any, Any]) -> Callable[[], float]:
+def _selection(kind: Any, parameters: dict[str, Any], seed: int, data: tuple[Any, Any]) -> Work:
     if kind is cross_val_score:
-        return lambda: float(cross_val_score(SVC(), *data, **parameters).mean())
+        return Work(lambda: cross_val_score(SVC(), *data, **parameters), lambda scores: float(scores.mean()))
     choices = {"C": [0.1, 0.3, 1.0, 3.0], "gamma": [0.03, 0.1, 0.3]}
     drawn = {"n_iter": 8, "random_state": seed} if kind is RandomizedSearchCV else {}
-    return lambda: float(kind(SVC(), choices, **drawn, **parameters).fit(*data).best_score_)
+    search = lambda: kind(SVC(), choices, **drawn, **parameters).fit(*data)  # noqa: E731
+    return Work(search, lambda model: float(model.best_score_))
