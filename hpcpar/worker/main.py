@@ -15,19 +15,20 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from hpcpar import registry, snapshot, storage
 from hpcpar.errors import HpcparError
 from hpcpar.outcome import UNWRITABLE_CODE
-from hpcpar.records import Cause, Diagnosis, Evaluated, Fabric, RunRecord, Step
+from hpcpar.records import Cause, Diagnosis, Evaluated, Fabric, Step
 from hpcpar.registry import Trainer
 from hpcpar.runs import RunFolder
 from hpcpar.spec import UNDECLARED, RunSpec
-from hpcpar.worker import facts, provenance
+from hpcpar.worker import facts
 from hpcpar.worker.checkpoint.keeper import Job, Keeper, make_keeper
+from hpcpar.worker.conclusion import Built, Desk, Done, Met, Told, Trained, conclude
 from hpcpar.worker.context import make_context
 from hpcpar.worker.export import export
 from hpcpar.worker.journal import Journal
@@ -80,107 +81,76 @@ def _give_up(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
-class _Built(NamedTuple):
-    trainer: Trainer
-    data: dict[str, Any]
-    evaluation: Any
-    """neural.Evaluation of the workload, or None."""
-    export: Any
-    """What makes files of its trained parameters, or None."""
-    model_flops: dict[str, float]
-    """For a sample, by convention; empty where the workload does not say."""
-
-
 def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, stop: Stop) -> None:
-    started = time.time()
+    phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
+    desk = Desk(folder, spec, info, journal, stop, phases, time.time())
     hosts = list(info.hostnames)
     journal.write("start", job_id=info.job_id, hosts=hosts, num_ranks=info.world_size, pid=os.getpid())
-    phases = Phases(lambda name, seconds: journal.write("phase", name=name, seconds=seconds))
-    with phases("start"):
-        team = assemble(spec, info, folder)
-    connected = None
-    if team.meeting is not None:
-        with phases("fabric"):
-            connected = team.prove_fabric()
-    notes = [*facts.shortage_notes(team.reports), *_changed(spec), *_wrong_transport(connected, spec, team)]
-    journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
+    met = _meet(desk)
     with phases("build"):
-        built = _build(spec, team, phases, folder)
-    keeper = make_keeper(Job(folder, spec, team, journal, phases), built.trainer, stop)
+        built = _build(desk, met.team)
+    keeper = make_keeper(Job(folder, spec, met.team, journal, phases), built.trainer, stop)
     with contextlib.closing(built.trainer):
         if keeper is not None:
             keeper.restore()
         with phases("train"):
-            meter = Meter(team.device)
-            clock = _clock(built.trainer, team)
-            is_program = hasattr(built.trainer, "run")
-            live = Sinks(spec if info.rank == 0 else None, folder.path, partial(_warn, journal))
-            progress = Progress(sys.stdout, spec.identity.steps, spec.sample_unit, spec.identity.global_batch)
-            listeners: list[Listener] = [live] if is_program else [progress, live]  # a program speaks for itself
-            sink = _StepWriter(folder.steps_path(info.attempt), journal, listeners)
-            if is_program:
-                done = _run_program(built.trainer, spec, team, sink)
-            else:
-                pulse, steps = watched(spec, info, journal), spec.identity.steps
-                losses = train(built.trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=pulse)
-                done = _Done(losses, pulse.step if getattr(built.trainer, "is_over", False) else steps)
-            used = meter.used()
+            trained = _train(desk, met.team, built, keeper)
         if keeper is not None and keeper.stopped_at:
-            _leave(folder, team, journal, keeper, stop)
-        evaluated = None
-        if built.evaluation is not None:
-            with phases("evaluate"):
-                evaluated = _evaluate(built, team)
-        _export(built, spec, team, folder, phases)
-        diagnosed = _diagnose(built, spec, team, phases)
-        with phases("finish"):
-            live.close()
-            crew = getattr(built.trainer, "crew", team)
-            ranks = crew.facts(used, _held(built.trainer, team), of_children=is_program)
+            _leave(desk, met.team, keeper)
+        told = _ask(desk, met.team, built, trained)
     if info.rank == 0:
-        record = RunRecord(
-            key=spec.key,
-            study=spec.study,
-            attempt=info.attempt,
-            job_id=info.job_id,
-            cause=Cause.OK,
-            started=started,
-            ended=time.time(),
-            steps=done.steps,
-            whole_program=done.whole_program,
-            phases=phases.less(getattr(built.trainer, "phases", dict)()),
-            loss_first=done.losses.first,
-            loss_last=done.losses.last,
-            ranks=ranks,
-            oversubscribed=spec.uses_cpu and facts.oversubscribed(crew.reports),
-            data=built.data,
-            facts=getattr(built.trainer, "facts", dict)(),
-            evaluation=evaluated,
-            code_sha256=snapshot.digest_of(code) if (code := snapshot.here()) else "",
-            fabric=connected,
-            diagnosis=diagnosed,
-            model_flops=built.model_flops,
-            versions=facts.versions(registry.get_strategy(spec.identity.strategy).extras),
-            provenance=provenance.describe(),
-            notes=[*notes, *getattr(built.trainer, "notes", ()), *done.notes],
-            lineage=list(keeper.lineage(spec.identity.steps)) if keeper is not None and keeper.done else [],
-        )
-        _conclude(folder, info, record, journal)
+        conclude(desk, met, built, trained, told=told, keeper=keeper)
     if keeper is not None:
         keeper.forget()
-    team.part()
+    met.team.part()
 
 
-class _Done(NamedTuple):
-    """What the training came to."""
+def _meet(desk: Desk) -> Met:
+    with desk.phases("start"):
+        team = assemble(desk.spec, desk.info, desk.folder)
+    connected = None
+    if team.meeting is not None:
+        with desk.phases("fabric"):
+            connected = team.prove_fabric()
+    notes = [*facts.shortage_notes(team.reports), *_changed(desk.spec), *_wrong_transport(connected, desk.spec, team)]
+    desk.journal.write("ready", ranks=[msgspec.to_builtins(report.facts) for report in team.reports], notes=notes)
+    return Met(team, connected, notes)
 
-    losses: Losses
-    steps: int
-    whole_program: bool = False
-    notes: tuple[str, ...] = ()
+
+def _train(desk: Desk, team: Team, built: Built, keeper: Keeper | None) -> Trained:
+    spec, info, trainer = desk.spec, desk.info, built.trainer
+    meter = Meter(team.device)
+    clock = _clock(trainer, team)
+    is_program = hasattr(trainer, "run")
+    live = Sinks(spec if info.rank == 0 else None, desk.folder.path, partial(_warn, desk.journal))
+    progress = Progress(sys.stdout, spec.identity.steps, spec.sample_unit, spec.identity.global_batch)
+    listeners: list[Listener] = [live] if is_program else [progress, live]  # a program speaks for itself
+    sink = _StepWriter(desk.folder.steps_path(info.attempt), desk.journal, listeners)
+    if is_program:
+        done = _run_program(trainer, spec, team, sink)
+    else:
+        pulse, steps = watched(spec, info, desk.journal), spec.identity.steps
+        losses = train(trainer, steps, clock, team.exchange, sink, checkpoints=keeper, progress=pulse)
+        done = Done(losses, pulse.step if getattr(trainer, "is_over", False) else steps)
+    return Trained(done, meter.used(), live)
 
 
-def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> _Done:
+def _ask(desk: Desk, team: Team, built: Built, trained: Trained) -> Told:
+    """Evaluate, export, diagnose; then hear what every rank used."""
+    evaluated = None
+    if built.evaluation is not None:
+        with desk.phases("evaluate"):
+            evaluated = _evaluate(built, team)
+    _export(desk, team, built)
+    diagnosed = _diagnose(desk, team, built)
+    with desk.phases("finish"):
+        trained.live.close()
+        crew = getattr(built.trainer, "crew", team)
+        ranks = crew.facts(trained.used, _held(built.trainer, team), of_children=hasattr(built.trainer, "run"))
+    return Told(evaluated, diagnosed, ranks, crew)
+
+
+def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> Done:
     """Run the user's own program; its steps are written when it has ended on all ranks."""
     from hpcpar.worker.program import run as programs
 
@@ -190,50 +160,53 @@ def _run_program(program: Any, spec: RunSpec, team: Team, sink: _StepWriter) -> 
     ran = programs.reduce([programs.decode(one) for one in everybody], spec.identity.global_batch, declared=declared)
     if team.info.rank == 0:
         sink(ran.steps)
-    return _Done(Losses(ran.steps[0].loss, ran.steps[-1].loss), len(ran.steps), ran.whole_program, ran.notes)
+    return Done(Losses(ran.steps[0].loss, ran.steps[-1].loss), len(ran.steps), ran.whole_program, ran.notes)
 
 
-def _leave(folder: RunFolder, team: Team, journal: Journal, keeper: Keeper, stop: Stop) -> NoReturn:
+def _leave(desk: Desk, team: Team, keeper: Keeper) -> NoReturn:
     """End a training that a signal stopped. Before the time limit no rank fails: srun would kill the others."""
-    before_limit = stop.signal_name != "SIGTERM"
+    before_limit = desk.stop.signal_name != "SIGTERM"
     if team.info.rank == 0:
-        name = BEFORE_LIMIT.name if before_limit else stop.signal_name
+        name = BEFORE_LIMIT.name if before_limit else desk.stop.signal_name
         kept = "its checkpoint is there" if keeper.safe else "its checkpoint could not be written"
         cause = Cause.TIMEOUT if before_limit else Cause.KILLED
-        journal.last_words(cause, f"{name} stopped it after step {keeper.stopped_at}; {kept}")
+        desk.journal.last_words(cause, f"{name} stopped it after step {keeper.stopped_at}; {kept}")
         if before_limit and keeper.safe:
-            storage.write_file(folder.stopped_path(team.info.attempt), b"")
+            storage.write_file(desk.folder.stopped_path(team.info.attempt), b"")
     team.part()
     raise SystemExit(128 + signal.SIGTERM if not before_limit else int(not keeper.safe))
 
 
-def _build(spec: RunSpec, team: Team, phases: Phases, folder: RunFolder) -> _Built:
-    identity = spec.identity
+def _build(desk: Desk, team: Team) -> Built:
+    spec, identity = desk.spec, desk.spec.identity
     strategy = registry.get_strategy(identity.strategy)
     workload = _workload(spec)
     workload_options = msgspec.convert(identity.workload_options, workload.Options)
     strategy_options = msgspec.convert(identity.strategy_options, strategy.Options)
     loaded = workload.load(workload_options, identity.seed)
-    context = make_context(team.info, identity, team.device, meeting=team.meeting, phases=phases, folder=folder)
+    context = make_context(
+        team.info, identity, team.device, meeting=team.meeting, phases=desk.phases, folder=desk.folder
+    )
     trainer = strategy.build(context, loaded, strategy_options)
     samples = getattr(loaded, "samples", None)
     data = samples.facts() if samples is not None else {}
     evaluation = getattr(loaded, "evaluation", None) if hasattr(trainer, "evaluate") else None
     make = getattr(loaded, "export", None)
-    return _Built(trainer, data, evaluation, make, dict(getattr(loaded, "model_flops", {})))
+    return Built(trainer, data, evaluation, make, dict(getattr(loaded, "model_flops", {})))
 
 
-def _export(built: _Built, spec: RunSpec, team: Team, folder: RunFolder, phases: Phases) -> None:
+def _export(desk: Desk, team: Team, built: Built) -> None:
     if built.export is not None:
         learned: Any = getattr(built.trainer, "learned", None)
-        with phases("export"):
-            export(built.export, learned, team, spec.identity, folder.path)
+        with desk.phases("export"):
+            export(built.export, learned, team, desk.spec.identity, desk.folder.path)
 
 
-def _diagnose(built: _Built, spec: RunSpec, team: Team, phases: Phases) -> Diagnosis | None:
+def _diagnose(desk: Desk, team: Team, built: Built) -> Diagnosis | None:
+    spec = desk.spec
     if not spec.diagnose_steps:
         return None
-    with phases("diagnose"):
+    with desk.phases("diagnose"):
         mine = diagnosis.diagnose(built.trainer, spec.identity.steps, spec.diagnose_steps, team.device)
         everybody = team.gather("diagnosis", msgspec.json.encode(mine), spec.time_s)
     return diagnosis.merged([msgspec.json.decode(one, type=Diagnosis) for one in everybody])
@@ -282,7 +255,7 @@ def _workload(spec: RunSpec) -> Any:
     return workload_file.load(str(snapshot.found(Path(path))), name)
 
 
-def _evaluate(built: _Built, team: Team) -> Evaluated | None:
+def _evaluate(built: Built, team: Team) -> Evaluated | None:
     """Have all ranks evaluate their shares; return the result on rank 0."""
     trainer: Any = built.trainer
     scores = team.add_up(trainer.evaluate())
@@ -325,10 +298,3 @@ class _StepWriter:
         if now - self._last_beat >= HEARTBEAT_S:
             self._last_beat = now
             self._journal.write("heartbeat", step=step)
-
-
-def _conclude(folder: RunFolder, info: RankInfo, record: RunRecord, journal: Journal) -> None:
-    storage.write_file(folder.record_path, msgspec.json.format(msgspec.json.encode(record), indent=1))
-    journal.write("exit", cause=str(Cause.OK))
-    with contextlib.suppress(OSError):
-        folder.rendezvous_path(info.attempt).unlink(missing_ok=True)
