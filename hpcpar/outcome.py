@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hpcpar.records import Cause, Event, RunRecord
+from hpcpar.records import Cause, Event, Head, RunRecord
 from hpcpar.runs import RunFolder
-from hpcpar.spec import Submission
+from hpcpar.spec import SCHEMA, Submission
 
 SCHEDULER_CAUSES = {
     "TIMEOUT": Cause.TIMEOUT,
@@ -96,6 +96,9 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
     base = Outcome("", None, "", attempt, len(attempts), started, None, rejected)
     if record is not None:
         return _done(base, record)
+    newer = folder.newer_record() if unreadable else None
+    if newer is not None:
+        return _of_a_newer_version(base, newer)
     ended = _last(submissions, "ended")
     resubmitted = submitted is not None and not _belongs(attempt, submitted.job_id)
     if resubmitted:  # a later job is on its way; what the earlier attempt left is history
@@ -125,6 +128,13 @@ def _done(base: Outcome, record: RunRecord) -> Outcome:
     )
 
 
+def _of_a_newer_version(base: Outcome, head: Head) -> Outcome:
+    message = f"record.json is of a newer version (schema {head.schema}, this one reads {SCHEMA}): update hpcpar"
+    done = head.cause in ("", Cause.OK)
+    cause = Cause.OK if done else Cause(head.cause) if head.cause in set(Cause) else Cause.PYTHON_ERROR
+    return base._replace(state="done" if done else "failed", cause=cause, message=message)
+
+
 def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unreadable: bool) -> Outcome | None:
     """Return the outcome when somebody said that it is over."""
     errors = [event for event in events if event.kind == "error"]
@@ -149,7 +159,7 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unr
         return base._replace(cause=by_scheduler, message=message)
     cause, message = _from_code(code, events, ended)
     if unreadable:
-        cause, message = Cause.DATA, "record.json is damaged, or of a newer hpcpar"
+        cause, message = Cause.DATA, "record.json is damaged"
     return base._replace(cause=cause, message=message)
 
 
@@ -168,6 +178,8 @@ def _from_code(code: object, events: list[Event], ended: Submission | None) -> t
     started = any(event.kind == "start" for event in events)
     if isinstance(code, int) and code > 128:
         return Cause.KILLED, f"a rank was ended by signal {code - 128}"
+    if not started and ended is not None and code is None and not ended.state:
+        return Cause.VANISHED, "it began nothing, and the scheduler does not know it any more"
     if not started:
         state = f", the scheduler says {ended.state} {ended.exit_code}".rstrip() if ended else ""
         return Cause.LAUNCH, f"it ended before any rank began (exit code {code}{state}); see its logs"

@@ -244,6 +244,13 @@ class RunRecord(Struct, kw_only=True):
     """Which attempts did which updates, where the run went on from a checkpoint; empty: `attempt` did all."""
 
 
+class Head(Struct, kw_only=True):
+    """What every version of record.json says."""
+
+    schema: int = 0
+    cause: str = ""
+
+
 class Reading(NamedTuple):
     """What a reader got out of a file: good records, and how many lines were not."""
 

@@ -61,7 +61,7 @@ WORKLOADS = {
     "estimator": "hpcpar.worker.workloads.estimator:WORKLOAD",
     "xgboost": "hpcpar.worker.workloads.boosted_trees:WORKLOAD",
 }
-WORKER_ENTRY = "hpcpar.worker.main:run"
+WORKER_ENTRY = "hpcpar.worker.entry:run"
 """What every rank runs; the payload of a batch refers to it by name."""
 
 Kind = Literal["strategy", "workload"]

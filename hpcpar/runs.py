@@ -24,7 +24,7 @@ from msgspec import Struct
 from hpcpar import records
 from hpcpar.errors import InputError, Problem
 from hpcpar.records import Event, RunRecord, Step, StepTime
-from hpcpar.spec import RunSpec, Submission
+from hpcpar.spec import SCHEMA, RunSpec, Submission
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, open_file, write_file
 
 R = TypeVar("R")
@@ -45,20 +45,28 @@ class RunFolder:
     Where ten thousand of them are read, names are joined as text: making a path of each costs as much as opening it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._at = str(path)  # ten thousand joins of paths cost more than their files
-        self._read: dict[str, tuple[_Signature, Any]] = {}
+    def __init__(self, path: Path | str) -> None:
+        self._at = str(path)
+        self._read: dict[str, tuple[_Signature | None, Any]] = {}
+
+    @functools.cached_property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self._at)
 
     def _unchanged(self, name: str, read: Callable[[], R]) -> R:
         """Return what was read from a file of this folder, or read it again where it is another one by now."""
+        if name not in self._read:  # most commands read a file once: only who comes back asks whether it is the same
+            value = read()
+            self._read[name] = (None, value)
+            return value
         try:
             found = os.stat(f"{self._at}/{name}")  # noqa: PTH116
         except OSError:
             return read()
         signature = (found.st_ino, found.st_size, found.st_mtime_ns)
-        before = self._read.get(name)
-        if before is not None and before[0] == signature:
+        before = self._read[name]
+        if before[0] == signature:
             return cast("R", before[1])
         value = read()
         self._read[name] = (signature, value)
@@ -73,7 +81,7 @@ class RunFolder:
     @property
     def spec_path(self) -> Path:
         """spec.json: what was planned."""
-        return self.path / "spec.json"
+        return Path(f"{self._at}/spec.json")
 
     @property
     def record_path(self) -> Path:
@@ -119,10 +127,10 @@ class RunFolder:
         """The worker's word to the job script: it stopped before the time limit, and a checkpoint is there."""
         return self.path / f"stopped.{attempt}"
 
-    def write_spec(self, spec: RunSpec) -> None:
-        """Make the folder and write spec.json."""
+    def write_spec(self, spec: RunSpec, *, durable: bool = True) -> None:
+        """Make the folder and write spec.json; see `storage.write_file`."""
         make_folder(self.path)
-        write_file(self.spec_path, msgspec.json.format(msgspec.json.encode(spec), indent=1))
+        write_file(self.spec_path, msgspec.json.format(msgspec.json.encode(spec), indent=1), durable=durable)
 
     def spec(self) -> RunSpec | None:
         """Read spec.json; None where it is missing or damaged."""
@@ -136,6 +144,11 @@ class RunFolder:
         """Say whether there is a result, readable or not."""
         return os.path.isfile(f"{self._at}/record.json")  # noqa: PTH113
 
+    def newer_record(self) -> records.Head | None:
+        """Return the head of a result that only a newer hpcpar can read; None where it is none."""
+        head = records.read_one(f"{self._at}/record.json", records.Head) if self.record() is None else None
+        return head if head is not None and head.schema > SCHEMA else None
+
     def submissions(self) -> list[Submission]:
         """Read what the scheduler said, oldest first."""
         return list(self.submission_lines().records)
@@ -147,6 +160,14 @@ class RunFolder:
             return records.read_lines(f"{self._at}/submission.jsonl", Submission)
 
         return self._unchanged("submission.jsonl", read)
+
+    def add_submission(self, line: Submission) -> None:
+        """Note what the scheduler said.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        records.append(Path(f"{self._at}/submission.jsonl"), line)
 
     def attempts(self) -> list[str]:
         """List the attempts that wrote events, oldest first."""
@@ -212,15 +233,33 @@ class Snapshot(RunFolder):
 
     def _unchanged(self, name: str, read: Callable[[], R]) -> R:
         if name not in self._kept:
-            self._kept[name] = read()
+            self._kept[name] = super()._unchanged(name, read)
         return cast("R", self._kept[name])
 
     def _names(self) -> Sequence[str]:
-        return self._unchanged("", super()._names)
+        if "" not in self._kept:
+            self._kept[""] = super()._names()
+        return cast("Sequence[str]", self._kept[""])
+
+    def add_submission(self, line: Submission) -> None:
+        """As RunFolder; the next reading sees it."""
+        super().add_submission(line)
+        self._kept.pop("submission.jsonl", None)
 
     def events(self, attempt: str) -> records.Reading:
         """As RunFolder."""
-        return self._unchanged(f"events.{attempt}.jsonl", functools.partial(super().events, attempt))
+        name = f"events.{attempt}.jsonl"
+        if name not in self._kept:  # made of several files: not kept from one look to the next
+            self._kept[name] = super().events(attempt)
+        return cast("records.Reading", self._kept[name])
+
+
+class _Seen(Snapshot):
+    """A run's folder at one of several looks: what did not change since the last one is not read again."""
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__(run.path)
+        self._read = run._read
 
 
 def worker_tag(attempt: str) -> str:
@@ -236,9 +275,9 @@ def batch_tag(study: str, batch_key: str) -> str:
 class BatchLine(Struct, kw_only=True, omit_defaults=True):
     """One line of a batch's manifest.jsonl.
 
-    asked: which of the study's requests this batch comes from. run: the run of an array index. intent: the scheduler is
-    about to be asked. accepted: it gave a job id. refused: it said no. Reading "intent" without an answer means: look
-    the tag up at the scheduler.
+    asked: which of the study's requests this batch comes from. run: a run; `index` counts them, and is the array's
+    where `task` does not say otherwise. intent: the scheduler is about to be asked. accepted: it gave a job id.
+    refused: it said no. Reading "intent" without an answer means: look the tag up at the scheduler.
     """
 
     kind: Literal["asked", "run", "intent", "accepted", "refused"]
@@ -247,6 +286,8 @@ class BatchLine(Struct, kw_only=True, omit_defaults=True):
     excluded: tuple[str, ...] = ()
     """Nodes that the batch is kept away from."""
     index: int | None = None
+    task: int | None = None
+    """The array task in which a run is, where it is not its index: several runs share a job (`submit --paired`)."""
     run: str = ""
     why: str = ""
     """Why the run is sent, where nobody asked for it by `submit`."""
@@ -275,23 +316,30 @@ class Batch(NamedTuple):
     asked: str = ""
     excluded: tuple[str, ...] = ()
     why: dict[int, str] = {}
+    shared: dict[int, int] = {}
+    """Of jobs that several runs share: the array task of each index."""
+
+    def task(self, index: int) -> int:
+        """Return the array task in which a run is."""
+        return self.shared.get(index, index)
+
+    @property
+    def num_tasks(self) -> int:
+        """How many jobs it is."""
+        return len({self.task(index) for index in self.runs})
 
 
 class BatchFolder:
     """One submitted array: a script, a payload, a manifest. Three files, however many runs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, study: StudyFolder | None = None) -> None:
         self.path = path
+        self.study = study or StudyFolder(path.parent.parent)
 
     @property
     def key(self) -> str:
         """The batch's key: the tag under which the scheduler knows it ends in this."""
         return self.path.name
-
-    @property
-    def study(self) -> StudyFolder:
-        """The study it belongs to."""
-        return StudyFolder(self.path.parent.parent)
 
     @property
     def script_path(self) -> Path:
@@ -324,11 +372,14 @@ class BatchFolder:
         run_names: Iterable[str],
         asked: BatchLine | None = None,
         why: Mapping[str, str] | None = None,
+        *,
         worker_script: str = "",
+        tasks: Sequence[int] | None = None,
     ) -> None:
         """Make the folder with script and manifest; fails if the batch is there already (somebody else submits it).
 
-        `asked` is its line of that kind; `why` says of runs, by name, why they are sent.
+        `asked` is its line of that kind; `why` says of runs, by name, why they are sent; `tasks` are the array tasks of
+        the runs, where several share a job.
 
         Raises:
             InputError: another process made this batch.
@@ -343,7 +394,10 @@ class BatchFolder:
         make_folder(self.logs)
         why = why or {}
         lines = [asked] if asked is not None else []
-        lines += [BatchLine(kind="run", index=i, run=name, why=why.get(name, "")) for i, name in enumerate(run_names)]
+        lines += [
+            BatchLine(kind="run", index=i, task=tasks[i] if tasks else None, run=name, why=why.get(name, ""))
+            for i, name in enumerate(run_names)
+        ]
         write_file(self.manifest_path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         if worker_script:
             write_file(self.worker_script_path, worker_script.encode(), mode=0o700)
@@ -357,17 +411,20 @@ class BatchFolder:
         """Read the manifest."""
         runs: dict[int, str] = {}
         why: dict[int, str] = {}
+        shared: dict[int, int] = {}
         last: dict[str, BatchLine] = {}
         for line in records.read_lines(self.manifest_path, BatchLine).records:
             if line.kind == "run" and line.index is not None:
                 runs[line.index] = line.run
                 if line.why:
                     why[line.index] = line.why
+                if line.task is not None:
+                    shared[line.index] = line.task
             else:
                 last[line.kind] = line
         asked = last.get("asked", BatchLine(kind="asked"))
         answers = (last.get("intent"), last.get("accepted"), last.get("refused"))
-        return Batch(runs, *answers, asked.asked, asked.excluded, why)
+        return Batch(runs, *answers, asked.asked, asked.excluded, why, shared)
 
 
 class StudyFolder:
@@ -375,7 +432,12 @@ class StudyFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._at = str(path)
         self._runs: dict[str, RunFolder] = {}
+
+    def look(self) -> StudyFolder:
+        """Return the study as it is now: each file of a run is read once, however often it is asked for."""
+        return _Look(self)
 
     @property
     def name(self) -> str:
@@ -391,23 +453,45 @@ class StudyFolder:
         """Return the folder of a run, whether it exists or not."""
         found = self._runs.get(name)
         if found is None:
-            found = self._runs[name] = RunFolder(self.path / name)
+            found = self._runs[name] = RunFolder(f"{self._at}/{name}")
         return found
 
     def batch(self, key: str) -> BatchFolder:
         """Return the folder of a batch, whether it exists or not."""
-        return BatchFolder(self.path / BATCHES / key)
+        return BatchFolder(self.path / BATCHES / key, self)
 
     def runs(self) -> list[RunFolder]:
         """List the runs: every folder that holds a spec.json."""
-        at = str(self.path)
+        at = self._at
         names = [name for name in _subfolder_names(self.path) if name != BATCHES]
         return [self.run(name) for name in names if os.path.isfile(f"{at}/{name}/spec.json")]  # noqa: PTH113
 
     def batches(self) -> list[BatchFolder]:
         """List the batches, oldest first."""
-        found = [BatchFolder(p) for p in _subfolders(self.path / BATCHES)]
+        found = [BatchFolder(p, self) for p in _subfolders(self.path / BATCHES)]
         return sorted(found, key=lambda batch: (_mtime(batch.script_path), batch.key))
+
+
+class _Look(StudyFolder):
+    """A study as it was at one moment."""
+
+    def __init__(self, study: StudyFolder) -> None:
+        super().__init__(study.path)
+        self._study = study
+        self._found: list[RunFolder] | None = None
+
+    def run(self, name: str) -> RunFolder:
+        """As StudyFolder."""
+        found = self._runs.get(name)
+        if found is None:
+            found = self._runs[name] = _Seen(self._study.run(name))
+        return found
+
+    def runs(self) -> list[RunFolder]:
+        """As StudyFolder, listed once."""
+        if self._found is None:
+            self._found = super().runs()
+        return self._found
 
 
 def _mtime(path: Path) -> float:
@@ -481,6 +565,13 @@ def remember_study(study: StudyFolder) -> None:
     folder = state_folder()
     make_folder(folder)
     append_line(folder / "studies.jsonl", msgspec.json.encode(_IndexLine(path=str(study.path), time=time.time())))
+
+
+def is_remembered(study: StudyFolder) -> bool:
+    """Say whether this user submitted the study, at this place: only then may what it was asked for be sent again."""
+    path = str(study.path.absolute())
+    index = records.read_lines(state_folder() / "studies.jsonl", _IndexLine).records
+    return any(line.path == path for line in index)
 
 
 def remembered_studies() -> Iterator[StudyFolder]:

@@ -154,6 +154,34 @@ def store(snapshot: Snapshot, study: Path) -> None:
             raise StorageError(place, error) from error
 
 
+def stored(root: Path, study: Path, digest: str) -> Snapshot:
+    """Read back the snapshot with this digest, the copy of `root`.
+
+    Raises:
+        InputError: it is gone, or is not what it was.
+    """
+    place = study / CODE / digest[:16]
+    what = "is gone" if not is_folder(place) else "is not what it was when the run was sent"
+    with suppress(OSError, InputError):
+        found = Snapshot(root, tuple(_contents(place)), ())
+        if found.digest == digest:
+            return found
+    fix = "`hpcpar resubmit --new-code` takes your files as they are now"
+    raise InputError(Problem(str(place), f"the run's copy of your code {what}", fix))
+
+
+def _contents(place: Path) -> Iterator[tuple[str, bytes, bool]]:
+    """Yield the files of a snapshot; whoever changed the folder may have put anything there."""
+    size = 0
+    for count, path in enumerate(sorted(path for path in place.rglob("*") if "__pycache__" not in path.parts)):
+        if path.is_symlink() or not path.is_file():
+            continue
+        size += path.stat().st_size
+        if size > MAX_BYTES or count > 2 * MAX_FILES:
+            raise InputError(_too_much(place))
+        yield path.relative_to(place).as_posix(), path.read_bytes(), os.access(path, os.X_OK)
+
+
 # ---------------------------------------------------------------- in the job
 
 

@@ -98,6 +98,10 @@ class Study(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Checkpoints of every run. Not given: none, except before the time limit where jobs are requeued."""
     policy: Policy | None = None
     """What follows a failure, by cause. Not given: nothing."""
+    paired: bool = False
+    """Runs of one size and repeat share a job: on the same nodes, one after the other, in an order that is drawn."""
+    max_queued: Annotated[int, Meta(ge=0)] = 0
+    """How many jobs the user wants in the queue at a time, those of other studies counted; 0: any number."""
 
     def __post_init__(self) -> None:
         if self.time:
@@ -198,7 +202,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     order: int = 0
     """Place in the study's order of execution."""
     pair: str = ""
-    """Reserved: runs that share an allocation for comparison carry the same word."""
+    """Runs that share an allocation for comparison carry the same word."""
     billing: dict[str, Any] = field(default_factory=dict)
     """Reserved: charge factor and unit at submission."""
     prediction: dict[str, Any] = field(default_factory=dict)
@@ -235,6 +239,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     """A rank that begins no step for so long hangs; 0: the study does not say."""
     exclude: tuple[str, ...] = ()
     """Nodes that are not wanted."""
+    run_time_s: float = 0.0
+    """Of a job that several runs share: how long each of them may take; 0: it has one run."""
     driver: bool = False
     """A job of one process starts a second job: nodes and ranks are those of its workers there."""
 
@@ -278,6 +284,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     """Of the snapshot of the user's code that was sent; "" where there is none."""
     excluded: tuple[str, ...] = ()
     """Nodes that this job was kept away from."""
+    shared: bool = False
+    """The job has other runs too (`submit --paired`)."""
     state: str = ""
     reason: str = ""
     """Of what is submitted: why, where nobody asked for it by `submit`. Of what has ended: the scheduler's word."""

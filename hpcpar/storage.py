@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from hpcpar.errors import StorageError
+
+_COUNT = itertools.count()
 
 
 @contextlib.contextmanager
@@ -62,19 +64,22 @@ def _make_one(path: Path, *, exist_ok: bool) -> None:
         raise StorageError(path, error) from error
 
 
-def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+def write_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Write a whole file under a temporary name in its own folder, then rename it: readers see all of it or nothing.
+
+    `durable` waits until it is on the disk. Whoever writes many files waits once for all, by `sync`.
 
     Raises:
         StorageError: the folder is read-only, full, or gone.
     """
     with _as_storage_error(path):
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = _temporary(path)
         try:
             try:
                 _write_all(descriptor, content)
                 os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
+                if durable:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             Path(temporary).rename(path)
@@ -82,6 +87,40 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """Open a new file beside this one; its name is of this process and of this moment alone."""
+    folder, name = os.path.split(path)
+    while True:
+        temporary = f"{folder}/.{name}.{os.getpid()}.{next(_COUNT)}"
+        with contextlib.suppress(FileExistsError):  # of a process of the same number, on another machine or long ago
+            return os.open(
+                temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            ), temporary
+
+
+def sync(path: Path) -> None:
+    """Wait until everything that was written to the file system of this folder is on the disk.
+
+    A thousand small files take one wait instead of a thousand (syncfs(2), which Python does not have).
+
+    Raises:
+        StorageError: something could not be written.
+    """
+    import ctypes  # most commands write nothing
+
+    with _as_storage_error(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+            if syncfs is None:  # no glibc
+                os.sync()
+            elif syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+        finally:
+            os.close(descriptor)
 
 
 def is_folder(path: Path) -> bool:

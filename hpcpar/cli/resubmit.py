@@ -25,9 +25,12 @@ Examples:
 @click.option("--cause", "causes", multiple=True, metavar="CAUSE,...", help="Only what failed of these causes.")
 @click.option("--time", metavar="DURATION", help="Another time limit.")
 @click.option("--memory", metavar="SIZE", help="Another memory a node.")
+@click.option("--new-code", is_flag=True, help="Run your own files as they are now, not as when first sent.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the runs that are sent as JSON.")
-def command(runs: tuple[str, ...], causes: tuple[str, ...], dry_run: bool, as_json: bool, **changes: Any) -> int:
+def command(
+    runs: tuple[str, ...], causes: tuple[str, ...], new_code: bool, dry_run: bool, as_json: bool, **changes: Any
+) -> int:
     """Send failed runs again, as they were planned. RUN is a run's name, or the folder of a run, a study or several.
 
     A run goes on in its own folder, from its last checkpoint if it has one. What runs, waits or is done is left alone,
@@ -41,7 +44,8 @@ def command(runs: tuple[str, ...], causes: tuple[str, ...], dry_run: bool, as_js
     for text in trouble:
         warn(text)
     chosen = resubmit.choose(candidates, wanted)
-    prepared = resubmit.prepare_again(chosen, {}, {key: value for key, value in changes.items() if value})
+    given = {key: value for key, value in changes.items() if value}
+    prepared = resubmit.prepare_again(chosen, {}, given, new_code=new_code)
     if not dry_run:
         for ready in prepared:
             submit(ready)

@@ -29,7 +29,7 @@ Examples:
 """
 _STUDY_FLAGS = (
     "cluster node_type workload scaling global_batch micro_batch steps warmup_steps quick diagnose_steps repeats seed"
-    " time memory account qos partition constraint python ranks_per_node cpus_per_rank"
+    " time memory account qos partition constraint python ranks_per_node cpus_per_rank paired max_queued"
 ).split()
 """Flags that stand for a key of the study of the same name."""
 
@@ -110,6 +110,18 @@ def is_strategy(word: str) -> bool:
 @click.option("--python", metavar="PATH", help="The interpreter on the nodes (default: this one).")
 @click.option(
     "--checkpoint-every", type=click.IntRange(min=1), metavar="STEPS", help="Save every so many updates, to go on from."
+)
+@click.option(
+    "--paired",
+    is_flag=True,
+    default=None,
+    help="Let runs of one size and repeat share a job: the same nodes, one after the other, in an order that is drawn.",
+)
+@click.option(
+    "--max-queued",
+    type=click.IntRange(min=1),
+    metavar="JOBS",
+    help="Keep to so many jobs in the queue; `hpcpar status` sends more when there is room.",
 )
 @click.option("--name", help="Name of the study; runs of the same name are one study.")
 @click.option(
@@ -366,6 +378,8 @@ def _summary(prepared: Any, verb: str) -> str:
     arrays = len(prepared.batches)
     text = f"{runs} run{'s' * (runs != 1)} in {arrays} batch{'es' * (arrays != 1)} {verb}"
     left_out = ", ".join(f"{count} {state}" for state, count in prepared.skipped.items())
+    if prepared.held:
+        text += f"; {len(prepared.held)} wait for room in the queue, `hpcpar status` sends them"
     hint = " (--again runs what is done once more)" if "done" in prepared.skipped else ""
     return text + (f"; left out: {left_out}{hint}" if left_out else "")
 
@@ -374,11 +388,20 @@ def _answer(prepared: Any, job_ids: list[str], flags: dict[str, Any]) -> int:
     if flags["as_json"] and not flags["wait"]:
         from hpcpar.cli.output import print_json
 
-        print_json({"study_folder": str(prepared.study.path), "jobs": job_ids, "skipped": prepared.skipped})
+        print_json(
+            {
+                "study_folder": str(prepared.study.path),
+                "jobs": job_ids,
+                "skipped": prepared.skipped,
+                "held": len(prepared.held),
+            }
+        )
         return 0
     click.echo(_summary(prepared, "submitted"), err=True)
     for job_id, batch in zip(job_ids, prepared.batches, strict=True):
-        click.echo(f"  {job_id}: {len(batch.runs)} x {_shape(batch.runs[0].resources)}", err=True)
+        each = len(batch.runs) // len(batch.jobs)
+        shared = f" ({each} runs each)" if batch.resources.run_time_s else ""
+        click.echo(f"  {job_id}: {len(batch.jobs)} x {_shape(batch.resources)}{shared}", err=True)
     if flags["wait"]:
         from hpcpar.cli.status import wait_for
 

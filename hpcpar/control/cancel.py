@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from hpcpar import records
 from hpcpar.control import local_queue, slurm
 from hpcpar.control.reconcile import reconcile
+from hpcpar.errors import InputError, Problem
 from hpcpar.outcome import CANCELLED_BY_USER, decide
 from hpcpar.runs import RunFolder, StudyFolder
 from hpcpar.spec import Submission
@@ -37,9 +39,11 @@ def cancel(runs: Iterable[RunFolder]) -> int:
     """Cancel runs that wait or run; return how many. A run that ended by itself in the meantime keeps its result.
 
     Raises:
+        InputError: a run shares its job with others that are not named.
         SchedulerError, NoSchedulerError: Slurm did not take the order; its runs are as they were.
     """
     targets = [target for run in runs if (target := _target(run)) is not None]
+    _refuse_parts(targets)
     here = [target for target in targets if target.submission.scheduler == "local"]
     _note(here)  # first: the queue passes over what is noted
     local_queue.stop({target.submission.job_id for target in here})
@@ -48,6 +52,29 @@ def cancel(runs: Iterable[RunFolder]) -> int:
         slurm.scancel(sorted(_words(there)))
         _note(there)
     return len(targets)
+
+
+def _refuse_parts(targets: list[_Target]) -> None:
+    """Refuse to end a job whose other runs nobody named."""
+    named = {target.run.path for target in targets}
+    problems = []
+    for run, submitted in targets:
+        if submitted.shared:
+            others = [path for path in _sharing(run, submitted) if path not in named]
+            if others:
+                names = ", ".join(path.name for path in others)
+                problems.append(Problem(run.path.name, "shares its job with other runs", f"name them too: {names}"))
+    if problems:
+        raise InputError(problems)
+
+
+def _sharing(run: RunFolder, submitted: Submission) -> list[Path]:
+    """Return the runs of this run's job that have no result yet."""
+    study = StudyFolder(run.path.parent)
+    batch = study.batch(submitted.batch).read()
+    tasks = {batch.task(index) for index, name in batch.runs.items() if name == run.path.name}
+    names = [name for index, name in batch.runs.items() if batch.task(index) in tasks]
+    return [study.run(name).path for name in names if not study.run(name).has_record()]
 
 
 def _target(run: RunFolder) -> _Target | None:

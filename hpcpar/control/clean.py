@@ -18,7 +18,7 @@ from hpcpar.errors import SchedulerError, StorageError
 from hpcpar.outcome import decide
 from hpcpar.runs import RunFolder, StudyFolder
 
-_HALF_WRITTEN = re.compile(r"\.(?:spec\.json|record\.json|rendezvous\..+\.json|stopped\..+)\.[a-z0-9_]{8}", re.ASCII)
+_HALF_WRITTEN = re.compile(r"\.(?:spec\.json|record\.json|rendezvous\..+\.json|stopped\..+)\.\d+\.\d+", re.ASCII)
 """storage.write_file's temporary names."""
 _OF_THE_LIVING = re.compile(r"(?:rendezvous\..+\.json|stopped\..+)", re.ASCII)
 _WRITING = re.compile(r"writing-\d{10}\..+", re.ASCII)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 from submitit.core.utils import DelayedSubmission
@@ -43,8 +42,10 @@ class _OneBatch:
         """Hand the batch's script to the scheduler; return the job id."""
         raise NotImplementedError
 
-    def submit_runs(self, run_folders: list[Path]) -> str:
-        """Submit all runs of the batch; return the job id of the job or array.
+    def submit_all(self) -> str:
+        """Submit the whole batch; return the job id of the job or array.
+
+        One submission in submitit's words, however many runs: the payload is the same for all of them.
 
         Raises:
             SchedulerError, NoSchedulerError: it was refused; the journal says so.
@@ -52,8 +53,7 @@ class _OneBatch:
         """
         entry = registry.load(registry.WORKER_ENTRY)
         with self.batch():
-            for run_folder in run_folders:
-                self.submit(entry, str(run_folder))
+            self.submit(entry)
         accepted = self.batch_folder.read().accepted
         assert accepted is not None  # the step below journals it or raises
         return accepted.job_id
@@ -73,9 +73,7 @@ class _OneBatch:
             self._journal("refused", error=str(error))
             raise
         self._journal("accepted", job_id=job_id, **self._what())
-        num_tasks = len(delayed_submissions)
-        ids = [f"{job_id}_{i}" if num_tasks > 1 else job_id for i in range(num_tasks)]
-        return [self.job_class(folder=self.folder, job_id=one) for one in ids]
+        return [self.job_class(folder=self.folder, job_id=job_id)]
 
     def _what(self) -> dict[str, str]:
         return {"script_sha256": self.script_sha256, "gate": self.gate, "code_sha256": self.code}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hpcpar import workload_files
-from hpcpar.control.planning import lengths
+from hpcpar.control.planning import lengths, pairing
 from hpcpar.control.planning.grid import Cell, all_limits, cell_of, cells_of, resources_of
 from hpcpar.control.planning.limits import limit_problems
 from hpcpar.control.planning.names import Place, Resolved, place_of, resolve, text_problems, twins
@@ -62,7 +62,7 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     Raises:
         InputError: with every problem that was found; nothing is planned then.
     """
-    problems = list(text_problems(study, where))
+    problems = list(text_problems(study, profile, where))
     place = place_of(study, profile, where, problems)
     resolved = [found for one in study.by_variant() if (found := resolve(one, where, problems))]
     problems += twins(resolved, where)
@@ -87,7 +87,7 @@ def survey(study: Study, profile: ClusterProfile, where: str, *, version: str = 
     Raises:
         InputError: with every problem that all cells have (unknown names, wrong options).
     """
-    problems = list(text_problems(study, where))
+    problems = list(text_problems(study, profile, where))
     place = place_of(study, profile, where, [] if profile.scheduler == "pbs" else problems)
     resolved = resolve(study, where, problems)
     if problems or resolved is None or place is None:
@@ -120,7 +120,7 @@ def _runs(place: Place, cells: list[tuple[Resolved, Cell]], version: str, folder
     order = 0
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
     for repeat in range(1, max((lengths.repeats(resolved.study) for resolved, _ in cells), default=0) + 1):
-        for resolved, cell in cells:
+        for resolved, cell in pairing.drawn(cells, repeat):
             study, declared = resolved.study, resolved.declared
             identity = _identity(resolved, place, cell, repeat)
             spec = RunSpec(
@@ -146,6 +146,7 @@ def _runs(place: Place, cells: list[tuple[Resolved, Cell]], version: str, folder
                 time_s=cell.resources.time_s,
                 code=version,
                 order=order,
+                pair=pairing.word(cell.resources, repeat) if study.paired and not cell.resources.driver else "",
             )
             order += 1
             yield PlannedRun(spec, cell.resources)

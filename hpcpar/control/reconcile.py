@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcpar import records
 from hpcpar.control import local_queue, slurm
 from hpcpar.control.pending import in_words
 from hpcpar.errors import NoSchedulerError, SchedulerError, StorageError
@@ -111,6 +110,7 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
     """Write the submission line of every run of an accepted batch that has none yet."""
     accepted = batch.accepted
     assert accepted is not None
+    num_tasks = batch.num_tasks
     for index, name in batch.runs.items():
         run = folder.study.run(name)
         if any(line.batch == folder.key for line in run.submissions()) or not run.path.is_dir():
@@ -118,7 +118,7 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
         if accepted.scheduler == "local":
             job_id = local_queue.job_id_of(folder.key, index, len(batch.runs))
         else:
-            job_id = f"{accepted.job_id}_{index}" if len(batch.runs) > 1 else accepted.job_id
+            job_id = f"{accepted.job_id}_{batch.task(index)}" if num_tasks > 1 else accepted.job_id
         line = Submission(
             time=accepted.time,
             batch=folder.key,
@@ -129,8 +129,9 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
             code_sha256=accepted.code_sha256,
             reason=batch.why.get(index, ""),
             excluded=batch.excluded,
+            shared=index in batch.shared,
         )
-        records.append(run.submission_path, line)
+        run.add_submission(line)
 
 
 def _intent(folder: BatchFolder) -> BatchLine:
@@ -193,14 +194,43 @@ def _slurm(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Liv
     _find_lost(lost, queue, trouble)
     by_task = {(row.job, task): row for row in queue for task in (row.tasks or {None})}
     left = []
+    restarts = _restarts(open_runs)
     for one in open_runs:
         row = by_task.get((one.job, one.task))
         if row is None:
             left.append(one)
         else:
-            live[one.run.path] = _from_queue(row)
+            found = _from_queue(row)
+            live[one.run.path] = _of_shared(one, found, restarts) if one.submission.shared else found
     if left:
         _ask_accounting(left, live, trouble)
+
+
+def _restarts(open_runs: list[_Open]) -> dict[str, int]:
+    """Return of jobs that several runs share how often each was started anew, as far as its runs' attempts tell."""
+    found: dict[str, int] = {}
+    for one in open_runs:
+        if one.submission.shared:
+            job_id = one.submission.job_id
+            found[job_id] = max(found.get(job_id, 0), _restart(one))
+    return found
+
+
+def _restart(one: _Open) -> int:
+    """Return the number of the run's latest attempt in its job; -1 where it has none."""
+    names = [name.rpartition(".") for name in one.run.attempts()]
+    return max((int(n) for job, _, n in names if job == one.submission.job_id and n.isdecimal()), default=-1)
+
+
+def _of_shared(one: _Open, job: Live, restarts: dict[str, int]) -> Live:
+    """Return what a run is at in a job that it shares: its turn may not have come yet, or be over."""
+    if job.state != "running":
+        return job
+    restart = _restart(one)
+    if restart < restarts[one.submission.job_id] or restart < 0:
+        return Live("queued", reason="its job runs, and its turn has not come")
+    events = one.run.events(f"{one.submission.job_id}.{restart}").records
+    return Live("gone") if any(event.kind == "script_exit" for event in events) else job
 
 
 def _find_lost(lost: list[BatchFolder], queue: list[slurm.QueueRow], trouble: list[str]) -> None:
@@ -293,7 +323,7 @@ def _settle(one: _Open, state: str, exit_code: str, reason: str, trouble: list[s
         reason=reason,
     )
     try:
-        records.append(one.run.submission_path, line)
+        one.run.add_submission(line)
     except StorageError as error:  # on a full disk the answer is as good; the next look writes it down
         trouble.append(
             f"{one.run.path.name} ended ({state or 'unknown'}), which cannot be noted: {error.problems[0].what}"

@@ -5,6 +5,7 @@ Safe by construction: an expression of a template that did not pass a quoting fi
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -17,6 +18,7 @@ from msgspec import Struct
 
 from hpcpar.assets import builtin_folder, search_path
 from hpcpar.control import container
+from hpcpar.control.deadline import OverdueError, processor_seconds
 from hpcpar.control.safe import (
     control_character,
     option_problems,
@@ -32,6 +34,8 @@ from hpcpar.snapshot import FOLDER_VARIABLE, ROOT_VARIABLE
 from hpcpar.spec import Resources
 from hpcpar.units import parse_memory, slurm_memory, slurm_time
 
+LIMIT_S = 5.0
+"""Of processor time, for one script: a thousand runs take a few milliseconds."""
 _PLAIN_DIRECTIVE = re.compile(r"[A-Za-z0-9._@+:,/=&|*!()\[\]%~^-]+", re.ASCII)
 
 
@@ -57,6 +61,8 @@ class JobText(Struct, frozen=True, kw_only=True):
     """Then it goes back into the queue."""
     worker_tag: str = ""
     """Begin of the name of the job with a driver's workers; "" where the ranks do the work themselves."""
+    run_time_s: int = 0
+    """Of a job that several runs share, whose names stand in one word: how long each may take; 0: it has one run."""
 
 
 class Script(NamedTuple):
@@ -120,6 +126,7 @@ def job_text(shape: Shape) -> JobText:
         stops_early=shape.resources.signal_s > 0,
         requeue=shape.resources.requeue,
         worker_tag=WORKER_TAG if shape.role != "ranks" and shape.profile.scheduler == "slurm" else "",
+        run_time_s=math.ceil(shape.resources.run_time_s),
     )
 
 
@@ -246,18 +253,23 @@ def render(job: JobText, profile: ClusterProfile, template_name: str = "") -> Sc
     """Print the script, from the profile's template where no other is named.
 
     Raises:
-        InputError: the template is missing, does not parse, names what there is not, or leaves a value unquoted.
+        InputError: the template is missing, does not parse, names what there is not, leaves a value unquoted, or does
+            not come to an end.
     """
     environment = _environment_of_templates()
     try:
-        template = environment.get_template(template_name or profile.template)
-        text = template.render(job=job, cluster=profile)
+        with processor_seconds(LIMIT_S):
+            template = environment.get_template(template_name or profile.template)
+            text = template.render(job=job, cluster=profile)
     except jinja2.TemplateNotFound as error:
         raise InputError(Problem(f"template '{error.name}'", "is not known", "see `hpcpar list templates`")) from error
     except jinja2.TemplateSyntaxError as error:
         raise InputError(Problem(f"{error.filename or error.name}:{error.lineno}", str(error.message))) from error
     except (jinja2.TemplateError, _UnquotedError) as error:
         raise InputError(Problem(f"template {_where(error, profile.template)}", str(error))) from error
+    except OverdueError as error:
+        what, fix = f"does not end within {LIMIT_S:g} s of processor time", "look for a loop without an end"
+        raise InputError(Problem(f"template {_where(error, profile.template)}", what, fix)) from error
     except RecursionError as error:
         fix = 'extend the one that is shipped: {% extends "builtin/' + profile.template + '" %}'
         raise InputError(Problem(f"template {_where(error, profile.template)}", "extends itself", fix)) from error

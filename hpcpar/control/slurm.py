@@ -11,6 +11,7 @@ from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
+from hpcpar.control.manners import take_turn
 from hpcpar.errors import NoSchedulerError, SchedulerError, UnansweredError
 from hpcpar.outer_job import clean_environment
 from hpcpar.units import parse_duration, parse_memory
@@ -277,6 +278,8 @@ class _BrokenOffError(SchedulerError):
 
 
 def _call(command: list[str], text_in: str = "") -> str:
+    if have(command[0]):
+        take_turn()
     try:
         done = subprocess.run(
             command,

@@ -58,36 +58,70 @@ class Status(Struct, kw_only=True):
     """Runs that no row can be made of: their spec.json is gone or damaged. As STUDY/RUN."""
     trouble: list[str]
     sent: list[str] = []
-    """What the studies' policies sent again, a sentence for each run."""
+    """What the studies' policies sent again, a sentence for each run; and what had waited for room in the queue."""
+    waiting: int = 0
+    """Planned runs that wait for room in the queue (`submit --max-queued`); a look sends what there is room for."""
 
     @property
     def finished(self) -> bool:
         """True when nothing is under way."""
-        return all(row.state in FINAL for row in self.rows)
+        return not self.waiting and all(row.state in FINAL for row in self.rows)
 
 
 def get_status(studies: Iterable[StudyFolder], *, policy: bool = False) -> Status:
     """Look at every run of these studies: one squeue, at most one sacct for 200 array ids, none when all have ended.
 
-    `policy`: also send again what the studies' policies say, and then look once more.
+    `policy`: also send again what the studies' policies say, and what waited for room in the queue; then look again.
     """
     studies = list(studies)
     status = _look(studies)
-    failed = [RunFolder(Path(row.folder)) for row in status.rows if row.state == "failed"] if policy else []
-    with_policy = [study for study in studies if failed and requests.has_policy(study)]
-    if not with_policy:
-        return status
-    from hpcpar.control.again.policy import apply  # what renders scripts is slow to import, and mostly not needed
-
-    applied = apply(with_policy, failed)
-    if applied.sent:
+    sent, trouble = _send(studies, status) if policy else ([], [])
+    if sent:
         status = _look(studies)
-        status.sent = applied.sent
-    status.trouble += applied.trouble
+    status.sent, status.trouble = sent, [*status.trouble, *trouble]
+    _held_back(studies, status)
     return status
 
 
+def _send(studies: list[StudyFolder], status: Status) -> tuple[list[str], list[str]]:
+    """Send what may be sent without being asked; return sentences on that, and what stood in the way."""
+    sent: list[str] = []
+    trouble: list[str] = []
+    failed = [RunFolder(Path(row.folder)) for row in status.rows if row.state == "failed"]
+    with_policy = [study for study in studies if failed and requests.has_policy(study)]
+    # What renders scripts is slow to import, and mostly not needed.
+    if with_policy:
+        from hpcpar.control.again.policy import apply
+
+        applied = apply(with_policy, failed)
+        sent, trouble = sent + applied.sent, trouble + applied.trouble
+    waiting = _held_back(studies, status)
+    if waiting:
+        from hpcpar.control.again.waiting import send
+
+        applied = send(waiting)
+        sent, trouble = sent + applied.sent, trouble + applied.trouble
+    return sent, trouble
+
+
+def _held_back(studies: list[StudyFolder], status: Status) -> list[Path]:
+    """Find the runs that wait for room in the queue, and say so in their rows."""
+    found: list[Path] = []
+    for study in studies:
+        planned = {row.run: row for row in status.rows if row.state == "planned" and row.study == study.name}
+        most = requests.max_queued(study) if planned else 0
+        if not most:
+            continue
+        sent = {name for batch in study.batches() for name in batch.read().runs.values()}
+        for name in planned.keys() - sent:  # what was sent and refused is a person's turn
+            planned[name].note = f"waits for room in the queue: at most {most} jobs"
+            found.append(study.path / name)
+    status.waiting = len(found)
+    return found
+
+
 def _look(studies: list[StudyFolder]) -> Status:
+    studies = [study.look() for study in studies]
     knowledge = reconcile(studies)
     rows: list[StatusRow] = []
     unreadable: list[str] = []

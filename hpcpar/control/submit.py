@@ -6,9 +6,7 @@ A dry run stops before writing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import shutil
 import sys
 import time
 from collections import Counter
@@ -19,25 +17,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hpcpar import snapshot
-from hpcpar.control import local_queue
+from hpcpar.control import local_queue, slurm, writing
 from hpcpar.control.again import requests
 from hpcpar.control.forecast.ask import known
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
+from hpcpar.control.planning import pairing
+from hpcpar.control.planning.limits import limit_problems
+from hpcpar.control.planning.pairing import Job
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
 from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
-from hpcpar.errors import HpcparError, InputError, Problem, StorageError
+from hpcpar.errors import InputError, NoSchedulerError, Problem, SchedulerError
 from hpcpar.outcome import decide
 from hpcpar.profile import ClusterProfile
-from hpcpar.runs import BATCHES, BatchFolder, BatchLine, RunFolder, StudyFolder, remember_study
+from hpcpar.runs import BatchFolder, StudyFolder, remember_study
 from hpcpar.snapshot import Snapshot
 from hpcpar.spec import Resources, RunSpec, Study
-from hpcpar.storage import is_file, is_folder, make_folder
+from hpcpar.storage import is_file, is_folder
 
 if TYPE_CHECKING:
     from hpcpar.control.gate.checks import Case
 
-_LOCK = ".lock"
-_FEW, _WRITERS = 32, 16
 WORKER_TEMPLATE = "worker.sh.j2"
 """Of the job that a driver starts; it extends the template of the profile."""
 _UNDER_WAY = ("submitted", "queued", "running")
@@ -71,6 +70,12 @@ class Request(NamedTuple):
     """The interpreter on the nodes, where neither study nor profile name one; not given: this one."""
     only: Mapping[str, Wish] | None = None
     """The runs that are meant, by name, where not all are."""
+    code: str | None = None
+    """Digest of the snapshot in the study's folder that they run ("": none); None: the files as they are now."""
+    after: int = 0
+    """How many batches of the study are sent before these by the same command."""
+    queued: int = 0
+    """How many runs they are."""
     predict: bool | None = False
     """Foresee memory and time: refuse what cannot fit, choose time limits that nobody gave, write it into spec.json.
     None: of models whose shapes are known from an earlier plan; a submit starts no child process unasked."""
@@ -95,10 +100,20 @@ class PreparedBatch(NamedTuple):
     """A batch that is ready to be written: its folder, its runs, its script."""
 
     folder: BatchFolder
-    runs: tuple[PlannedRun, ...]
+    jobs: tuple[Job, ...]
     script: Script
     worker_script: Script | None = None
     """What each of its drivers submits for its workers."""
+
+    @property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Its runs, job by job."""
+        return tuple(run for job in self.jobs for run in job.runs)
+
+    @property
+    def resources(self) -> Resources:
+        """What each of its jobs asks for."""
+        return self.jobs[0].resources
 
     @property
     def sha256(self) -> str:
@@ -120,6 +135,8 @@ class Prepared(NamedTuple):
     """How many batches the study had: when there are more, somebody else has sent some meanwhile."""
     snapshot: Snapshot | None = None
     """The user's own code, where there is any."""
+    held: tuple[PlannedRun, ...] = ()
+    """Runs for which there is no room in the queue (`--max-queued`); `status` sends them."""
 
 
 def prepare(request: Request) -> Prepared:
@@ -134,11 +151,29 @@ def prepare(request: Request) -> Prepared:
     study = StudyFolder(request.root / request.study.name)
     knowledge = reconcile([study]) if is_folder(study.path) else Knowledge({}, [])
     todo, skipped = _select(plan, study, knowledge, request)
-    ordinal = len(study.batches())
+    trouble = list(knowledge.trouble)
+    room = _room(request, trouble) if todo and request.study.max_queued else len(todo)
+    jobs = _jobs(todo, request)
+    held = tuple(run for job in jobs[room:] for run in job.runs)
+    todo = [run for job in jobs[:room] for run in job.runs]
+    ordinal = len(study.batches()) + request.after
     code = code_of(request, todo)
-    batches = tuple(_prepare_batch(request, study, group, ordinal, code) for group in _arrays(todo, request.profile))
-    trouble = [*knowledge.trouble, *(f"left out of the snapshot: {name}" for name in (code.left_out if code else ()))]
-    return Prepared(request, plan, study, batches, skipped, tuple(trouble), ordinal, code)
+    groups = _arrays(jobs[:room], request.profile)
+    batches = tuple(_prepare_batch(request, study, group, ordinal, code) for group in groups)
+    trouble += [f"left out of the snapshot: {name}" for name in (code.left_out if code else ())]
+    return Prepared(request, plan, study, batches, skipped, tuple(trouble), ordinal, code, held)
+
+
+def _room(request: Request, trouble: list[str]) -> int:
+    """Return how many more jobs the user wants in the queue; a task of an array is a job, as Slurm counts."""
+    most = request.study.max_queued
+    try:
+        return max(0, most - request.queued - sum(len(row.tasks or (0,)) for row in slurm.squeue()))
+    except NoSchedulerError:  # a dry run on a laptop: as if the queue were empty
+        return most
+    except SchedulerError as error:
+        trouble.append(f"nothing is sent while nobody knows how full the queue is: {error}")
+        return 0
 
 
 def code_of(request: Request, runs: Sequence[PlannedRun]) -> Snapshot | None:
@@ -147,7 +182,14 @@ def code_of(request: Request, runs: Sequence[PlannedRun]) -> Snapshot | None:
     Raises:
         InputError: it cannot be read.
     """
-    return None if request.no_snapshot or not runs else _snapshot(runs[0].spec, request.root)
+    if request.no_snapshot or not runs or request.code == "":
+        return None
+    file = _code_file(runs[0].spec)
+    if file is None:
+        return None
+    if request.code is None:
+        return snapshot.take(file, request.root)
+    return snapshot.stored(file.absolute().parent, request.root / request.study.name, request.code)
 
 
 def _predicted(plan: Plan, request: Request) -> Plan:
@@ -166,14 +208,15 @@ def _predicted(plan: Plan, request: Request) -> Plan:
     )
 
 
-def _snapshot(spec: RunSpec, root: Path) -> Snapshot | None:
+def _code_file(spec: RunSpec) -> Path | None:
+    """Return the file of the user's own workload or program, where there is one."""
     if spec.workload_file:
-        return snapshot.take(Path(spec.workload_file.rpartition(":")[0]), root)
+        return Path(spec.workload_file.rpartition(":")[0])
     command = spec.identity.workload_options.get("command", ()) if spec.folder else ()
     place = snapshot.entry(command)
     if place is None or not is_file(Path(spec.folder, command[place])):
         return None
-    return snapshot.take(Path(spec.folder, command[place]), root)
+    return Path(spec.folder, command[place])
 
 
 def case(prepared: Prepared) -> Case:
@@ -197,11 +240,11 @@ def case(prepared: Prepared) -> Case:
 
 def _jobs_of(batch: PreparedBatch) -> Iterator[tuple[Script, int, Resources]]:
     """Yield the scripts of a batch, how many jobs each becomes at a time, and what such a job asks for."""
-    resources = batch.runs[0].resources
+    resources = batch.resources
     if not resources.driver:
-        yield batch.script, len(batch.runs), resources
+        yield batch.script, len(batch.jobs), resources
         return
-    yield batch.script, len(batch.runs), msgspec.structs.replace(resources, nodes=1)
+    yield batch.script, len(batch.jobs), msgspec.structs.replace(resources, nodes=1)
     if batch.worker_script is not None:
         yield batch.worker_script, 1, resources
 
@@ -224,18 +267,18 @@ def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None)
 
         for problem in gate.check(case(prepared)):
             warn(problem)
-    if not prepared.batches:
+    if not prepared.batches and not prepared.held:
         if request.profile.scheduler == "local" and prepared.skipped.keys() & set(_UNDER_WAY):
             local_queue.start()  # it may have died; one that is at work stays the only one
         if request.only is None and is_folder(prepared.study.path):
             requests.note(prepared.study, request)  # the policy may be new
         return []
     with contextlib.ExitStack() as lock:
-        with _taken_back_on_failure(prepared.study) as made:
-            lock.enter_context(_only_submit_of(prepared.study))
-            _refuse_overtaken(prepared)
-            _refuse_in_flight(prepared)
-            _write_all(prepared, made)
+        with writing.taken_back_on_failure(prepared.study) as made:
+            lock.enter_context(writing.only_submit_of(prepared.study))
+            writing.refuse_overtaken(prepared)
+            writing.refuse_in_flight(prepared)
+            writing.write_all(prepared, made)
             remember_study(prepared.study)
         return _hand_over(prepared)
 
@@ -244,12 +287,14 @@ def _select(
     plan: Plan, study: StudyFolder, knowledge: Knowledge, request: Request
 ) -> tuple[list[PlannedRun], dict[str, int]]:
     todo, skipped = [], Counter[str]()
+    has_runs = is_folder(study.path)
     for run in plan.runs:
         name = run.spec.run_name
         if request.only is not None and name not in request.only:
             continue
         folder = study.run(name)
-        state = decide(folder, knowledge.live.get(folder.path)).state if is_file(folder.spec_path) else "planned"
+        known = has_runs and is_file(folder.spec_path)
+        state = decide(folder, knowledge.live.get(folder.path)).state if known else "planned"
         if state in _UNDER_WAY or (state == "done" and not request.again):
             skipped[state] += 1
         else:
@@ -277,60 +322,75 @@ def as_first_sent(run: PlannedRun, request: Request, study: StudyFolder) -> Plan
     )
 
 
-def _arrays(todo: list[PlannedRun], profile: ClusterProfile) -> Iterator[tuple[PlannedRun, ...]]:
-    """Group runs of one shape, split where the site's MaxArraySize demands it."""
-    groups: dict[Resources, list[PlannedRun]] = {}
-    for run in todo:
-        groups.setdefault(run.resources, []).append(run)
+def _jobs(todo: list[PlannedRun], request: Request) -> list[Job]:
+    if not request.study.paired or request.profile.scheduler == "local":  # on this machine all share it, one by one
+        return [Job((run,), run.resources) for run in todo]
+    found = pairing.jobs(todo)
+    shapes = {job.resources: job for job in found if len(job.runs) > 1}
+    problems: list[Problem] = []
+    for resources, job in shapes.items():
+        label = f"{request.where}: paired, {len(job.runs)} runs a job"
+        node_type = request.profile.node_types[job.runs[0].spec.identity.node_type]
+        problems += limit_problems(resources, request.profile, node_type, label)
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _arrays(jobs: list[Job], profile: ClusterProfile) -> Iterator[tuple[Job, ...]]:
+    """Group jobs of one shape, split where the site's MaxArraySize demands it."""
+    groups: dict[Resources, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.resources, []).append(job)
     # MaxArraySize bounds the index: 1001 allows 0-1000.
     size = profile.max_array_size
-    for runs in groups.values():
-        for start in range(0, len(runs), size):
-            yield tuple(runs[start : start + size])
+    for same in groups.values():
+        for start in range(0, len(same), size):
+            yield tuple(same[start : start + size])
 
 
 def _prepare_batch(
-    request: Request, study: StudyFolder, runs: tuple[PlannedRun, ...], ordinal: int, code: Snapshot | None
+    request: Request, study: StudyFolder, jobs: tuple[Job, ...], ordinal: int, code: Snapshot | None
 ) -> PreparedBatch:
     # The key follows from what is submitted and from what was submitted before: a dry run shows the bytes that are
     # sent.
-    names = tuple(run.spec.run_name for run in runs)
+    names = tuple(run.spec.run_name for job in jobs for run in job.runs)
     key = hashlib.sha256("\n".join([str(study.path), str(ordinal), *names]).encode("utf-8", "replace")).hexdigest()[:10]
     folder = study.batch(key)
-    worker = _worker_script(request, folder, runs) if runs[0].resources.driver else None
-    return PreparedBatch(folder, runs, script_of(request, folder, runs, code), worker)
+    worker = _worker_script(request, folder, jobs) if jobs[0].resources.driver else None
+    return PreparedBatch(folder, jobs, script_of(request, folder, jobs, code), worker)
 
 
-def _worker_script(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...]) -> Script | None:
+def _worker_script(request: Request, folder: BatchFolder, jobs: tuple[Job, ...]) -> Script | None:
     if request.profile.scheduler != "slurm":
         return None
-    shape = _shape(request, folder, runs, None)._replace(run_names=(), role="worker")
+    shape = _shape(request, folder, jobs, None)._replace(run_names=(), role="worker")
     return _rendered(shape, WORKER_TEMPLATE)
 
 
-def script_of(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...], code: Snapshot | None) -> Script:
+def script_of(request: Request, folder: BatchFolder, jobs: tuple[Job, ...], code: Snapshot | None) -> Script:
     """Render the script of a batch in this folder.
 
     Raises:
         InputError: a value must not stand in a script, or the template is wrong.
     """
-    return _rendered(_shape(request, folder, runs, code))
+    return _rendered(_shape(request, folder, jobs, code))
 
 
-def _shape(request: Request, folder: BatchFolder, runs: tuple[PlannedRun, ...], code: Snapshot | None) -> Shape:
-    identity = runs[0].spec.identity
+def _shape(request: Request, folder: BatchFolder, jobs: tuple[Job, ...], code: Snapshot | None) -> Shape:
+    identity, resources = jobs[0].runs[0].spec.identity, jobs[0].resources
     return Shape(
         key=folder.key,
         study=request.study.name,
-        run_names=tuple(run.spec.run_name for run in runs),
+        run_names=tuple(" ".join(run.spec.run_name for run in job.runs) for job in jobs),
         folder=folder.path,
         payload=folder.payload_path,
         python=request.python,
-        resources=runs[0].resources,
+        resources=resources,
         profile=request.profile,
         node_type=request.profile.node_types[identity.node_type],
         code=(code.folder(folder.study.path), code.root) if code else None,
-        role="driver" if runs[0].resources.driver else "ranks",
+        role="driver" if resources.driver else "ranks",
     )
 
 
@@ -340,100 +400,6 @@ def _rendered(shape: Shape, template: str = "") -> Script:
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return render(job, shape.profile, template)
-
-
-@contextlib.contextmanager
-def _only_submit_of(study: StudyFolder) -> Iterator[None]:
-    """Keep two submits of one study apart; where the file system has no locks, the batch folders still do."""
-    make_folder(study.path / BATCHES)
-    lock_path = study.path / BATCHES / _LOCK
-    try:
-        lock = lock_path.open("ab")
-    except OSError as error:
-        raise StorageError(lock_path, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            what = "another `hpcpar submit` of this study is at work"
-            raise InputError(Problem(str(study.path), what, "wait for it, then look at `hpcpar status`")) from error
-        except OSError:  # no locks on this file system
-            pass
-        yield
-
-
-def _refuse_overtaken(prepared: Prepared) -> None:
-    """Two that prepared at the same time would both send what neither saw under way."""
-    if len(prepared.study.batches()) != prepared.ordinal:
-        what = "other runs of this study were submitted in this moment"
-        raise InputError(Problem(str(prepared.study.path), what, "look at `hpcpar status`, then try again"))
-
-
-def _refuse_in_flight(prepared: Prepared) -> None:
-    wanted = {run.spec.run_name for batch in prepared.batches for run in batch.runs}
-    for folder in prepared.study.batches():
-        batch = folder.read()
-        answered = batch.accepted is not None or batch.refused is not None
-        if batch.intent is not None and not answered and wanted & set(batch.runs.values()):
-            age = time.time() - batch.intent.time
-            what = f"a submission of these runs was interrupted {age:.0f} s ago and may still reach the scheduler"
-            raise InputError(Problem(str(folder.path), what, "run `hpcpar status` in a minute: it finds out"))
-
-
-@contextlib.contextmanager
-def _taken_back_on_failure(study: StudyFolder) -> Iterator[list[Path]]:
-    """Yield a list for what is made; on failure that is removed, and the folders around it that were not there."""
-    batches = study.path / BATCHES
-    missing = [path for path in (batches, *batches.parents) if not is_folder(path)]
-    made: list[Path] = []
-    try:
-        yield made
-    except HpcparError:
-        for path in made:
-            shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                path.unlink()
-        for path in missing:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise
-
-
-def _write_all(prepared: Prepared, made: list[Path]) -> None:
-    if not prepared.study.batches():
-        made += [prepared.study.path / BATCHES / _LOCK, prepared.study.requests_path]
-    if prepared.snapshot is not None:
-        place = prepared.snapshot.folder(prepared.study.path)
-        made += [path for path in (place, place.parent) if not path.exists()]
-        snapshot.store(prepared.snapshot, prepared.study.path)
-    asked = requests.note(prepared.study, prepared.request)
-    why = {name: wish.why for name, wish in (prepared.request.only or {}).items()}
-    for batch in prepared.batches:
-        _write_specs(prepared.study, batch, made)
-        try:
-            line = BatchLine(kind="asked", asked=asked, excluded=batch.runs[0].resources.exclude)
-            worker_script = batch.worker_script.text if batch.worker_script else ""
-            batch.folder.create(batch.script.text, [run.spec.run_name for run in batch.runs], line, why, worker_script)
-        except StorageError:
-            made.append(batch.folder.path)
-            raise
-        made.append(batch.folder.path)  # only now: where another submit made it first, it is not ours to remove
-
-
-def _write_specs(study: StudyFolder, batch: PreparedBatch, made: list[Path]) -> None:
-    folders = [(RunFolder(study.path / run.spec.run_name), run.spec) for run in batch.runs]
-    missing = [(folder, spec) for folder, spec in folders if not is_file(folder.spec_path)]
-    made += [folder.path for folder, _ in missing if not folder.path.exists()]
-    if len(missing) < _FEW:
-        for folder, spec in missing:
-            folder.write_spec(spec)
-        return
-    # Each waits until its file is on the disk; together the disk makes one wait of many.
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(_WRITERS) as writers:
-        for _ in writers.map(lambda pair: pair[0].write_spec(pair[1]), missing):
-            pass
 
 
 def _hand_over(prepared: Prepared) -> list[str]:
@@ -447,7 +413,7 @@ def _hand_over(prepared: Prepared) -> list[str]:
             make: Any = EXECUTORS[prepared.request.profile.scheduler]
             code = prepared.snapshot.digest if prepared.snapshot else ""
             executor = make(batch.folder, batch.sha256, begun, gate_passed, code)
-            job_ids.append(executor.submit_runs([prepared.study.path / run.spec.run_name for run in batch.runs]))
+            job_ids.append(executor.submit_all())
             note_submission(batch.folder, batch.folder.read())
     finally:
         if prepared.request.profile.scheduler == "local" and job_ids:

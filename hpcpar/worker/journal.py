@@ -60,8 +60,8 @@ class Journal:
             try:
                 self._append("error", error)
             except HpcparError:
-                # A full disk often has room in the file's last block, but not for a traceback.
-                self._append("error", {**error, "traceback": ""})
+                # A full disk often has room in the file's last block, but for little.
+                self._append("error", {"cause": str(cause)})
             self._append("exit", {"cause": str(cause)})
         except HpcparError as unwritable:
             # The folder is full, read-only or gone: stderr (the rank's log) and the exit code are all that is left.

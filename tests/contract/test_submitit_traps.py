@@ -190,7 +190,7 @@ def test_the_pickle_holds_state_and_code_where_the_payload_holds_a_name(schedule
 
     batch = submitted(place / "ours")
     strings = strings_of(batch.payload_path)
-    assert {"hpcpar.worker.main", "run"} <= strings
+    assert {"hpcpar.worker.entry", "run"} <= strings
     assert not [text for text in strings if "/" in text or "make_function" in text or "CodeType" in text]
     # It knows neither runs nor folders: the same bytes for every study.
     assert batch.payload_path.read_bytes() == submitted(place / "others", repeats=2).payload_path.read_bytes()
@@ -208,7 +208,7 @@ print(json.dumps([payload.function.__module__, payload.function.__qualname__, pa
     done = subprocess.run(
         [sys.executable, "-c", code, batch.payload_path], capture_output=True, text=True, timeout=60, env={**os.environ}
     )
-    assert json.loads(done.stdout) == ["hpcpar.worker.main", "run", [], {}], done.stderr
+    assert json.loads(done.stdout) == ["hpcpar.worker.entry", "run", [], {}], done.stderr
 
 
 class Canary:

@@ -20,7 +20,7 @@ from submitit.core.utils import DelayedSubmission
 
 from hpcpar import records, runs, storage
 from hpcpar.cli import main
-from hpcpar.control import executors, gate, local_queue, reconcile, slurm, status, submit  # noqa: F401 - before the forks
+from hpcpar.control import executors, gate, local_queue, reconcile, slurm, status, submit, writing  # noqa: F401 - before the forks
 
 # A submission without an answer counts as lost at once: whoever asked died together with its sbatch.
 reconcile.IN_FLIGHT_S = 0.0
@@ -48,7 +48,8 @@ def _guard(*places, name):
 
 
 def _install():
-    _guard(storage, runs, submit, local_queue, name="make_folder")
+    _guard(storage, runs, writing, local_queue, name="make_folder")
+    _guard(storage, writing, name="sync")
     _guard(storage, runs, local_queue, name="write_file")
     _guard(storage, runs, records, name="append_line")
     _guard(slurm, name="sbatch")

@@ -26,7 +26,9 @@ from hpcpar.runs import RunFolder
 
 STEPS, EVERY = 40, 5
 REPEATS = 3
-PATIENCE_S = 900
+PATIENCE_S = 1800
+LOOK_S = 3.0
+"""Between two looks by `status`; the runs' own files are looked at all the time."""
 STUDY = """
 cluster = "slurm-test"
 workload = "llama-tiny"
@@ -45,6 +47,14 @@ requeue = {requeue}
 
 class TooLateError(Exception):
     """The run had left its node before the fault came."""
+
+
+class TooEarlyError(Exception):
+    """There is nothing to break yet."""
+
+
+class WrongWordError(Exception):
+    """hpcpar said something else than what is true."""
 
 
 class Arena:
@@ -215,9 +225,52 @@ def _reboot_node(arena: Arena, row: dict[str, Any]) -> None:
 def _kill_controller(arena: Arena, row: dict[str, Any]) -> None:
     os.kill(arena.daemon("slurmctld"), signal.SIGKILL)
     answer = arena.status()
-    assert any("could not be asked" in text for text in answer["trouble"]), answer["trouble"]
-    assert all(row["state"] in ("running", "submitted", "done") for row in answer["rows"]), answer["rows"]
+    states = {row["run"]: row["state"] for row in answer["rows"]}
+    under_way = [run for run, state in states.items() if state != "done"]
+    if under_way and not any("could not be asked" in text for text in answer["trouble"]):
+        raise WrongWordError(f"nothing is said of a controller that is down: {answer['trouble']}")
     arena.slurm.script("start-controller", timeout=120)
+
+
+def _damage_checkpoint(arena: Arena, row: dict[str, Any]) -> None:
+    newest = max(
+        Path(row["folder"], "checkpoints").glob("step-*"),
+        key=lambda path: int(path.name.partition("-")[2]),
+        default=None,
+    )
+    if newest is None:
+        raise TooEarlyError
+    largest = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    with largest.open("r+b") as file:
+        file.seek(largest.stat().st_size // 2)
+        file.write(b"damaged!")
+    _kill_rank(arena, row)
+
+
+def _cut_connections(arena: Arena, row: dict[str, Any]) -> None:
+    pids = Processes.ranks(row["run"], 1)
+    if not pids:
+        raise TooLateError
+    # Every established connection of the node's network that a rank holds; Slurm's own live in other processes.
+    inside = ["nsenter", f"--target={pids[0]}", "--net", "ss", "--kill", "--tcp", "state", "established"]
+    ports = _ports_of(pids[0])
+    for port in ports:
+        subprocess.run([*inside, "sport", "=", f":{port}"], capture_output=True, check=False)
+
+
+def _ports_of(pid: int) -> list[str]:
+    asked = ["nsenter", f"--target={pid}", "--net", "ss", "--tcp", "--numeric", "--processes", "--no-header"]
+    lines = subprocess.run([*asked, "state", "established"], capture_output=True, text=True, check=True).stdout
+    mine = [line.split() for line in lines.splitlines() if f"pid={pid}," in line]
+    return [words[2].rpartition(":")[2] for words in mine]
+
+
+def _lose_memory(arena: Arena, row: dict[str, Any]) -> None:
+    pids = Processes.ranks(row["run"], 1)
+    if not pids:
+        raise TooLateError
+    used = int(Path(f"/proc/{pids[0]}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    subprocess.run(["prlimit", f"--pid={pids[0]}", f"--as={used}"], check=True)
 
 
 def _kill_accounting(arena: Arena, row: dict[str, Any]) -> None:
@@ -291,14 +344,43 @@ FAULTS = (
         frozenset({"node_fail"}),
         heal=_reboot_node,
     ),
-    Fault("kill -9 of slurmctld", "SIGKILL, a look, a start", _kill_controller, shared=True),
+    Fault(
+        "kill -9 of slurmctld",
+        "SIGKILL, a look, a start",
+        _kill_controller,
+        "vanished = { retry = 5 }\nnode_fail = { retry = 5 }\nlaunch = { retry = 5 }",
+        frozenset({"vanished", "node_fail", "launch"}),
+        requeued=True,
+        shared=True,
+    ),
     Fault("kill -9 of slurmdbd", "SIGKILL, a look, a start", _kill_accounting, shared=True),
     Fault(
         "a rank that hangs",
         "SIGSTOP to rank 1",
         _stop_rank,
-        'hang_after = "8s"\nhung = { retry = 2 }',
+        'hang_after = "20s"\nhung = { retry = 2 }',
         frozenset({"hung"}),
+    ),
+    Fault(
+        "lost connection",
+        "all of rank 1's TCP connections are cut (`ss --kill`)",
+        _cut_connections,
+        "network = { retry = 2 }",
+        frozenset({"network"}),
+    ),
+    Fault(
+        "out of memory",
+        "rank 1 gets no more memory than it has (`prlimit --as`)",
+        _lose_memory,
+        "oom_host = { retry = 2 }",
+        frozenset({"oom_host"}),
+    ),
+    Fault(
+        "damaged checkpoint",
+        "eight bytes of the newest checkpoint are overwritten, then SIGKILL to rank 1",
+        _damage_checkpoint,
+        "killed = { retry = 2 }\nnetwork = { retry = 2 }",
+        frozenset({"killed"}),
     ),
     Fault(
         "full disk",
@@ -332,34 +414,46 @@ def disturb(slurm: Any, place: Path, fault: Fault, undisturbed: list[float | Non
     )
     (place / "study.toml").write_text(text)
     begun = time.monotonic()
-    slurm.hpcpar("submit", str(place / "study.toml"), "--runs", str(arena.runs))
+    slurm.hpcpar("submit", str(place / "study.toml"), "--runs", str(arena.runs), timeout=600)
     course = _Course()
     rows: list[dict[str, Any]] = []
     while time.monotonic() - begun < PATIENCE_S:
         rows = arena.status()["rows"]
         for row in rows:
-            _meet(arena, fault, row, course)
+            if fault.heal is not None and (row["run"] in course.met or fault.small_disk):
+                fault.heal(arena, row)
         if all(row["state"] == "done" for row in rows):
             break
-        time.sleep(0.5)
+        _wait_and_break(arena, fault, rows, course)
     return _judge(arena, fault, rows, course, undisturbed, time.monotonic() - begun)
 
 
+def _wait_and_break(arena: Arena, fault: Fault, rows: list[dict[str, Any]], course: _Course) -> None:
+    """Follow the runs by their own files until the next look; break what has come far enough."""
+    end = time.monotonic() + LOOK_S
+    while time.monotonic() < end:
+        for row in rows:
+            if row["state"] == "running" and row["run"] not in course.met and course.times < REPEATS:
+                _meet(arena, fault, row, course)
+        time.sleep(0.1)
+
+
 def _meet(arena: Arena, fault: Fault, row: dict[str, Any], course: _Course) -> None:
-    run = row["run"]
-    if fault.heal is not None and (run in course.met or fault.small_disk):
-        fault.heal(arena, row)
-    if row["state"] != "running" or run in course.met or course.times >= REPEATS:
-        return
+    folder = RunFolder(Path(row["folder"]))
+    attempts = folder.attempts()
+    step = folder.last_step(attempts[-1]) if attempts else 0
     # What all runs share is broken as soon as one runs, and again at every look: in the start, and in the training.
-    if fault.shared or (row["attempts"] == 1 and fault.after <= row["step"] < STEPS - EVERY):
-        try:
-            fault.inject(arena, row)
-        except TooLateError:
-            return
-        course.times += REPEATS if fault.small_disk else 1
-        if not fault.shared:
-            course.met.add(run)
+    if not fault.shared and not (len(attempts) == 1 and fault.after <= step < STEPS - EVERY):
+        return
+    try:
+        fault.inject(arena, row)
+    except (TooLateError, TooEarlyError):
+        return
+    course.times += REPEATS if fault.small_disk else 1
+    if not fault.shared:
+        course.met.add(row["run"])
+    else:
+        time.sleep(LOOK_S)
 
 
 def _judge(

@@ -161,6 +161,16 @@ def test_a_newer_schema_is_read_and_said(run):
     assert any("newer hpcpar" in note for note in reduce_run(run).notes)
 
 
+def test_a_result_that_only_a_newer_version_can_read_is_no_failure(run):
+    run.record_path.write_text(json.dumps({"schema": SCHEMA + 1, "cause": "ok", "ranks": "another shape"}))
+
+    row = reduce_run(run)
+
+    assert (row.state, row.cause, row.usable, row.rejected_lines) == (UNREADABLE, "", False, 0)
+    assert "of a newer version" in row.message
+    assert "update hpcpar" in row.message
+
+
 @pytest.mark.parametrize("impossible", [-1, 10**400])
 def test_memory_that_no_machine_has_is_no_number(run, impossible):
     record = run.record()

@@ -615,16 +615,16 @@ def test_the_writes_that_are_made_to_fail_are_all_there_are(run, isolation, monk
 
 def test_the_batch_of_another_submit_is_left_alone(run, isolation, monkeypatch, no_queue):
     """Where the file system has no locks, the batch's folder keeps two submits apart: the later one leaves it alone."""
-    from hpcpar.control import submit as control
+    from hpcpar.control import writing
 
-    real = control._write_all
+    real = writing.write_all
 
     def after_the_other(prepared, *rest):
         for batch in prepared.batches:
             batch.folder.create("#!/bin/bash\n", ["of-the-other"])
         real(prepared, *rest)
 
-    monkeypatch.setattr(control, "_write_all", after_the_other)
+    monkeypatch.setattr(writing, "write_all", after_the_other)
     code, _, err = run("submit", "--cluster", "local", *SMALL)
     assert code == 2
     assert "another process" in err
@@ -633,9 +633,9 @@ def test_the_batch_of_another_submit_is_left_alone(run, isolation, monkeypatch, 
 
 
 def test_a_second_submit_at_the_same_time_is_told_so(run, isolation, no_queue):
-    from hpcpar.control.submit import _only_submit_of
+    from hpcpar.control.writing import only_submit_of
 
-    with _only_submit_of(StudyFolder(isolation / "runs" / "llama-tiny-strong")):
+    with only_submit_of(StudyFolder(isolation / "runs" / "llama-tiny-strong")):
         code, _, err = run("submit", "--cluster", "local", *SMALL)
     assert code == 2
     assert "another `hpcpar submit`" in err

@@ -1,7 +1,9 @@
 """A first profile of a machine: from what several versions of Slurm print, and from whatever text there is."""
 
+import functools
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_machines import PARTS, RECORDED, built, profile_of, recorded, stubs
 
@@ -9,11 +11,14 @@ from hpcpar.cli import main
 from hpcpar.control.cluster import machine
 from hpcpar.control.cluster.detect import detect
 from hpcpar.control.cluster.machine import parse_gres, parse_nodes, parse_partitions, parse_qos, seconds
-from hpcpar.control.plan import make_plan
+from hpcpar.control.cluster.verify import verify
+from hpcpar.control.gate.checks import Case, Shot
+from hpcpar.control.gate.online import limit_findings
+from hpcpar.control.plan import Plan, make_plan
 from hpcpar.decode import decode, parse_toml
 from hpcpar.errors import InputError
 from hpcpar.profile import ClusterProfile
-from hpcpar.spec import Study
+from hpcpar.spec import Resources, Study
 
 VERSIONS = sorted(folder.name for folder in RECORDED.iterdir() if folder.is_dir())
 
@@ -166,6 +171,40 @@ def test_whatever_slurm_prints_gives_a_profile_that_decodes_or_one_sentence(answ
     profile = decode(ClusterProfile, parse_toml(detected.text, "here"), "here")
     assert all(character.isprintable() or character == "\n" for character in detected.text)
     assert all(kind.ranks_per_node * kind.cpus_per_rank <= kind.usable_cpus for kind in profile.node_types.values())
+
+
+@functools.cache
+def _undamaged():
+    return profile_of(built(recorded("22.05.8")))[0]
+
+
+def _looked_at(answers):
+    """What the gate finds in this machine, and how a profile of the undamaged one differs from it."""
+    profile = _undamaged()
+    found = built(answers)
+    shots = tuple(
+        Shot("", "", 3, Resources(nodes=nodes, ranks_per_node=1, cpus_per_rank=1, time_s=9e6, qos=qos), node_type)
+        for node_type in profile.node_types.values()
+        for nodes, qos in ((1, ""), (4, "high"))
+    )
+    findings = list(limit_findings(Case(Plan((), ()), profile, "python", shots), found))
+    return findings, verify(profile, found).differences
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(PARTS, _noise)) | _mutated())
+def test_whatever_slurm_prints_the_gate_and_verify_look_at_it(answers):
+    findings, differences = _looked_at(answers)
+    assert {one.level for one in findings} <= {"error", "warning", "unchecked"}
+    assert all(one.problem.what for one in findings)
+    assert all(one.key for one in differences)
+
+
+@pytest.mark.full
+@settings(max_examples=3000, deadline=None)
+@given(st.fixed_dictionaries(dict.fromkeys(PARTS, _noise)) | _mutated())
+def test_whatever_slurm_prints_thousands_of_times(answers):
+    _detected(answers)
+    _looked_at(answers)
 
 
 @given(_noise)

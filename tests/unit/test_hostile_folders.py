@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 from records_oracle import ideal
 
-from hpcpar import records
+from hpcpar import assets, records
+from hpcpar.cli import main
+from hpcpar.control.again.requests import Asked
+from hpcpar.decode import decode, read_toml
+from hpcpar.policy import Policy, Reaction
+from hpcpar.profile import ClusterProfile
 from hpcpar.records import Step
 from hpcpar.runs import RunFolder
+from hpcpar.spec import Study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -20,9 +26,15 @@ COMMANDS = (
     ["collect", "{runs}", "--offline", "--format", "json"],
     ["logs", "{run}"],
     ["doctor", "--cluster", "slurm-test", "--runs", "{runs}", "--json"],
+    ["resubmit", "{runs}", "--json"],
+    ["rerun", "{run}", "--json"],
+    ["clean", "{runs}", "--checkpoints", "--logs", "--json"],
+    ["cancel", "{run}", "--json"],
+    ["plan", "--cluster", "./testbed.toml", "--workload", "mlp", "--json"],
 )
 _MEMORY = 1536 * 1024**2
 _FILES = ("spec.json", "record.json", "submission.jsonl", "events.{a}.jsonl", "steps.{a}.jsonl", "logs")
+_FILES += ("../requests.jsonl", "../batches/b/manifest.jsonl", "checkpoints", "../code")
 
 
 def _limited():
@@ -80,18 +92,68 @@ def _pickle(path):
 def test_no_file_of_a_strangers_run_harms_who_looks_at_it(isolation, make, arguments):
     runs = isolation / "runs"
     folders = ideal(nodes=(1, 2), repeats=1).write(runs)
+    profile = assets.find("clusters", "slurm-test").read_text()
+    (isolation / "testbed.toml").write_text(profile.replace('name = "slurm-test"', 'name = "testbed"'))
     for folder, name in zip(folders * len(_FILES), _FILES, strict=False):
         attempt = (folder.attempts() or ["0"])[0]
         path = folder.path / name.format(a=attempt)
         if path.is_dir():
             path.rename(path.with_name("moved"))
         path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         make(path)
     done = _run(arguments, runs, folders[0].path, os.environ)
     assert done.returncode in (0, 1, 2), done.stderr
     assert "Traceback" not in done.stderr
     assert "S3CRET" not in done.stdout + done.stderr
     assert not list(isolation.rglob("hacked"))
+
+
+_EVIL = """
+open({mark!r}, "w").close()
+"""
+
+
+@pytest.fixture
+def strangers(isolation, commands, tmp_path):
+    """A folder that somebody copied here, with all that would send its runs: a failed run, a policy, a program."""
+    from stub_slurm import StubSlurm, began, failed
+
+    evil = tmp_path / "evil.py"
+    evil.write_text(_EVIL.format(mark=str(tmp_path / "hacked")))
+    slurm = StubSlurm(commands, tmp_path)
+    (run,) = ideal(nodes=(1,), repeats=1, failures={("ddp", 1, 1): "python_error"}).write(slurm.runs)
+    spec = json.loads(run.spec_path.read_text())
+    spec["workload_file"] = spec["identity"]["workload"] = f"{evil}:X"
+    run.spec_path.write_text(json.dumps(spec))
+    began(run, "1.0", "n1")
+    failed(run, "1.0", "python_error", "n1")
+    study = Study(
+        name=run.path.parent.name,
+        cluster="slurm-test",
+        workload=f"{evil}:X",
+        python=str(evil),
+        policy=Policy(python_error=Reaction(retry=9)),
+        max_queued=5,
+    )
+    profile = decode(ClusterProfile, read_toml(assets.find("clusters", "slurm-test")), "slurm-test")
+    asked = Asked(time=1.0, study=study, profile=profile, where="x", python=str(evil), cwd=str(tmp_path), version="1")
+    records.append(run.path.parent / "requests.jsonl", asked)
+    return slurm, run
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["status"], 1), (["resubmit"], 2), (["resubmit", "--dry-run"], 2), (["rerun"], 2), (["collect", "--offline"], 1)],
+)
+def test_what_a_stranger_asked_for_is_neither_sent_nor_started(strangers, tmp_path, capsys, words, code):
+    slurm, run = strangers
+    place = run.path if words[0] == "rerun" else slurm.runs
+    assert main([words[0], str(place), *words[1:]]) == code
+    assert slurm.calls("sbatch") == 0
+    assert not (tmp_path / "hacked").exists()
+    if code == 2:
+        assert "was not submitted by you at this place" in capsys.readouterr().err
 
 
 def test_a_device_in_the_place_of_a_file_reads_as_nothing(tmp_path):

@@ -177,9 +177,10 @@ def test_the_workers_entry_loads_without_torch():
 import json, sys
 sys.modules["torch"] = None
 from hpcpar import registry
+import hpcpar.worker.main
 print(json.dumps(registry.load(registry.WORKER_ENTRY).__module__))
 """
-    assert python(code) == "hpcpar.worker.main"
+    assert python(code) == "hpcpar.worker.entry"
 
 
 def test_importing_the_package_loads_nothing_and_collect_loads_what_it_needs():

@@ -161,17 +161,41 @@ def test_a_job_that_left_nothing_at_all_never_launched(story):
     assert story.submitted().ended("FAILED", exit_code="1:0").outcome().cause == Cause.LAUNCH
 
 
+def test_a_job_that_the_scheduler_lost_before_it_began_vanished(story):
+    found = story.submitted().ended("").outcome()
+    assert state_and_cause(found) == ("failed", Cause.VANISHED)
+    assert found.message == "it began nothing, and the scheduler does not know it any more"
+
+
 def test_a_job_that_ended_well_without_a_result_vanished(story):
     assert story.submitted().event("start").event("script_exit", code=0).outcome().cause == Cause.VANISHED
 
 
-@pytest.mark.parametrize("content", [b'{"schema": 99}', b"{", b"\0" * 64])
+@pytest.mark.parametrize(
+    ("content", "state"),
+    [
+        (b'{"schema": 99}', "done"),
+        (b'{"schema": 99, "cause": "ok", "ranks": 3}', "done"),
+        (b'{"schema": 99, "cause": "hung"}', "failed"),
+        (b'{"schema": 99, "cause": "new_word"}', "failed"),
+    ],
+)
+def test_a_result_of_a_newer_version_is_said_to_be_one(story, content, state):
+    story.submitted().event("start").event("script_exit", code=0)
+    story.folder.record_path.write_bytes(content)
+    outcome = story.outcome()
+    assert outcome.state == state
+    assert outcome.message == "record.json is of a newer version (schema 99, this one reads 1): update hpcpar"
+    assert (outcome.cause == Cause.HUNG) == (b"hung" in content)
+
+
+@pytest.mark.parametrize("content", [b'{"schema": 1}', b"{", b"\0" * 64])
 def test_a_result_that_cannot_be_read_is_not_called_vanished(story, content):
     story.submitted().event("start").event("script_exit", code=0)
     story.folder.record_path.write_bytes(content)
     outcome = story.outcome()
     assert state_and_cause(outcome) == ("failed", Cause.DATA)
-    assert outcome.message == "record.json is damaged, or of a newer hpcpar"
+    assert outcome.message == "record.json is damaged"
 
 
 def test_a_run_that_nobody_knows_any_more_vanished(story):

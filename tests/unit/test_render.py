@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import string
 import subprocess
 import sys
@@ -221,6 +222,24 @@ def test_a_mistake_in_a_user_template_is_bad_input(user_template, block, words):
 def test_a_template_that_extends_itself_is_told_how_to_extend_the_shipped_one(user_template):
     user_template('{% extends "sbatch.sh.j2" %}\n')
     assert 'builtin/sbatch.sh.j2"' in refusal()
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        "{% for i in range(10**15) %}{% endfor %}",
+        "{% for i in range(10**7) %}{% for j in range(10**7) %}{% set x = i * j %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_template_without_an_end_is_ended_and_named(user_template, monkeypatch, endless):
+    monkeypatch.setattr(render, "LIMIT_S", 0.1)
+    before = signal.getsignal(signal.SIGVTALRM)
+    path = user_template(EXTENDS + "{% block modules %}\n" + endless + "\n{% endblock %}\n")
+    message = refusal()
+    assert f"{path}:3: does not end within 0.1 s of processor time" in message
+    assert "look for a loop without an end" in message
+    assert signal.getsignal(signal.SIGVTALRM) is before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_a_template_that_is_not_utf8_is_bad_input(user_template):

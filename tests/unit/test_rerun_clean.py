@@ -93,7 +93,7 @@ def test_a_run_of_which_nothing_says_where_it_comes_from(slurm: StubSlurm, capsy
 def _litter(run: RunFolder, attempt: str) -> dict[str, Path]:
     """Put everything into a run's folder that may lie there; return it by what it is."""
     made = {
-        "half a record": run.path / ".record.json.a1b2c3d_",
+        "half a record": run.path / ".record.json.4711.0",
         "address": run.rendezvous_path(attempt),
         "stopped": run.stopped_path(attempt),
         "half a checkpoint": run.checkpoints / f"writing-0000000007.{attempt}" / "part",

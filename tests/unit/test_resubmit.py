@@ -247,3 +247,81 @@ def test_failures_are_counted_by_cause(slurm: StubSlurm, capsys: Any) -> None:
     capsys.readouterr()
     assert main(["status", str(slurm.runs)]) == 1
     assert "3 runs: 3 failed (2 node_fail, 1 timeout)" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the user's own code
+
+
+@pytest.fixture
+def program(slurm: StubSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of the user's own, sent once, failed, and edited since."""
+    file = tmp_path / "code" / "train.py"
+    file.parent.mkdir()
+    monkeypatch.chdir(file.parent)
+    file.write_text("print('first')")
+    send_program(slurm)
+    slurm.ends("1", "NODE_FAIL")
+    file.write_text("print('edited')")
+    return file
+
+
+def send_program(slurm: StubSlurm, *more: str) -> None:
+    words = ("submit", "--cluster", "slurm-test", "--name", "s", "--ranks-per-node", "1", "--runs", str(slurm.runs))
+    assert main([*words, *more, "--", "python", "train.py"]) == 0
+
+
+def codes(slurm: StubSlurm) -> dict[str, str]:
+    """What each script runs: the text of its snapshot's program."""
+    found = {}
+    for batch in slurm.study.batches():
+        (line,) = [line for line in batch.script_path.read_text().splitlines() if "HPCPAR_CODE=" in line]
+        found[str(batch.read().accepted.job_id)] = (Path(line.partition("=")[2]) / "train.py").read_text()
+    return found
+
+
+def test_what_is_sent_again_runs_the_code_that_was_sent_first(slurm: StubSlurm, program: Path) -> None:
+    assert main(["resubmit", str(slurm.runs)]) == 0
+    assert codes(slurm) == {"1": "print('first')", "2": "print('first')"}
+    slurm.ends("2", "NODE_FAIL")
+    assert main(["resubmit", str(slurm.runs), "--new-code"]) == 0
+    assert codes(slurm)["3"] == "print('edited')"
+    (run,) = slurm.study.runs()
+    first, second, third = [line.code_sha256 for line in run.submissions() if line.kind == "submitted"]
+    assert first == second != third
+
+
+def test_runs_of_different_code_are_sent_again_together_each_with_its_own(
+    slurm: StubSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "train.py"
+    monkeypatch.chdir(tmp_path)
+    file.write_text("print('first')")
+    send_program(slurm)
+    slurm.holds("1|N/A|RUNNING")
+    file.write_text("print('edited')")
+    send_program(slurm, "--repeats", "2")  # the second run only: the first one is under way
+    slurm.holds()
+    slurm.ends("1", "NODE_FAIL")
+    slurm.ends("2", "NODE_FAIL")
+    file.write_text("print('third')")
+    assert main(["resubmit", str(slurm.runs)]) == 0
+    found = codes(slurm)
+    assert (found["1"], found["2"]) == ("print('first')", "print('edited')")
+    assert sorted((found["3"], found["4"])) == ["print('edited')", "print('first')"]
+
+
+@pytest.mark.parametrize("harm", ["gone", "edited"])
+def test_code_that_is_not_there_any_more_is_said_and_nothing_sent(
+    slurm: StubSlurm, program: Path, capsys: Any, harm: str
+) -> None:
+    (copy,) = (slurm.study.path / "code").iterdir()
+    if harm == "gone":
+        (copy / "train.py").unlink()
+        copy.rmdir()
+    else:
+        (copy / "train.py").write_text("import os")
+    assert main(["resubmit", str(slurm.runs)]) == 2
+    said = capsys.readouterr().err
+    assert ("is gone" if harm == "gone" else "is not what it was when the run was sent") in said
+    assert "--new-code" in said
+    assert set(codes(slurm) if harm == "edited" else {"1": ""}) == {"1"}

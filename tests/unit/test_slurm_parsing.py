@@ -1,5 +1,6 @@
 """What Slurm answers is read without a surprise: recorded lines, arbitrary text, clean environments, calls of 200."""
 
+import contextlib
 import os
 import stat
 import time
@@ -9,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hpcpar.control import reconcile, slurm
+from hpcpar.control.pending import in_words
 from hpcpar.control.slurm import parse_sacct, parse_squeue, parse_tasks
-from hpcpar.errors import NoSchedulerError, SchedulerError
+from hpcpar.errors import NoSchedulerError, SchedulerError, UnansweredError
 from hpcpar.outcome import SCHEDULER_CAUSES, decide
 from hpcpar.outer_job import clean_environment
 from hpcpar.records import Cause
@@ -144,8 +146,37 @@ def test_no_word_of_the_scheduler_is_read_as_success(tmp_path_factory, state, co
     run = RunFolder(tmp_path_factory.mktemp("run"))
     for kind, word in (("submitted", ""), ("ended", state)):
         line = Submission(kind=kind, time=1.0, batch="b", scheduler="slurm", job_id="1", state=word, exit_code=code)
-        reconcile.records.append(run.submission_path, line)
+        run.add_submission(line)
     assert decide(run).cause not in (None, Cause.OK)
+
+
+@given(noise)
+@example("Submitted batch job 12")
+@example("12;cluster\nsite's farewell")
+@example("٣")
+@example("9" * 19)
+def test_sbatchs_answer_is_a_number_or_counts_as_lost(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slurm, "_call", lambda *_: text)
+        with contextlib.suppress(UnansweredError):
+            job_id = slurm.sbatch("job.sh")
+            assert job_id.isascii()
+            assert job_id.isdecimal()
+            assert len(job_id) < 19
+
+
+@given(noise | st.text(st.characters(codec="utf-8"), max_size=40))
+def test_sinfos_states_are_never_an_exception(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slurm, "_call", lambda *_: text)
+        assert all(name in text for name in slurm.unusable_nodes())
+
+
+@given(noise | st.text(max_size=30))
+@example("((,:)")
+def test_a_reason_for_waiting_is_never_an_exception_and_never_lost(text):
+    code = text.strip().strip("()")
+    assert (in_words(text) == "") == (code == "")
 
 
 # ---------------------------------------------------------------- calls

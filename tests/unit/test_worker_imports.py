@@ -44,6 +44,8 @@ for name in registry.WORKLOADS:
     assert workload.declare(workload.Options()).kind == kinds.get(name, "neural")
     workload.check(workload.Options())
 registry.load(registry.WORKER_ENTRY)
+assert "numpy" not in sys.modules, "submit loads the entry to pickle a reference to it"
+import hpcpar.worker.main
 assert not {"torch", "sklearn", "pandas", "jinja2"} & set(sys.modules)
 """
     )

@@ -22,7 +22,7 @@ from hpcpar.storage import in_utf8
 from hpcpar.units import compress_nodes
 
 UNREADABLE = "unreadable"
-"""State of a run folder whose spec.json is missing, damaged or impossible."""
+"""State of a run folder whose spec.json is missing, damaged or impossible, or whose result is of a newer version."""
 MISSING = "missing"
 """State of a run that a batch names and that has no folder."""
 _LARGEST = 10**12
@@ -257,11 +257,12 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         until_steady=spec.until_steady and warmup_steps is None and not whole,
         sound=history.sound,
     )
-    damaged = int(record is None and folder.record_path.exists())
+    damaged = int(record is None and folder.has_record() and folder.newer_record() is None)
     submission_lines = folder.submission_lines().rejected
     timed = _timed(spec, window, whole=whole)
     return Row(
         **_planned(spec, warmup),
+        pair=_pair(spec, record),
         **_ended(outcome, record, record_note, window),
         **timed,
         **_places(record),
@@ -310,7 +311,8 @@ def _what_is_wrong(folder: RunFolder, spec: RunSpec | None) -> str:
 def _own_record(folder: RunFolder, spec: RunSpec) -> tuple[RunRecord | None, str]:
     record = folder.record()
     if record is None:
-        return None, "record.json is damaged" if folder.record_path.exists() else ""
+        damaged = folder.has_record() and folder.newer_record() is None
+        return None, "record.json is damaged" if damaged else ""
     if record.key != spec.key:
         return None, f"record.json belongs to another run ({record.key})"
     return record, ""
@@ -352,7 +354,6 @@ def _planned(spec: RunSpec, warmup: int) -> dict[str, Any]:
         "uses_cpu": spec.uses_cpu,
         "code": spec.code,
         "order": spec.order,
-        "pair": spec.pair,
         **_predicted(spec.prediction),
     }
 
@@ -377,11 +378,21 @@ def _canonical(options: dict[str, Any]) -> str:
     return msgspec.json.encode(options, order="deterministic").decode()
 
 
+def _pair(spec: RunSpec, record: RunRecord | None) -> str:
+    """Return the word that runs share which were on the same nodes: one that was sent again alone shares it with none.
+
+    All runs of the local queue are on this machine.
+    """
+    if not spec.pair or record is None or record.attempt.startswith("local-"):
+        return spec.pair
+    return f"{spec.pair} {record.attempt}"
+
+
 def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window: Window) -> dict[str, Any]:
     """Return state, cause and message; a foreign or damaged record never counts as a result."""
     state, cause = outcome.state, outcome.cause.value if outcome.cause else ""
-    if state == "done" and record is None:
-        state, cause = "failed", ""
+    if state == "done" and record is None:  # of a newer version, which the message says, or of another run
+        state, cause = UNREADABLE if outcome.message else "failed", ""
     words = [outcome.message, "" if record_note in outcome.message else record_note]
     if record is not None and state == "failed" and not outcome.message:
         words += record.notes

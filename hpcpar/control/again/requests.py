@@ -18,8 +18,9 @@ from msgspec import Struct
 
 from hpcpar import records
 from hpcpar.decode import decode
+from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
-from hpcpar.runs import StudyFolder
+from hpcpar.runs import StudyFolder, is_remembered
 from hpcpar.spec import SCHEMA, Study
 
 if TYPE_CHECKING:
@@ -78,7 +79,29 @@ def read(study: StudyFolder) -> list[Asked]:
 def has_policy(study: StudyFolder) -> bool:
     """Say whether the study's failed runs may be sent again by policy, and by this user."""
     asked = read(study)
-    return bool(asked) and asked[-1].study.policy is not None and os.access(study.path, os.W_OK)
+    return bool(asked) and asked[-1].study.policy is not None and _may_be_sent(study)
+
+
+def max_queued(study: StudyFolder) -> int:
+    """Return how many jobs this user wants in the queue, as it was last asked for; 0: any number, or not this user."""
+    asked = read(study)
+    return asked[-1].study.max_queued if asked and _may_be_sent(study) else 0
+
+
+def _may_be_sent(study: StudyFolder) -> bool:
+    # A folder that was copied here could name any program: looking at it must start none.
+    return os.access(study.path, os.W_OK) and is_remembered(study)
+
+
+def refuse_foreign(study: StudyFolder) -> None:
+    """Refuse to send what somebody else asked for.
+
+    Raises:
+        InputError: this user did not submit the study, or at another place.
+    """
+    if not is_remembered(study):
+        what = "was not submitted by you at this place: what it would start is not known to be yours"
+        raise InputError(Problem(str(study.path), what, "`hpcpar submit` its study; what is done is left out"))
 
 
 def changed(asked: Asked, changes: Mapping[str, str]) -> Asked:

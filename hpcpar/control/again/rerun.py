@@ -18,6 +18,7 @@ import msgspec
 from hpcpar import __version__
 from hpcpar.control.again import requests
 from hpcpar.control.plan import PlannedRun, make_plan
+from hpcpar.control.planning import pairing
 from hpcpar.control.submit import Prepared, Request, Wish, as_first_sent, code_of, prepare, script_of
 from hpcpar.errors import InputError, Problem
 from hpcpar.runs import Batch, BatchFolder, RunFolder, StudyFolder
@@ -44,6 +45,7 @@ def compare(run: RunFolder) -> Comparison:
         InputError: nothing says what the run was planned from, or it cannot be planned any more.
     """
     study = StudyFolder(run.path.parent)
+    requests.refuse_foreign(study)
     folder, batch = _batch(run, study)
     asked = next((one for one in requests.read(study) if batch.asked and one.name == batch.asked), None)
     spec = run.spec()
@@ -92,22 +94,23 @@ def _in_spec(was: RunSpec, now: RunSpec) -> Iterator[str]:
 
 
 def _in_script(request: Request, folder: BatchFolder, batch: Batch, planned: dict[str, PlannedRun]) -> Iterator[str]:
-    names = [batch.runs[index] for index in sorted(batch.runs)]
-    gone = [name for name in names if name not in planned]
+    gone = [name for name in batch.runs.values() if name not in planned]
     if gone:
         yield f"job.sh: of its array {len(gone)} runs are planned no more"
         return
-    exclude = batch.excluded
-    runs = tuple(
-        one._replace(resources=msgspec.structs.replace(one.resources, exclude=exclude))
-        for one in (planned[name] for name in names)
-    )
+    by_task: dict[int, list[PlannedRun]] = {}
+    for index in sorted(batch.runs):
+        one = planned[batch.runs[index]]
+        resources = msgspec.structs.replace(one.resources, exclude=batch.excluded)
+        by_task.setdefault(batch.task(index), []).append(one._replace(resources=resources))
+    runs = [run for group in by_task.values() for run in group]
+    jobs = tuple(pairing.as_job(tuple(by_task[task])) for task in sorted(by_task))
     try:
         was = folder.script_path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         yield f"job.sh: cannot be read: {error.strerror}"
         return
-    now = script_of(request, folder, runs, code_of(request, runs)).text
+    now = script_of(request, folder, jobs, code_of(request, runs)).text
     labels = ("job.sh as it was sent", "job.sh now")
     different = list(difflib.unified_diff(was.splitlines(), now.splitlines(), *labels, n=0, lineterm=""))
     if different:

@@ -58,11 +58,16 @@ def choose(candidates: Iterable[Candidate], causes: Iterable[str] = ()) -> list[
 
 
 def prepare_again(
-    candidates: Iterable[Candidate], wishes: Mapping[Path, Wish], changes: Mapping[str, str] | None = None
+    candidates: Iterable[Candidate],
+    wishes: Mapping[Path, Wish],
+    changes: Mapping[str, str] | None = None,
+    *,
+    new_code: bool = False,
 ) -> list[Prepared]:
-    """Prepare the submission of these runs, a Prepared for every request they come from; writes nothing.
+    """Prepare the submission of these runs, a Prepared for every request and code they come from; writes nothing.
 
-    `changes` replaces resources of the study: "time", "memory".
+    `changes` replaces resources of the study: "time", "memory". A run's own code is what it was when the run was first
+    sent, unless `new_code` asks for the files as they are now.
 
     Raises:
         InputError: a run was planned by nothing that its study was asked for.
@@ -74,18 +79,40 @@ def prepare_again(
     found: list[Prepared] = []
     problems: list[Problem] = []
     for path, group in by_study.items():
-        wanted = {one.run.path.name: wishes.get(one.run.path, Wish("resubmit")) for one in group}
-        found += _prepare_study(StudyFolder(path), wanted, changes or {}, problems)
+        requests.refuse_foreign(StudyFolder(path))
+        by_code: dict[str | None, dict[str, Wish]] = {}
+        for one in group:
+            wish = wishes.get(one.run.path, Wish("resubmit"))
+            by_code.setdefault(None if new_code else _code_of(one.run), {})[one.run.path.name] = wish
+        ready: list[Prepared] = []
+        for code, wanted in by_code.items():
+            ready += _prepare_study(StudyFolder(path), wanted, changes or {}, problems, code=code, before=ready)
+        found += ready
     if problems:
         raise InputError(problems)
     return [one for one in found if one.batches]
 
 
+def _code_of(run: RunFolder) -> str | None:
+    """Return the digest of the code with which a run was sent; None where it never was."""
+    return next((line.code_sha256 for line in run.submissions() if line.kind == "submitted"), None)
+
+
 def _prepare_study(
-    study: StudyFolder, wanted: dict[str, Wish], changes: Mapping[str, str], problems: list[Problem]
+    study: StudyFolder,
+    wanted: dict[str, Wish],
+    changes: Mapping[str, str],
+    problems: list[Problem],
+    *,
+    code: str | None,
+    before: list[Prepared],
 ) -> list[Prepared]:
-    """Plan the study's requests once more, the newest first, until every wanted run is found."""
-    left, found = dict(wanted), []
+    """Plan the study's requests once more, the newest first, until every wanted run is found.
+
+    `before` is what the same command sends of this study before.
+    """
+    left = dict(wanted)
+    found: list[Prepared] = []
     for asked in reversed(requests.read(study)):
         if not left:
             break
@@ -94,7 +121,9 @@ def _prepare_study(
             problems.append(Problem(str(study.path), f"is the folder of study '{asked.study.name}'", fix))
             return []
         request = requests.as_request(requests.changed(asked, changes), study, __version__)
-        prepared = prepare(request._replace(only=left))
+        batches = [batch for one in (*before, *found) for batch in one.batches]
+        queued = sum(len(batch.jobs) for batch in batches)
+        prepared = prepare(request._replace(only=left, code=code, after=len(batches), queued=queued))
         planned = {run.spec.run_name for run in prepared.plan.runs}
         left = {name: wish for name, wish in left.items() if name not in planned}
         found.append(prepared)

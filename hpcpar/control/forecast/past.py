@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from hpcpar import workload_files
 from hpcpar.control.forecast import clock as step_clock
 from hpcpar.control.forecast.ask import ask
 from hpcpar.control.forecast.clock import Clock, Seen, calibrated
@@ -77,16 +78,18 @@ def look_back(studies: Iterable[StudyFolder], profile: ClusterProfile, node_type
 
 
 def _work(spec: RunSpec, layout: Layout, *, trace: bool) -> Work | None:
-    """Return what a run had to do: as its own prediction says, else traced anew."""
+    """Return what a run had to do: as its own prediction says, else traced anew, but for a workload of a file."""
     noted: Any = spec.prediction.get("work")
     if noted is not None and spec.prediction.get("schema") == SCHEMA:
         try:
             return msgspec.convert(noted, Work)
         except msgspec.ValidationError:
             return None
+    if spec.workload_file or workload_files.split(spec.identity.workload):
+        return None  # whoever made the folder could name any file: it is not run to look at its shapes
     useful = Case(precision=layout.case.precision, capacity=layout.case.capacity, gpu=layout.gpu)
     cases: Sequence[Case] = (layout.case, useful)
-    shapes = ask(spec.workload_file or spec.identity.workload, spec.identity.workload_options, cases, trace=trace)
+    shapes = ask(spec.identity.workload, spec.identity.workload_options, cases, trace=trace)
     if isinstance(shapes, str):
         return None
     model, plain = shapes.models[layout.case], shapes.models[useful]

@@ -149,4 +149,4 @@ def _too_many(case: Case, machine: Machine) -> Iterator[Finding]:
     for (limit, whose), number in sent.items():
         if number > limit:
             what = f"{number} runs, and {whose} lets you queue {limit} jobs"
-            yield Finding("error", Problem(case.where, what, "a smaller study, or submit it in parts"))
+            yield Finding("error", Problem(case.where, what, f"--max-queued {limit} sends it in parts"))

@@ -44,11 +44,13 @@ class Place(NamedTuple):
     node_type: NodeType
 
 
-def text_problems(study: Study, where: str) -> Iterator[Problem]:
+def text_problems(study: Study, profile: ClusterProfile, where: str) -> Iterator[Problem]:
     """Yield what must not stand in a study, whether it reaches a script or not: a run's spec.json is UTF-8."""
     for name in study.__struct_fields__:
         if name != "description":  # for people, and may have several lines
             yield from value_problems(getattr(study, name), f"{where}: {name}")
+    if study.max_queued and profile.scheduler == "local":
+        yield Problem(f"{where}: max_queued", "is for a cluster that limits a user's jobs", "leave it out on local")
     if study.name == BATCHES:
         yield Problem(f"{where}: name '{study.name}'", "is a folder of hpcpar's own", "choose another name")
 

@@ -31,7 +31,8 @@ srun --nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=8 --kill-on-bad-ex
   apptainer exec --nv --bind=/runs/s --bind=/scratch/data '--bind=/from here:/to' '/images/torch 2.sif' python -m hpcpar.worker /runs/s/batches/KEY/payload.pkl "$run_folder"
 status=$?
 
-# The job's last word, written even when every rank was killed; the job ends with the ranks' exit code, not with printf's.
+# The job's last word, written even when every rank was killed. The job ends with the ranks' exit code; with 74 where
+# this cannot be written, on a full disk say.
 printf '\n{"schema":1,"time":%s,"kind":"script_exit","data":{"code":%d}}\n' "$(date +%s.%N)" "$status" \
-  >>"$run_folder/events.$HPCPAR_ATTEMPT.jsonl"
+  >>"$run_folder/events.$HPCPAR_ATTEMPT.jsonl" || status=74
 exit "$status"
