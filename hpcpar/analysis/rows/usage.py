@@ -38,7 +38,7 @@ def pipeline_bubble(spec: RunSpec) -> float | None:
     """Return the bubble that the formula of its schedule gives; None without a pipeline, or without a formula."""
     identity, options = spec.identity, spec.identity.strategy_options
     name = options.get("schedule", "1f1b")
-    if identity.mesh.pp < 2 or name not in SCHEDULES:
+    if identity.mesh.pp < 2 or not isinstance(name, str) or name not in SCHEDULES:
         return None
     stages = options.get("virtual_stages") or SCHEDULES[name].stages_per_rank
     if not isinstance(stages, int) or stages < 1:
