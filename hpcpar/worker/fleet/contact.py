@@ -19,12 +19,14 @@ from hpcpar.storage import make_folder, write_file
 JOIN_WITHIN_S = 30
 """How long a worker looks for its driver before it ends."""
 MISSED_AFTER_S = 30
-"""How long a silent connection counts as one: workers and driver notice each other's end within about this time."""
+"""How long a dead connection counts as one: workers and driver notice each other's end within about this time."""
+SILENT_AFTER_S = 300
+"""How long a worker may be connected and say nothing; on a crowded machine one was silent for 75 s and well."""
 _SETTINGS = {
     "distributed.admin.tick.limit": "1h",  # a worker that boosts is busy, and need not say so
     "distributed.comm.timeouts.connect": f"{JOIN_WITHIN_S}s",
     "distributed.comm.timeouts.tcp": f"{MISSED_AFTER_S}s",
-    "distributed.scheduler.worker-ttl": f"{2 * MISSED_AFTER_S}s",
+    "distributed.scheduler.worker-ttl": f"{SILENT_AFTER_S}s",
     "distributed.scheduler.work-stealing": False,  # rows stay where they were made
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
