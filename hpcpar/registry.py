@@ -182,9 +182,9 @@ class Trainer(Protocol):
     `evaluate() -> Scores`, called on every rank after the last step where the workload has something to be evaluated
     on; `small_batch` and `gradient_squares(batch)`, with which the gradient noise scale is measured where the first is
     not 0; `facts()`, called on rank 0 after the training, what the record says of the result and of how it was
-    computed; `synchronous`: true where a step is over when it returns, on a GPU as well; `is_over`, true after a step, on
-    all ranks, when there is nothing left to do; and `crew`, where the work is
-    done by processes that are no ranks: it has what Team has of `reports` and `facts`.
+    computed; `synchronous`: true where a step is over when it returns, on a GPU as well; `is_over`, true after a step,
+    on all ranks, when there is nothing left to do; and `crew`, where the work is done by processes that are no ranks:
+    it has what Team has of `reports` and `facts`.
     """
 
     def batch(self, step: int) -> Any:

@@ -127,16 +127,13 @@ def _work(folder: RunFolder, spec: RunSpec, info: RankInfo, journal: Journal, st
             used = meter.used()
         if keeper is not None and keeper.stopped_at:
             _leave(folder, team, journal, keeper, stop)
-        evaluated = None
-        if built.evaluation is not None:
-            with phases("evaluate"):
-                evaluated = _evaluate(built, team)
+        evaluated = _evaluate(built, team, phases)
         _export(built, spec, team, folder, phases)
-        diagnosed = _diagnose(built, spec, team, phases)
         with phases("finish"):
             live.close()
             crew = getattr(built.trainer, "crew", team)
             ranks = crew.facts(used, _held(built.trainer, team), of_children=is_program)
+        diagnosed = _diagnose(built, spec, team, phases)  # its memory is no part of the training's
     if info.rank == 0:
         record = RunRecord(
             key=spec.key,
@@ -282,10 +279,13 @@ def _workload(spec: RunSpec) -> Any:
     return workload_file.load(str(snapshot.found(Path(path))), name)
 
 
-def _evaluate(built: _Built, team: Team) -> Evaluated | None:
+def _evaluate(built: _Built, team: Team, phases: Phases) -> Evaluated | None:
     """Have all ranks evaluate their shares; return the result on rank 0."""
+    if built.evaluation is None:
+        return None
     trainer: Any = built.trainer
-    scores = team.add_up(trainer.evaluate())
+    with phases("evaluate"):
+        scores = team.add_up(trainer.evaluate())
     if scores is None:
         return None
     return Evaluated(
