@@ -136,17 +136,14 @@ def _train(desk: Desk, team: Team, built: Built, keeper: Keeper | None) -> Train
 
 
 def _ask(desk: Desk, team: Team, built: Built, trained: Trained) -> Told:
-    """Evaluate, export, diagnose; then hear what every rank used."""
-    evaluated = None
-    if built.evaluation is not None:
-        with desk.phases("evaluate"):
-            evaluated = _evaluate(built, team)
+    """Evaluate, export, hear what every rank used, diagnose."""
+    evaluated = _evaluate(desk, team, built)
     _export(desk, team, built)
-    diagnosed = _diagnose(desk, team, built)
     with desk.phases("finish"):
         trained.live.close()
         crew = getattr(built.trainer, "crew", team)
         ranks = crew.facts(trained.used, _held(built.trainer, team), of_children=hasattr(built.trainer, "run"))
+    diagnosed = _diagnose(desk, team, built)  # its memory is no part of the training's
     return Told(evaluated, diagnosed, ranks, crew)
 
 
@@ -255,10 +252,13 @@ def _workload(spec: RunSpec) -> Any:
     return workload_file.load(str(snapshot.found(Path(path))), name)
 
 
-def _evaluate(built: Built, team: Team) -> Evaluated | None:
+def _evaluate(desk: Desk, team: Team, built: Built) -> Evaluated | None:
     """Have all ranks evaluate their shares; return the result on rank 0."""
+    if built.evaluation is None:
+        return None
     trainer: Any = built.trainer
-    scores = team.add_up(trainer.evaluate())
+    with desk.phases("evaluate"):
+        scores = team.add_up(trainer.evaluate())
     if scores is None:
         return None
     return Evaluated(

@@ -162,3 +162,25 @@ def test_what_may_not_be_read_is_said_before_anything_is_queued(
     monkeypatch.setattr(places.os, "access", lambda *_: False)  # the tests may run as root, who may read everything
     [problem] = text.check(text.DataOptions(path=str(secret)), "workload llama-tiny")
     assert str(problem).startswith(f"workload llama-tiny: data.path: '{secret}' cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("workload", "shape"), [("mlp", [2, 64]), ("cnn", [2, 1, 32, 32]), ("nbow", [2, 32]), ("llama-tiny", [2, 32])]
+)
+def test_synthetic_data_needs_no_file_and_says_what_it_is(workload: str, shape: list[int]) -> None:
+    work = registry.get_workload(workload)
+    options = msgspec.convert({"data": {"path": "synthetic:"}}, work.Options)
+    assert work.check(options) == []
+    once, again = (work.load(options, 0) for _ in range(2))
+    inputs, _ = once.samples.fetch(np.arange(2))
+    assert list(inputs.shape) == shape
+    assert inputs.equal(again.samples.fetch(np.arange(2))[0])
+    facts = once.samples.facts()
+    assert (facts["synthetic"], facts["name"]) == (True, "random numbers")
+
+
+def test_synthetic_pairs_and_pictures_learn_nothing_but_run() -> None:
+    training, held = pairs.read(pairs.PairOptions(path="synthetic:"))
+    assert training.inputs_N.shape[1] == 2 * training.targets_N.shape[1]
+    assert len(held) > 0
+    assert len(images.read(images.ImageOptions(path="synthetic:", size=512, channels=3)).training) < 2048

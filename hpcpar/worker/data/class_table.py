@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
-from hpcpar.worker.data import digits, parquet, places
+from hpcpar.worker.data import digits, parquet, places, synthetic
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts, split
 
 _LABEL = "label"
@@ -24,7 +24,8 @@ class RowOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     path: str = ""
     """Parquet (a file, or a folder of them): the column `label` is the class, all others are features, numbers. Each
-    feature is moved and scaled to mean 0 and deviation 1 over the training rows. "" takes scikit-learn's digits."""
+    feature is moved and scaled to mean 0 and deviation 1 over the training rows. "synthetic:" takes random rows as long
+    as a digit, "" scikit-learn's digits."""
     classes: Annotated[int, Meta(ge=2)] = digits.NUM_CLASSES
     """How many classes there are; labels are 0 .. classes - 1."""
 
@@ -38,6 +39,8 @@ def check(options: RowOptions, where: str) -> list[Problem]:
     if not options.path:
         return []
     key = f"{where}: data.path"
+    if synthetic.asked(options.path):
+        return []
     if denied := places.unreadable(options.path, key):
         return denied
     found = parquet.files(options.path)
@@ -57,6 +60,9 @@ def read(options: RowOptions) -> Parts:
 
     if not options.path:
         return digits.read()
+    if synthetic.asked(options.path):
+        rows_NF = synthetic.whole_numbers(17, synthetic.SAMPLES, digits.NUM_PIXELS).astype(np.float32) / 16
+        return split(rows_NF, synthetic.whole_numbers(options.classes, synthetic.SAMPLES), synthetic.facts())
     found = parquet.files(options.path)
     if not found:
         raise RunError(Cause.DATA, f"data.path '{options.path}' has no Parquet on this node")

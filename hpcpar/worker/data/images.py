@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
 from hpcpar.storage import expand_home
-from hpcpar.worker.data import digits, parquet, places
+from hpcpar.worker.data import digits, parquet, places, synthetic
 from hpcpar.worker.data.arrays import Parts, Rows, split
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ImageOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     path: str = ""
     """A file .npz with the arrays `images` [N, H, W] or [N, H, W, C] (uint8, or numbers from 0 to 1) and `labels` [N],
     or a folder with one folder of pictures a class (needs Pillow), or Parquet (a file, or a folder of them) with
-    pictures in `image`, as files, and `label`; "" takes the digits that come with scikit-learn."""
+    pictures in `image`, as files, and `label`. "synthetic:" takes random pictures, "" scikit-learn's digits."""
     size: Annotated[int, Meta(ge=4, le=4096)] = 32
     """Height and width; images of another size are scaled (bilinear)."""
     channels: Literal[1, 3] = 1
@@ -47,6 +47,8 @@ def check(options: ImageOptions, where: str) -> list[Problem]:
     if not options.path:
         return []
     path, key = expand_home(options.path), f"{where}: data.path"
+    if synthetic.asked(options.path):
+        return []
     if denied := places.unreadable(options.path, key):
         return denied
     if found := parquet.files(options.path):
@@ -95,7 +97,9 @@ def read(options: ImageOptions, *, inputs_are_targets: bool = False) -> Parts:
     Raises:
         RunError: they are missing, damaged, or not of the declared kind (a cause data).
     """
-    if options.path:
+    if synthetic.asked(options.path):
+        rows = _random(options)
+    elif options.path:
         rows = _own(expand_home(options.path), options)
     else:
         rows = Parts(*(Rows(_square(part.inputs_N), part.targets_N, part.facts()) for part in digits.read()))
@@ -115,6 +119,15 @@ def shaped(stored_BHWC: Any, options: ImageOptions) -> Any:
     if images.shape[-2:] != (options.size, options.size):
         images = F.interpolate(images, (options.size, options.size), mode="bilinear", align_corners=False)
     return images.contiguous()
+
+
+def _random(options: ImageOptions) -> Parts:
+    import numpy as np
+
+    shape = (options.size, options.size, options.channels)
+    count = synthetic.samples_of(options.size**2 * options.channels * 8)
+    images: np.ndarray = synthetic.whole_numbers(256, count, *shape).astype(np.uint8)
+    return split(images, synthetic.whole_numbers(options.classes, count), synthetic.facts())
 
 
 def _square(pixels_NP: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
 from hpcpar.storage import expand_home
-from hpcpar.worker.data import library, parquet, places
+from hpcpar.worker.data import library, parquet, places, synthetic
 from hpcpar.worker.data.arrays import Parts, split
 
 PADDING, BEGIN, END = 0, 1, 2
@@ -34,13 +34,16 @@ class PairOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     path: str = ""
     """A file with a pair a line, source and target separated by a tab, or Parquet (a file, or a folder of them) with
-    the columns `source` and `target`; "" takes the names in Python's standard library."""
+    the columns `source` and `target`. "synthetic:" takes random characters, "" the names in Python's standard
+    library."""
     length: Annotated[int, Meta(ge=2, le=10_000)] = 20
     """Characters of a source and of a target, their end included; longer pairs are left out."""
 
 
 def check(options: PairOptions, where: str) -> list[Problem]:
     """Say whether the file is not there."""
+    if synthetic.asked(options.path):
+        return []
     if denied := places.unreadable(options.path, f"{where}: data.path"):
         return denied
     if found := parquet.files(options.path):
@@ -60,6 +63,9 @@ def read(options: PairOptions) -> Parts:
     """
     import numpy as np
 
+    if synthetic.asked(options.path):
+        drawn = synthetic.whole_numbers(VOCABULARY, synthetic.SAMPLES, 3 * options.length)
+        return split(drawn[:, : 2 * options.length], drawn[:, 2 * options.length :], synthetic.facts())
     pairs = _own(expand_home(options.path)) if options.path else _names()
     short = [pair for pair in pairs if max(map(len, pair)) < options.length]
     if len(short) < 5:

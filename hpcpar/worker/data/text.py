@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
 from hpcpar.storage import expand_home
-from hpcpar.worker.data import parquet, places
+from hpcpar.worker.data import parquet, places, synthetic
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class DataOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     path: str = ""
     """A file, or a folder whose files are read in sorted order: bytes are tokens. Or a file .npy with one axis of whole
     numbers: tokens of a tokenizer of your own. Or Parquet (a file, or a folder of them) with the column `text`, or with
-    tokens in `input_ids`. "" takes the sources of Python's standard library."""
+    tokens in `input_ids`. "synthetic:" takes random tokens, "" the sources of Python's standard library."""
     evaluation: Annotated[int, Meta(ge=0)] = 256
     """At most so many samples are evaluated on, spread evenly over those that are never trained on; 0: none."""
 
@@ -53,6 +53,8 @@ BYTES = Tokens()
 
 def check(options: DataOptions, where: str) -> list[Problem]:
     """Say whether the text is not there."""
+    if synthetic.asked(options.path):
+        return []
     if denied := places.unreadable(options.path, f"{where}: data.path"):
         return denied
     if found := parquet.files(options.path):
@@ -94,7 +96,14 @@ def read(options: DataOptions, sequence: int, vocabulary: int, tokens: Tokens = 
     """
     import numpy as np
 
-    name, tokens_T = _tokens(options)
+    if synthetic.asked(options.path):
+        tokens = Tokens(facts={**tokens.facts, **synthetic.facts()})
+        name, tokens_T = (
+            options.path,
+            synthetic.whole_numbers(vocabulary, synthetic.samples_of(8 * sequence) * sequence + 1),
+        )
+    else:
+        name, tokens_T = _tokens(options)
     if tokens.encode is not None and tokens_T.dtype == np.uint8:
         tokens_T = tokens.encode(tokens_T.tobytes())
     num_windows = max(0, len(tokens_T) - 1) // sequence

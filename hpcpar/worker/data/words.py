@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
 from hpcpar.storage import expand_home
-from hpcpar.worker.data import library, parquet, places
+from hpcpar.worker.data import library, parquet, places, synthetic
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts, split
 
 PACKAGES = ("asyncio", "email", "http", "importlib", "logging", "multiprocessing", "unittest", "xml")
@@ -35,7 +35,7 @@ class WordOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     path: str = ""
     """A folder with one folder of text files a class, or Parquet (a file, or a folder of them) with the columns `text`
-    and `label`; "" takes eight packages of Python's standard library."""
+    and `label`. "synthetic:" takes random words, "" eight packages of Python's standard library."""
     words: Annotated[int, Meta(ge=1, le=100_000)] = 32
     """Words (runs of letters, case ignored) a sample."""
     vocabulary: Annotated[int, Meta(ge=2, le=10_000_000)] = 4096
@@ -52,6 +52,8 @@ def check(options: WordOptions, where: str) -> list[Problem]:
     """Say what is wrong with the user's text, as far as one look tells."""
     path, key = expand_home(options.path), f"{where}: data.path"
     if not options.path:
+        return []
+    if synthetic.asked(options.path):
         return []
     if denied := places.unreadable(options.path, key):
         return denied
@@ -73,6 +75,9 @@ def read(options: WordOptions) -> Parts:
     """
     import numpy as np
 
+    if synthetic.asked(options.path):
+        rows = synthetic.whole_numbers(options.vocabulary, synthetic.SAMPLES, options.words)
+        return split(rows, synthetic.whole_numbers(options.classes, synthetic.SAMPLES), synthetic.facts())
     texts = _texts(options)
     chunks: list[list[bytes]] = []
     labels: list[int] = []
