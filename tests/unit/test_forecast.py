@@ -118,7 +118,7 @@ def job(scale: float, sent: float = 0.0, bubble: float = 0.0) -> Work:
 
 TRUE = {"s_per_flop": 1 / 80e9, "s_per_attention": 1 / 40e9, "s_per_byte": 1 / 6e9, "s_per_operator": 2e-5,
         "s_per_call_inside": 3e-4, "s_per_wire_inside": 1 / 0.7e9, "s_per_call_outside": 1e-4,
-        "s_per_wire_outside": 1e-9}  # fmt: skip
+        "s_per_wire_outside": 1e-9, "exposed": 1.0}  # fmt: skip
 
 
 def test_a_bubble_stretches_what_is_computed_and_nothing_else() -> None:

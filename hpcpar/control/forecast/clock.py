@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from hpcpar.control.forecast.work import Work
+from hpcpar.control.forecast.work import Link, Work
 
 Z95 = 1.96
 MODEL_DOUBT = 0.1
-"""Standard deviation of the logarithm of what the formula leaves out altogether (overlap, stragglers, data)."""
+"""Standard deviation of the logarithm of what the formula leaves out altogether (stragglers, data)."""
 
 
 class Rate(Struct, frozen=True, kw_only=True):
@@ -90,16 +90,19 @@ def seconds(work: Work, values: Mapping[str, float]) -> float:
 
 
 def parts_of(work: Work, values: Mapping[str, float]) -> dict[str, float]:
-    """Return what a step is made of, which is added up: nothing is taken to overlap.
+    """Return what a step is made of, which is added up.
 
-    What does overlap in truth is in the rates once finished runs have been looked at.
+    Of the messages that replicas and shards send while they compute, a share stands out.
     """
     compute = work.flops * values["s_per_flop"] + work.attention * values["s_per_attention"]
     memory = work.traffic * values["s_per_byte"]
     operators = work.operators * values["s_per_operator"]
     sent = {
-        where: link.calls * values[f"s_per_call_{where}"] + link.wire_bytes * values[f"s_per_wire_{where}"]
-        for where, link in (("inside", work.inside), ("outside", work.outside))
+        where: _sent(link, where, values) + values["exposed"] * _sent(behind, where, values)
+        for where, link, behind in (
+            ("inside", work.inside, work.behind_inside),
+            ("outside", work.outside, work.behind_outside),
+        )
     }
     busy = compute + memory + operators
     # While a rank waits, those that share its processors go on: a bubble costs what is left of it then.
@@ -107,6 +110,10 @@ def parts_of(work: Work, values: Mapping[str, float]) -> dict[str, float]:
     parts = {"compute": compute, "memory traffic": memory, "operators": operators}
     parts |= {"inside nodes": sent["inside"], "between nodes": sent["outside"]}
     return {**{name: part * work.sharing for name, part in parts.items()}, "bubble": waiting}
+
+
+def _sent(link: Link, where: str, values: Mapping[str, float]) -> float:
+    return link.calls * values[f"s_per_call_{where}"] + link.wire_bytes * values[f"s_per_wire_{where}"]
 
 
 def slope(work: Work, values: Mapping[str, float], name: str) -> float:
@@ -127,22 +134,25 @@ def cpu_rates(cpus: int, links: Links = (None, None)) -> Rates:
         "s_per_attention": Rate(value=1 / (15e9 * cpus), doubt=0.8, source=unknown),
         "s_per_byte": Rate(value=1 / 10e9, doubt=0.8, source=unknown),
         "s_per_operator": Rate(value=10e-6, doubt=0.7, source="assumed: torch calls an operator in 3 to 40 us"),
+        "exposed": Rate(value=1.0, doubt=0.3, source="assumed: the CPUs that compute also send"),
         **_links(links, gpu=False),
     }
 
 
-MATRICES = {"bf16": (0.75, 0.2), "fp32": (0.75, 0.25)}
+MATRICES = {"bf16": (0.8, 0.2), "fp32": (0.75, 0.25)}
 """Share of the peak that matrix products reach, and its doubt. bf16: fitted to published runs (docs/plan.md); fp32:
 assumed, nobody publishes such runs."""
 USUAL = {"bf16": 0.4, "fp32": 0.6}
 """Share of the peak that whole steps usually reach: what the naive estimate goes by before any run has finished. bf16:
 33 to 50 % of H100s and 41 to 68 % of A100s are published (docs/plan.md); fp32: assumed."""
-ATTENTION = 0.5
+ATTENTION = 0.25
 """The same of fused attention; same source."""
-GPU_BYTES = 1.2e12
+GPU_BYTES = 3e12
 """Bytes a second that operators read and write; same source."""
-GPU_OPERATOR = 5e-6
+GPU_OPERATOR = 4e-6
 """Seconds that a call of an operator takes where the GPU waits for it; same source."""
+EXPOSED = 0.15
+"""Share of the time on links that stands out where something is computed meanwhile; same source."""
 LINKED = 0.7
 """Share of a link's peak that collectives reach (assumed)."""
 CPU_LINKS, GPU_LINKS = (2e9, 1e9), (100e9, 15e9)
@@ -170,6 +180,7 @@ def gpu_rates(peaks: Mapping[str, float], precision: str, source: str, links: Li
         "s_per_attention": Rate(value=1 / (peak * ATTENTION), doubt=0.4, source=others),
         "s_per_byte": Rate(value=1 / GPU_BYTES, doubt=0.5, source=others),
         "s_per_operator": Rate(value=GPU_OPERATOR, doubt=0.7, source=others),
+        "exposed": Rate(value=EXPOSED, doubt=0.7, source=others),
         **_links(links, gpu=True),
     }
 

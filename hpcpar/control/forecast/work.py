@@ -45,6 +45,10 @@ class Work(Struct, frozen=True, kw_only=True):
     """False: there is no formula for this schedule, `bubble` is a bound from below."""
     useful_flops: float
     """Operations of the whole step over all ranks without any that is done twice: what the naive estimate goes by."""
+    behind_inside: Link = Link()
+    """Between ranks of a node, while something else is computed: weights and gradients of replicas and shards."""
+    behind_outside: Link = Link()
+    """The same between nodes."""
     sharing: float = 1.0
     """How many ranks take turns on what one of them is said to have."""
 
@@ -73,6 +77,8 @@ def work(model: Model, plain: Model, layout: Layout, answer: Answer) -> Work:
         operators=max(one.operators for one in per_place),
         inside=slowest.inside,
         outside=slowest.outside,
+        behind_inside=slowest.behind_inside,
+        behind_outside=slowest.behind_outside,
         bubble=bubble,
         bubble_known=known,
         useful_flops=useful,
@@ -91,9 +97,11 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
     units = [unit for stage in stages for unit in stage.units]
     chain = units + [model.loss for stage in stages if stage.last]
     b, m = layout.micro_batch, layout.grad_accum
-    links = {"inside": Link(), "outside": Link()}
+    links = dict.fromkeys(("inside", "outside", "behind_inside", "behind_outside"), Link())
     for axis, calls, wire in _messages(stages, chain, layout, answer.moments):
         where = "outside" if reaches_out(layout, axis) else "inside"
+        if axis in {"dp_shard", "dp_replicate"} and not layout.alone:
+            where = f"behind_{where}"
         links[where] = links[where].plus(calls, wire)
     numbers = sum(unit.trained + unit.spread for unit in units) / _updates_of(layout)
     update = answer.update
@@ -106,6 +114,8 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
         + (update.operators * 8 * len(units) if update else 0),
         inside=links["inside"],
         outside=links["outside"],
+        behind_inside=links["behind_inside"],
+        behind_outside=links["behind_outside"],
         bubble=0.0,
         bubble_known=True,
         useful_flops=0.0,
