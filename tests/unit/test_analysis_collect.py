@@ -23,7 +23,7 @@ from hpcpar.storage import write_file
 
 ORACLE = Oracle(truths={"ddp": Truth(0.010, 0.0020), "pp": Truth(0.030, 0.0019)}, noise=0.02, repeats=2)
 TABLES = ["laws.csv", "runs.csv", "scaling.csv", "scaling.json", "scaling.md", "sizeup.csv", "verdicts.csv"]
-TABLES = sorted([*TABLES, "extrap.jsonl", "report.html", "scaling.tex"])
+TABLES = sorted([*TABLES, "cost.csv", "extrap.jsonl", "factors.csv", "pipelines.csv", "report.html", "scaling.tex"])
 FIGURES = ["loss", "memory", "phases", "scaling", "throughput", "verdicts"]
 KINDS = ["pdf", "png", "svg"]
 FILES = sorted([*TABLES, *(f"figures/{figure}.{kind}" for figure in FIGURES for kind in KINDS)])

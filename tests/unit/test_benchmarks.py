@@ -54,11 +54,11 @@ def test_every_strategy_of_the_mesh_trains_in_both_precisions(gpu_check: Any) ->
 @pytest.mark.parametrize(
     ("name", "peak"),
     [
-        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 80GB HBM3", 989.4),
         ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H100 NVL", 835.5),
         ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA H200", 989),
+        ("NVIDIA H200", 989.4),
         ("NVIDIA GeForce GT 710", None),
     ],
 )

@@ -366,7 +366,8 @@ def test_parquet_holds_what_the_frames_hold(results):
 
     files = parquet(results)
 
-    assert sorted(files) == [f"{name}.parquet" for name in ("laws", "runs", "scaling", "sizeup", "verdicts")]
+    names = ("cost", "factors", "laws", "pipelines", "runs", "scaling", "sizeup", "verdicts")
+    assert sorted(files) == [f"{name}.parquet" for name in names]
     assert files == parquet(results)
     table = pq.read_table(io.BytesIO(files["scaling.parquet"])).to_pydict()
     assert table["step_time_s"] == results.scaling["step_time_s"].tolist()

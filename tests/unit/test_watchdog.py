@@ -123,7 +123,7 @@ def test_the_longest_step_is_known_and_what_is_not_watched_is_no_step() -> None:
 )
 def test_patience(world_size: int, steps: int, said_s: float, time_s: float, wanted: tuple[float, float]) -> None:
     spec = make_spec()
-    identity = msgspec.structs.replace(spec.identity, steps=steps)
+    identity = msgspec.structs.replace(spec.identity, steps=steps, nodes=1, ranks_per_node=world_size)
     spec = msgspec.structs.replace(spec, identity=identity, time_s=time_s)
     assert patience_of(spec, make_info(world_size=world_size, hang_after_s=said_s)) == pytest.approx(wanted)
 
