@@ -71,7 +71,7 @@ SHAPES: dict[str, Shape] = {
         {"dim": 32, "heads": 16, "kv_heads": 8, "hidden": 48, "sequence": 16, "rank": 4},
         lambda units: {"layers": units},
         16,
-        sgd_lr=0.005,
+        sgd_lr=0.001,
     ),
 }
 UNITS = 4
