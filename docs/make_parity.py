@@ -230,7 +230,8 @@ weight on every rank that holds it within {weights:g} after the last step.
 - `FAIL`: with what is out of bounds, and by how much.
 - `-`: refused by the plan, which says why: the list is at the end.
 
-Columns: the number of ranks and the optimizer; and, on four ranks with SGD (strategies of one process: on one rank),
+Columns: the number of ranks and the optimizer; and, with SGD on four ranks, or on two where the mesh has every axis
+there that it has on four (strategies of one process: on one rank),
 
 {special}
 

@@ -18,6 +18,7 @@ from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
+from hpcpar.registry import World
 from hpcpar.schedules import SCHEDULES
 from hpcpar.spec import Identity, Study
 
@@ -288,7 +289,8 @@ def _words(problem: Problem) -> str:
 
 def _job(workload: str, row: Row, column: Column) -> Job:
     shape = SHAPES[workload]
-    depth = shape.deep(max(UNITS, column.ranks * row.stages))
+    ranks = column.ranks if not column.special else _fewest(row, column.ranks)
+    depth = shape.deep(max(UNITS, ranks * row.stages))
     options = {**shape.options, **depth, **OPTIMIZERS[column.optimizer]}
     if column.optimizer == "sgd":
         options["lr"] = shape.sgd_lr
@@ -297,7 +299,6 @@ def _job(workload: str, row: Row, column: Column) -> Job:
         options["max_grad_norm"] = CLIP_TO
     if column.special == "recompute":
         strategy_options["activation_checkpointing"] = "full"
-    ranks = 1 if row.one_process and column.special else column.ranks
     arguments = (row.strategy, strategy_options, workload, options, ranks, shape.global_batch)
     identity = _plan(*arguments, None)
     if column.special == "accumulate":
@@ -307,6 +308,20 @@ def _job(workload: str, row: Row, column: Column) -> Job:
     if column.special == "uneven" and workload in UNEVEN_ALREADY:
         raise InputError(Problem("", "its samples differ in weight in every other column too"))
     return Job(identity, padded=column.special == "uneven")
+
+
+def _fewest(row: Row, most: int) -> int:
+    """Return how few ranks a row takes and still has every axis of a mesh that it has on `most`."""
+    if row.one_process:
+        return 1
+    strategy = registry.get_strategy(row.strategy)
+    options = msgspec.convert(row.options, strategy.Options)
+    try:
+        few, many = (strategy.layout(World(1, ranks), options).label() for ranks in (2, most))
+    except ValueError:
+        return most
+    axes = [{axis.partition("=")[0] for axis in label.split()} for label in (few, many)]
+    return 2 if axes[0] == axes[1] else most
 
 
 @cache

@@ -75,8 +75,8 @@ def cnn(images: ImageOptions, width: int) -> tuple[Unit, ...]:
 
 
 def _normed(inputs: int, outputs: int, stride: int) -> nn.Module:
-    # Four groups: normalised within a sample, whatever the batch (Wu, He 2018, arXiv:1803.08494). The norm has the bias;
-    # one before it would have a gradient of (nearly) 0, and AdamW would follow its rounding errors.
+    # Four groups: normalised within a sample, whatever the batch (Wu, He 2018, arXiv:1803.08494). The norm has a
+    # bias; one before it would have a gradient of (nearly) 0, and AdamW would follow its rounding errors.
     convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
     return nn.Sequential(convolution, nn.GroupNorm(4, outputs), nn.GELU(), Plain())
 

@@ -49,7 +49,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, *, causal: bool = False) -> None:
         super().__init__()
         self._head, self._causal = shape.dim // shape.heads, causal
-        # A bias of keys moves all scores of a query alike: its gradient is 0, and AdamW would follow its rounding errors.
+        # A bias of keys moves all scores of a query alike: its gradient is 0, and AdamW would follow rounding errors.
         self.key = nn.Linear(shape.dim, shape.dim, bias=False)
         self.query, self.value, self.output = (nn.Linear(shape.dim, shape.dim) for _ in range(3))
 
