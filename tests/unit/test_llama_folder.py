@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from hpcpar import registry
+from hpcpar.cli import main
 from hpcpar.worker.workloads import llama_folder
 from hpcpar.worker.workloads.llama_folder import LAYERS, FolderError
 
@@ -160,3 +161,14 @@ def test_the_declaration_is_that_of_the_folder(folder: Path) -> None:
     assert declared.num_units == 2
     assert declared.tensor is not None
     assert declared.tensor.divides == 2  # of 4 and 2 heads, a width of 24 and 256 tokens
+
+
+def test_submit_says_it_and_leaves_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    words = ["submit", "--cluster", "local", "--workload", "llama-lora", "--runs", str(runs)]
+    (folder / "model.safetensors").unlink()
+    assert main([*words, "--set", f"model.path={folder}", "--set", "data.path=/not/there"]) == 2
+    said = capsys.readouterr().err
+    assert f"workload llama-lora: model.path: cannot read {folder}/model.safetensors: No such file" in said
+    assert "workload llama-lora: data.path: '/not/there' does not exist" in said
+    assert not runs.exists()
