@@ -13,7 +13,7 @@ from hpcpar.analysis.figures import bars, pipeline
 from hpcpar.analysis.figures.style import render
 from hpcpar.analysis.scaling.pipelines import axis
 from hpcpar.analysis.scaling.timeline import order, timeline
-from hpcpar.records import Cause
+from hpcpar.records import Cause, Diagnosis
 from hpcpar.schedules import bubble
 
 DDP = Oracle(truths={"ddp": Truth(0.01, 0.002)}, nodes=(1, 2, 4), repeats=2, steps=30)
@@ -70,6 +70,23 @@ def test_waits_for_data_are_a_factor_of_their_own(tmp_path):
     assert one.data == pytest.approx(step_s[2] / (step_s[2] + 0.05), rel=1e-9)
     assert one.efficiency == pytest.approx(step_s[1] / 2 / (step_s[2] + 0.05), rel=1e-9)
     assert one.rest == pytest.approx(step_s[1] / 2 / step_s[2], rel=1e-9)  # the oracle's ranks are all as even
+
+
+def test_communication_that_was_measured_is_a_factor_of_its_own(tmp_path):
+    exposed = {1: 0.0, 2: 0.2}
+    for nodes, share in exposed.items():
+        for repeat in (1, 2):
+            run = DDP.write_run(tmp_path, "ddp", nodes, repeat)
+            exposed_s = share * DDP.step_time_s("ddp", nodes)
+            seconds = {"wall_s": 1.0, "communication_s": exposed_s, "exposed_s": exposed_s, "compute_s": 0.5}
+            change_record(run, diagnosis=Diagnosis(after_step=30, profiled_steps=5, **seconds))
+    results = hpcpar.collect(tmp_path)
+
+    (one,) = results.factored
+
+    assert one.communication == pytest.approx(0.8)
+    assert one.rest == pytest.approx(one.efficiency / 0.8)
+    assert "exposed communication" in page(results, "Efficiency factors")
 
 
 def test_a_baseline_has_no_factors_and_a_failed_size_neither(tmp_path):

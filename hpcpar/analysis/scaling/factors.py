@@ -112,7 +112,7 @@ def _data(row: Row) -> float | None:
 
 
 def _communication(row: Row) -> float | None:
-    exposed_s: float | None = getattr(row, "exposed_communication_s", None)
+    exposed_s = row.exposed_communication_s
     return None if exposed_s is None or row.step_time_s is None else 1 - exposed_s / row.step_time_s
 
 
