@@ -193,7 +193,7 @@ def _processes(context: JobContext, security: Any, place: Path) -> Any:
         threads_per_worker=context.identity.cpus_per_rank,
         processes=True,
         host=LOOPBACK,
-        dashboard_address=None,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": f"{LOOPBACK}:0"},
         security=security,
         memory_limit=0,
         local_directory=str(place),
