@@ -168,13 +168,13 @@ def scancel(words: Sequence[str]) -> None:
         _call(["scancel", "--quiet", *chunk])
 
 
-def scontrol_show(what: str) -> str:
+def scontrol_show(what: str, *words: str) -> str:
     """Return what scontrol says of the configuration, the partitions or the nodes, a line for each.
 
     Raises:
         NoSchedulerError, SchedulerError: as above.
     """
-    return _call(["scontrol", "--oneliner", "show", what])
+    return _call(["scontrol", "--oneliner", "show", what, *words])
 
 
 def sacctmgr_show(what: str, *words: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hpcpar.analysis.reduce import reduce_run
 
+from hpcpar.analysis.rows.reduce import reduce_run
 from hpcpar.runs import StudyFolder
 
 pytestmark = [pytest.mark.slurm, pytest.mark.full, pytest.mark.timeout(1500)]

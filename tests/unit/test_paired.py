@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hpcpar.analysis.reduce import reduce_run
 from stub_slurm import StubSlurm, began, failed
 
+from hpcpar.analysis.rows.reduce import reduce_run
 from hpcpar.cli import main
 from hpcpar.control.again import rerun
 from hpcpar.control.reconcile import reconcile

@@ -104,6 +104,10 @@ class Machine(NamedTuple):
     associations: tuple[Association, ...]
     default_account: str
     silent: tuple[str, ...]
+    user: str = ""
+    """Who asked."""
+    allocations: str = ""
+    """What `scontrol show assoc_mgr` says; "" where it was not asked (control/gate/allocation.py reads it)."""
 
     @property
     def version(self) -> str:
@@ -143,11 +147,12 @@ class Machine(NamedTuple):
 # ---------------------------------------------------------------- asking
 
 
-def ask(*, nodes: bool = True) -> Machine:
+def ask(*, nodes: bool = True, allocations: bool = False) -> Machine:
     """Ask Slurm about the machine: four calls and, for the nodes, a fifth, at the same time.
 
     Args:
         nodes: also list the nodes, a line each.
+        allocations: also what is used of the accounts' limits.
 
     Raises:
         NoSchedulerError: there is no scontrol here.
@@ -165,6 +170,8 @@ def ask(*, nodes: bool = True) -> Machine:
     }
     if nodes:
         questions["scontrol show node"] = lambda: slurm.scontrol_show("node")
+    if allocations:
+        questions["scontrol show assoc_mgr"] = lambda: slurm.scontrol_show("assoc_mgr", "flags=assoc")
     answers, silent = _answers(questions)
     if "scontrol show config" not in answers:
         raise SchedulerError("scontrol", next(why for why in silent if why.startswith("scontrol show config")))
@@ -181,6 +188,8 @@ def ask(*, nodes: bool = True) -> Machine:
         associations=parse_associations(answers.get("sacctmgr show assoc", ""), config.get("ClusterName", "")),
         default_account=parse_default_account(answers.get("sacctmgr show user", "")),
         silent=silent,
+        user=user,
+        allocations=answers.get("scontrol show assoc_mgr", ""),
     )
 
 

@@ -35,7 +35,7 @@ OFFLINE = (
 )
 ONLINE = (
     Check("sbatch", "sbatch --test-only of every script", online.test_only),
-    Check("limits", "limits of partition, QOS and association that --test-only misses", online.limits),
+    Check("limits", "limits of partition, QOS, association and allocation that --test-only misses", online.limits),
 )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hpcpar.control import slurm
 from hpcpar.control.cluster import machine as machines
 from hpcpar.control.cluster.machine import Association, Machine, Partition, QosRow
+from hpcpar.control.gate import allocation
 from hpcpar.control.gate.checks import Case, Finding, Shot
 from hpcpar.errors import NoSchedulerError, Problem, SchedulerError
 from hpcpar.spec import Resources
@@ -53,7 +54,7 @@ def _refused(case: Case, shot: Shot, error: Exception) -> Finding:
 def limits(case: Case) -> Iterator[Finding]:
     """Yield the limits that --test-only does not look at."""
     try:
-        machine = machines.ask(nodes=False)
+        machine = machines.ask(nodes=False, allocations=True)
     except (SchedulerError, NoSchedulerError) as error:
         words = " ".join(error.stderr.split()) if isinstance(error, SchedulerError) else str(error)
         yield Finding("unchecked", Problem("limits", f"Slurm does not answer: {words}"))
@@ -68,6 +69,9 @@ def limit_findings(case: Case, machine: Machine) -> Iterator[Finding]:
     for resources in dict.fromkeys(shot.resources for shot in case.shots):
         yield from _one_shape(case, resources, machine)
     yield from _too_many(case, machine)
+    if "limits" in machine.enforces:
+        accounts = allocation.parse(machine.allocations)
+        yield from allocation.budget_findings(case, accounts, machine.default_account, machine.user)
     ports = machine.config.get("SrunPortRange", "0-0")
     if any(shot.resources.nodes > 1 for shot in case.shots) and ports not in ("0-0", "(null)", ""):
         what = f"the site limits srun to ports {ports}: if its nodes block others, ranks cannot meet"
