@@ -29,6 +29,8 @@ def test_a_plan_is_data_and_what_was_traced_is_kept(capsys: pytest.CaptureFixtur
     assert 0 < rows["pp"]["need"]["parameters"] < whole
     for row in rows.values():
         assert row["fits"] == "yes"
+        held = ("parameters", "gradients", "moments", "activations", "buffers", "batch")
+        assert row["need_bytes"] == pytest.approx(sum(row["need"][part] for part in held))
         assert row["time"]["low"] < row["time"]["expected"] < row["time"]["high"]
     kept = list((state_folder() / "shapes").glob("*.json"))
     assert kept
