@@ -44,6 +44,8 @@ class Published(NamedTuple):
     gpus: int
     step_s: float
     work: Work
+    counted: float
+    """Operations of a rank as the source counts them: all attention, nothing that is computed again."""
 
 
 def published(kept: Path) -> list[Published]:
@@ -69,7 +71,14 @@ def _published(row: dict[str, str], kept: Path) -> Published:
     assert isinstance(model, Model), model
     assert isinstance(plain, Model), plain
     step_s = micro * accumulation * gpus * sequence / float(row["tokens_per_s"])
-    return Published(row["model"], row["gpu"], gpus, step_s, work(model, plain, layout, answer))
+    todo, tokens = work(model, plain, layout, answer), micro * accumulation * sequence
+    return Published(row["model"], row["gpu"], gpus, step_s, todo, _counted(row["model"], sequence) * tokens)
+
+
+def _counted(name: str, sequence: int) -> float:
+    """Return 6 N + 12 L d s for a token: scripts/train/benchmarking/README.md, "MFU"."""
+    dim, _, layers = SHAPES[name]
+    return 6 * (12 * layers * dim**2 + VOCABULARY * dim) + 12 * layers * dim * sequence
 
 
 def _traced(name: str, sequence: int, cases: list[Case], kept: Path) -> Answer:
@@ -92,7 +101,7 @@ def _traced(name: str, sequence: int, cases: list[Case], kept: Path) -> Answer:
 
 
 class Scored(NamedTuple):
-    """How far off a row's prediction and the naive one are, as shares of what was published."""
+    """How far off a row's prediction and constant efficiency are, as shares of what was published."""
 
     gpu: str
     model: str
@@ -105,10 +114,11 @@ def scored(rows: list[Published]) -> Iterator[Scored]:
     for gpu in dict.fromkeys(row.gpu for row in rows):
         same = [row for row in rows if row.gpu == gpu]
         for model in dict.fromkeys(row.model for row in same):
-            clock = fitted([row for row in same if row.model != model], gpu)
+            others = [row for row in same if row.model != model]
+            clock, naive = fitted(others, gpu), statistics.geometric_mean(r.step_s / r.counted for r in others)
             for row in (row for row in same if row.model == model):
                 time = step_time(row.work, clock, row.gpus)
-                yield Scored(gpu, model, time.expected / row.step_s - 1, time.naive / row.step_s - 1)
+                yield Scored(gpu, model, time.expected / row.step_s - 1, naive * row.counted / row.step_s - 1)
 
 
 def fitted(rows: list[Published], gpu: str) -> Clock:
@@ -129,7 +139,7 @@ def table(rows: list[Published]) -> str:
         "rows",
         "predicted: mean error (%)",
         "worst (%)",
-        "naive: mean (%)",
+        "constant MFU: mean (%)",
         "worst (%)",
     ]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -20,6 +20,8 @@ WORDS = "plan --cluster perlmutter --workload mlp --global-batch 64 --nodes 1 --
 def test_a_plan_is_data_and_what_was_traced_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS.split(), "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
+    assert [one["nodes"] for one in first["summary"]["fastest"]] == [[1]]
+    assert first["summary"]["batches"] == []
     rows = {row["strategy"]: row for row in first["rows"]}
     assert rows.keys() == {"ddp", "fsdp", "pp"}
     whole = rows["ddp"]["need"]["parameters"]
@@ -27,6 +29,8 @@ def test_a_plan_is_data_and_what_was_traced_is_kept(capsys: pytest.CaptureFixtur
     assert 0 < rows["pp"]["need"]["parameters"] < whole
     for row in rows.values():
         assert row["fits"] == "yes"
+        held = ("parameters", "gradients", "moments", "activations", "buffers", "batch")
+        assert row["need_bytes"] == pytest.approx(sum(row["need"][part] for part in held))
         assert row["time"]["low"] < row["time"]["expected"] < row["time"]["high"]
     kept = list((state_folder() / "shapes").glob("*.json"))
     assert kept

@@ -26,10 +26,8 @@ class Worth(Struct, frozen=True, kw_only=True):
     samples: float
     """Samples to the same target, likewise."""
 
-    @property
-    def sooner(self) -> float:
-        """How many times sooner the target is reached."""
-        return self.faster / self.samples
+    sooner: float
+    """How many times sooner the target is reached: the one over the other."""
 
 
 def worth(rows: Sequence[Row], critical_batch: float) -> tuple[Worth, ...]:
@@ -49,7 +47,14 @@ def worth(rows: Sequence[Row], critical_batch: float) -> tuple[Worth, ...]:
         assert base.time is not None
         rate, first = batch / row.time.expected, base.global_batch / base.time.expected
         needed = (1 + batch / critical_batch) / (1 + base.global_batch / critical_batch)
-        one = Worth(global_batch=batch, nodes=nodes, strategy=row.strategy, faster=rate / first, samples=needed)
+        one = Worth(
+            global_batch=batch,
+            nodes=nodes,
+            strategy=row.strategy,
+            faster=rate / first,
+            samples=needed,
+            sooner=rate / first / needed,
+        )
         found.append(one)
     return tuple(found)
 

@@ -53,6 +53,8 @@ class Row(Struct, frozen=True, kw_only=True):
     """"yes", "tight" (with the margin it does not), "no", "unknown"."""
     reason: str
     need: Need | None = None
+    need_bytes: float | None = None
+    """All of it together."""
     capacity_bytes: float | None = None
     time: Time | None = None
     work: Work | None = None
@@ -250,6 +252,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: Job, 
         fits=verdict(needed, capacity, gpu=layout.gpu),
         reason=_reason(needed, capacity, time, layout),
         need=needed,
+        need_bytes=needed.total,
         capacity_bytes=capacity,
         time=time,
         work=todo,
