@@ -343,8 +343,10 @@ def remember_study(study: StudyFolder) -> None:
 def is_remembered(study: StudyFolder) -> bool:
     """Say whether this user submitted the study, at this place: only then may what it was asked for be sent again."""
     path = str(study.path.absolute())
-    index = records.read_lines(state_folder() / "studies.jsonl", _IndexLine).records
-    return any(line.path == path for line in index)
+    index = {line.path for line in records.read_lines(state_folder() / "studies.jsonl", _IndexLine).records}
+    # A home that is mounted under two names is one place all the same.
+    alike = [other for other in index if os.path.basename(other) == study.name]  # noqa: PTH119 - there may be thousands
+    return path in index or os.path.realpath(path) in {os.path.realpath(other) for other in alike}
 
 
 def remembered_studies() -> Iterator[StudyFolder]:

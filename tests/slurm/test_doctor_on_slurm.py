@@ -70,3 +70,16 @@ def test_with_accounting_stopped_the_doctor_says_what_it_could_not_see(slurm: An
     lines = json.loads(done.stdout)
     assert {line["level"] for line in lines if line["check"] == "limits"} == {"unchecked"}
     assert [line["level"] for line in lines if line["check"] == "sbatch"] == ["ok"]
+
+
+def test_a_job_that_the_account_cannot_pay_is_refused(slurm: Any, tmp_path: Path) -> None:
+    limit = ("sacctmgr", "--immediate", "modify", "account", "lab", "set")
+    submit = ("submit", "--cluster", "slurm-test", *_ONE, "--time", "3h", "--runs", str(tmp_path / "runs"))
+    slurm.run(*limit, "GrpTRESMins=cpu=300")
+    try:
+        refused = slurm.hpcpar(*submit, code=2)
+    finally:
+        slurm.run(*limit, "GrpTRESMins=cpu=-1")
+    assert "account lab: one job may use 6.0 CPU-hours, and" in refused.stderr
+    assert "it would wait for ever" in refused.stderr
+    assert not (tmp_path / "runs").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -325,3 +326,24 @@ def test_code_that_is_not_there_any_more_is_said_and_nothing_sent(
     assert ("is gone" if harm == "gone" else "is not what it was when the run was sent") in said
     assert "--new-code" in said
     assert set(codes(slurm) if harm == "edited" else {"1": ""}) == {"1"}
+
+
+def test_a_runs_folder_under_another_name_is_the_same_place(slurm: StubSlurm, tmp_path: Path) -> None:
+    slurm.submit(repeats=1)
+    slurm.ends("1", "NODE_FAIL")
+    (tmp_path / "link").symlink_to(slurm.runs)
+    assert main(["resubmit", str(tmp_path / "link")]) == 0
+    assert len(slurm.study.batches()) == 2
+
+
+def test_a_study_that_was_copied_elsewhere_is_not_sent_from_there(
+    slurm: StubSlurm, tmp_path: Path, capsys: Any
+) -> None:
+    slurm.submit(RETRY_NODES, repeats=1)
+    slurm.ends("1", "NODE_FAIL")
+    shutil.copytree(slurm.runs, tmp_path / "copy")
+    assert main(["resubmit", str(tmp_path / "copy")]) == 2
+    assert "was not submitted by you at this place" in capsys.readouterr().err
+    slurm.forget_calls()
+    assert main(["status", str(tmp_path / "copy")]) == 1
+    assert slurm.calls("sbatch") == 0, "nor by its policy"
