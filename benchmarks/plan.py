@@ -23,7 +23,7 @@ from typing import NamedTuple
 ALLOWED_S, ALLOWED_BYTES = 20.0, 2e9
 PROCESSORS = 2
 SIX = ("1", "2", "4", "8", "16", "32")
-WIDE = ("1024",)
+WIDE = ("1024", "--global-batch", "8192")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -42,6 +42,10 @@ def ask(workload: str, options: dict[str, Any], cases: Iterable[Case], *, trace:
     missing = [case for case, answer in kept.items() if answer is None]
     if missing and not trace:
         return "its shapes have not been traced yet: `hpcpar plan` does"
+    # Those that take longest first, so that no child ends much later than the other.
+    missing.sort(
+        key=lambda case: (case.tp * case.cp * case.ep > 1, case.activation_checkpointing != "none"), reverse=True
+    )
     if missing:
         asked = [Question(workload=workload, options=options, cases=(case,)) for case in missing]
         with family() as children:
