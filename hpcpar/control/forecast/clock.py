@@ -140,8 +140,8 @@ def cpu_rates(cpus: int, links: Links = (None, None)) -> Rates:
 
 
 MATRICES = {"bf16": (0.8, 0.2), "fp32": (0.75, 0.25)}
-"""Share of the peak that matrix products reach, and its doubt. bf16: fitted to published runs (docs/plan.md); fp32:
-assumed, nobody publishes such runs."""
+"""Share of the peak that matrix products reach, and its doubt. bf16: rounded, after fits to published runs
+(docs/plan.md); fp32: assumed, nobody publishes such runs."""
 USUAL = {"bf16": 0.4, "fp32": 0.6}
 """Share of the peak that whole steps usually reach: what the naive estimate goes by before any run has finished. bf16:
 33 to 50 % of H100s and 41 to 68 % of A100s are published (docs/plan.md); fp32: assumed."""
@@ -174,7 +174,7 @@ def gpu_rates(peaks: Mapping[str, float], precision: str, source: str, links: Li
         return None
     peak, (share, doubt) = peaks[precision], MATRICES[precision]
     said = f"{share:.0%} of {peak / 1e12:g} TFLOP/s ({source})"
-    others = "fitted to published runs (docs/plan.md)"
+    others = "assumed, in sight of published runs (docs/plan.md)"
     return {
         "s_per_flop": Rate(value=1 / (peak * share), doubt=doubt, source=said),
         "s_per_attention": Rate(value=1 / (peak * ATTENTION), doubt=0.4, source=others),
