@@ -38,7 +38,8 @@ def test_what_the_report_draws_is_the_order_of_torch(name: ScheduleName, p: int,
     drawn = timeline.order(name, p, m, v)
     assert (drawn is None) == SCHEDULES[name].splits_backward
     if drawn is not None:
-        assert {rank: [tuple(step) for step in steps] for rank, steps in drawn.items()} == bubbles.order(name, p, m, v)
+        torchs = {rank: [step[:3] for step in steps] for rank, steps in bubbles.order(name, p, m, v).items()}
+        assert {rank: [tuple(step) for step in steps] for rank, steps in drawn.items()} == torchs
 
 
 def test_one_stage_of_zero_bubble_is_zb_h1() -> None:
