@@ -32,7 +32,8 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
         model,
         device_ids=[context.device.index] if context.device.type == "cuda" else None,
         **where,
-        bucket_cap_mb=options.bucket_mb,
+        # None: torch's own sizes, a small bucket first, so that the first message leaves early.
+        bucket_cap_mb=None if options.bucket_mb == EngineOptions().bucket_mb else options.bucket_mb,
         static_graph=options.static_graph,
         gradient_as_bucket_view=True,
         broadcast_buffers=False,  # every rank comes to the same ones by itself
