@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -113,7 +113,7 @@ def problem_sheet(rows: Sequence[Row]) -> Sheet:
 
 def records(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """Return every cell as a flat record in full precision; docs/metrics.md defines the names."""
-    return [{**table.key._asdict(), **_record(cell)} for table in tables for cell in table.cells]
+    return [{**table.key._asdict(), **flat_record(cell, ESTIMATES)} for table in tables for cell in table.cells]
 
 
 def record_names() -> list[str]:
@@ -124,11 +124,12 @@ def record_names() -> list[str]:
     return names
 
 
-def _record(cell: Cell) -> dict[str, Any]:
+def flat_record(cell: msgspec.Struct, estimates: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a cell by name; an estimate becomes three: its value, and NAME_low and NAME_high."""
     flat: dict[str, Any] = {}
-    for field in msgspec.structs.fields(Cell):
+    for field in msgspec.structs.fields(type(cell)):
         value = getattr(cell, field.name)
-        if field.name in ESTIMATES:
+        if field.name in estimates:
             known: Estimate | None = value
             flat[field.name] = None if known is None else known.value
             flat[f"{field.name}_low"] = None if known is None else known.low

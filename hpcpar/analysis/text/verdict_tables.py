@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from hpcpar.analysis.judging.comparisons import Comparison, ComparisonSet
-from hpcpar.analysis.judging.intervals import Estimate
 from hpcpar.analysis.judging.metrics import METRICS, Metric
 from hpcpar.analysis.judging.verdicts import ALPHA, Word
 from hpcpar.analysis.scaling.series import TableKey
 from hpcpar.analysis.text.numbers import NOTHING, estimate, number, plural
 from hpcpar.analysis.text.sheet import Sheet, one_line
+from hpcpar.analysis.text.tables import flat_record
 
 ESTIMATES = ("ratio", "change_percent")
 _METRICS = {metric.name: metric for metric in METRICS}
@@ -139,21 +139,7 @@ def record_names() -> list[str]:
 
 def records(sets: Iterable[ComparisonSet]) -> list[dict[str, Any]]:
     """Return every comparison as a flat record in full precision."""
-    return [{**one.key._asdict(), **_record(cell)} for one in sets for cell in one.comparisons]
-
-
-def _record(cell: Comparison) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for field in msgspec.structs.fields(Comparison):
-        value = getattr(cell, field.name)
-        if field.name in ESTIMATES:
-            known: Estimate | None = value
-            flat[field.name] = None if known is None else known.value
-            flat[f"{field.name}_low"] = None if known is None else known.low
-            flat[f"{field.name}_high"] = None if known is None else known.high
-        else:
-            flat[field.name] = "; ".join(value) if field.name == "flags" else value
-    return flat
+    return [{**one.key._asdict(), **flat_record(cell, ESTIMATES)} for one in sets for cell in one.comparisons]
 
 
 def document(one: ComparisonSet) -> dict[str, Any]:
