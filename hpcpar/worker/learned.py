@@ -11,7 +11,7 @@ class Learned(NamedTuple):
     """A rank's part of a model and its optimizer. Data and random numbers are functions of step and seed: no state."""
 
     parameters: Mapping[str, Any]
-    """By full name, UNIT.PARAMETER; plain tensors are the same on every rank that has them, others are DTensors."""
+    """By full name, UNIT.PARAMETER; plain tensors that are no slices are the same on every rank that has them."""
     optimizer: Any
     """The torch.optim.Optimizer of these parameters, in whatever groups."""
     buffers: Mapping[str, Any] = MappingProxyType({})

@@ -16,6 +16,7 @@ from hpcpar import registry
 from hpcpar.records import Step
 from hpcpar.spec import Identity
 from hpcpar.worker.context import JobContext
+from hpcpar.worker.mesh_engine import shard
 from hpcpar.worker.neural import Unit
 
 IGNORED = -100
@@ -95,7 +96,7 @@ def full_weights(trainer: Any, units: Sequence[Unit]) -> dict[str, Any]:
         value = parameter
         if hasattr(parameter, "_st_info"):  # DDP keeps the local part of a distributed tensor, and what it was
             value = _unflatten_tensor(parameter, parameter._st_info)
-        value = value.detach()
+        value = shard.whole(value).detach()
         whole = value.full_tensor() if hasattr(value, "full_tensor") else value
         found[plain_name(name, names)] = whole.cpu().numpy().copy()
     return found

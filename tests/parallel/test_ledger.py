@@ -32,10 +32,10 @@ def test_the_everyday_rows_are_rows_of_the_matrix() -> None:
 
 @pytest.mark.parametrize("row", list(_rows()))
 def test_bytes_are_those_of_the_formulas(pools: Any, row: Row) -> None:
-    cell = matrix.cell(formulas.workload_of(row), row, Column("adamw", 4, "adamw"))
+    cell = matrix.cell(formulas.workload_of(row), row, Column("adamw", 1 if row.one_process else 4, "adamw"))
     assert cell.job is not None, cell.refusal
     ranks = pools(4).run("ledger_cases.ledger", job=cell.job)
-    for rank, found in enumerate(ranks):
+    for rank, found in enumerate(ranks[: cell.job.identity.mesh.world_size]):
         assert found.moved == formulas.moved(cell.job, rank)
         assert (found.parameters, found.gradients, found.optimizer) == formulas.held(cell.job, rank)
 

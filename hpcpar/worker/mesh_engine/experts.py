@@ -20,7 +20,7 @@ from torch import distributed, nn
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.registry import Declaration
 from hpcpar.worker.context import JobContext
-from hpcpar.worker.mesh_engine.shard import local
+from hpcpar.worker.mesh_engine import shard
 from hpcpar.worker.neural import Unit
 
 
@@ -32,12 +32,27 @@ def apply(module: nn.Module, unit: Unit, context: JobContext, declared: Declarat
     for path, style in unit.experts.items():
         target: Any = module.get_submodule(path)
         if style == "experts" and context.mesh.ep > 1:
-            _spread(target, context.ep_mesh)
+            _spread(target, context.mesh.ep)
             target.forward = partial(_travel, target.forward, group=context.groups["ep"], equal=options.capacity > 0)
         elif style == "dispatch" and options.capacity:
             module.set_submodule(path, Slots(_experts(declared), slots(declared, options)))
         elif style == "router" and options.capacity:
             target.slots = slots(declared, options)
+
+
+def mark(module: nn.Module, unit: Unit, context: JobContext) -> None:
+    """Have the weights of spread experts say what they are slices of, as soon as they are where they stay.
+
+    They are plain tensors: an optimizer takes them together with all others, and nothing is planned when they are used.
+    """
+    if context.mesh.ep == 1:
+        return
+    from torch.distributed.tensor import Shard  # 0.3 s: only where it is used
+
+    for path, style in unit.experts.items():
+        if style == "experts":
+            for parameter in module.get_submodule(path).parameters():
+                shard.mark_slice(parameter, context.ep_mesh, (Shard(0),))
 
 
 def slots(declared: Declaration, options: EngineOptions) -> int:
@@ -52,14 +67,10 @@ def _experts(declared: Declaration) -> int:
     return declared.experts.number
 
 
-def _spread(experts: Any, mesh: Any) -> None:
-    from torch.distributed.tensor import DTensor, Shard  # 0.3 s: only where it is used
-
+def _spread(experts: nn.Module, ranks: int) -> None:
     for name, parameter in list(experts.named_parameters()):
-        part = parameter.new_empty(parameter.shape[0] // mesh.size(), *parameter.shape[1:])
-        spread = DTensor.from_local(part, mesh, (Shard(0),), run_check=False)
-        experts.register_parameter(name, nn.Parameter(spread))
-    experts.weights = lambda: tuple(local(parameter) for parameter in experts.parameters())
+        part = parameter.new_empty(parameter.shape[0] // ranks, *parameter.shape[1:])
+        experts.register_parameter(name, nn.Parameter(part))
 
 
 def _travel(

@@ -11,7 +11,7 @@ from torch import distributed, nn
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.mesh_engine import compression
-from hpcpar.worker.mesh_engine.shard import averages_over, is_expert, local, mesh_of
+from hpcpar.worker.mesh_engine.shard import Split, averages_over, is_expert, local, mesh_of, split_of
 from hpcpar.worker.mesh_engine.weights import full_names
 
 
@@ -46,12 +46,11 @@ def _is_for_ddp(context: JobContext) -> bool:
     return context.mesh.dp_replicate > 1 and context.mesh.dp_shard == context.mesh.pp == 1
 
 
-def hidden_splits(model: nn.Module, context: JobContext) -> dict[str, tuple[Any, Any]]:
-    """Say how weights are split that DDP over tp will hand out as plain slices under the names of whole ones."""
-    if context.mesh.tp == 1 or not _is_for_ddp(context):
-        return {}
-    split = {name: parameter for name, parameter in full_names(model).items() if mesh_of(parameter) is not None}
-    return {name: (parameter.device_mesh, parameter.placements) for name, parameter in split.items()}
+def hidden_splits(model: nn.Module, context: JobContext) -> dict[str, Split]:
+    """Say how weights are split that are plain slices: those of experts, and what DDP over tp will make of its own."""
+    under_ddp = context.mesh.tp > 1 and _is_for_ddp(context)
+    hidden = {n: p for n, p in full_names(model).items() if is_expert(p) or (under_ddp and mesh_of(p) is not None)}
+    return {name: split for name, parameter in hidden.items() if (split := split_of(parameter)) is not None}
 
 
 class Sum(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -52,20 +52,48 @@ def mesh_of(tensor: Any) -> Any:
     return getattr(tensor, "device_mesh", None)
 
 
+class Split(NamedTuple):
+    """How a tensor is spread over ranks."""
+
+    mesh: Any
+    placements: tuple[Any, ...]
+
+
+def mark_slice(parameter: Any, mesh: Any, placements: tuple[Any, ...]) -> None:
+    """Have a plain tensor say what it is a slice of."""
+    parameter.slice_of = Split(mesh, placements)
+
+
+def split_of(parameter: Any) -> Split | None:
+    """Return how a parameter is spread, whether it is a distributed tensor or a slice; None of a whole one."""
+    mesh = mesh_of(parameter)
+    return getattr(parameter, "slice_of", None) if mesh is None else Split(mesh, parameter.placements)
+
+
 def is_expert(parameter: Any) -> bool:
     """Say whether every rank of ep has another part of this parameter."""
-    mesh = mesh_of(parameter)
-    return mesh is not None and mesh.mesh_dim_names == ("ep",)
+    split = getattr(parameter, "slice_of", None)
+    return split is not None and split.mesh.mesh_dim_names == ("ep",)
 
 
-def like(whole: torch.Tensor, parameter: Any) -> torch.Tensor:
+def like(values: torch.Tensor, parameter: Any) -> torch.Tensor:
     """Return what of a whole tensor this rank has of a parameter. Every rank has the whole one, so nothing is sent."""
-    mesh = mesh_of(parameter)
-    if mesh is None:
-        return whole
+    split = split_of(parameter)
+    if split is None:
+        return values
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None).to_local()
+    return distribute_tensor(values, split.mesh, split.placements, src_data_rank=None).to_local()
+
+
+def whole(parameter: Any) -> Any:
+    """Return a parameter as what it is part of: a distributed tensor, a slice too. It shares the memory."""
+    split = split_of(parameter)
+    if split is None or mesh_of(parameter) is not None:
+        return parameter
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(parameter.detach(), split.mesh, split.placements, run_check=False)
 
 
 def local(tensor: Any) -> Any:

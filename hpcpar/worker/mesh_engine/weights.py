@@ -33,6 +33,7 @@ def materialise(
         recompute.apply(module, options)
         compiling.apply(module, unit, options)
         module.to_empty(device=shard.home(context, options))
+        experts.mark(module, unit, context)
         _fill(module, unit.name, workload)
         shard.apply(module, context, options)
     shard.apply(model, context, options)
@@ -42,7 +43,7 @@ def materialise(
 def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
     for its_name, parameter in (*module.named_parameters(), *module.named_buffers()):
         name = f"{unit_name}.{its_name}"
-        values = torch.empty(parameter.shape, dtype=parameter.dtype)
+        values = torch.empty(shard.whole(parameter).shape, dtype=parameter.dtype)
         workload.initialise(name, values, generator(workload.seed, name))
         with torch.no_grad():
             shard.local(parameter).copy_(shard.like(values, parameter))

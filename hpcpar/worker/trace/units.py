@@ -115,6 +115,7 @@ class Tracer:
         tensor.apply(module, split, context, options)
         ring.apply(module, unit, context)
         experts.apply(module, unit, context, self._workload.declared, options)
+        experts.mark(module, unit, context)
         world.balance(module, unit, options)
         precision.apply(module, unit, context.device, options)
         recompute.apply(module, options)
