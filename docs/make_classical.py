@@ -18,11 +18,12 @@ import time
 from pathlib import Path
 
 import msgspec
-from hpcpar.analysis.captions import facts, title
 
-from hpcpar.analysis import fits, law_tables, sheet, support, tables
 from hpcpar.analysis.collect import collect
+from hpcpar.analysis.judging import fits, support
 from hpcpar.analysis.results import Results
+from hpcpar.analysis.text import law_tables, sheet, tables
+from hpcpar.analysis.text.captions import facts, title
 
 PAGE = Path(__file__).resolve().parent / "classical.md"
 TREES = ("--workload", "xgboost", "--strategy", "xgb-collective,xgb-dask", "--warmup-steps", "5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -28,16 +29,19 @@ def with_ddp(model: nn.Module, context: JobContext, options: EngineOptions) -> n
     hidden = [name for name, parameter in model.named_parameters() if is_expert(parameter)]
     if hidden:
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, hidden)
-    wrapped: nn.Module = nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=[context.device.index] if context.device.type == "cuda" else None,
-        **where,
-        # None: torch's own sizes, a small bucket first, so that the first message leaves early.
-        bucket_cap_mb=None if options.bucket_mb == EngineOptions().bucket_mb else options.bucket_mb,
-        static_graph=options.static_graph,
-        gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # every rank comes to the same ones by itself
-    )
+    with warnings.catch_warnings():
+        # torch 2.13 has another name for it, which torch 2.11 does not know, and warns.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        wrapped: nn.Module = nn.parallel.DistributedDataParallel(
+            model,
+            device_ids=[context.device.index] if context.device.type == "cuda" else None,
+            **where,
+            # None: torch's own sizes, a small bucket first, so that the first message leaves early.
+            bucket_cap_mb=None if options.bucket_mb == EngineOptions().bucket_mb else options.bucket_mb,
+            static_graph=options.static_graph,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # every rank comes to the same ones by itself
+        )
     compression.apply(wrapped, group, options)
     return wrapped
 
@@ -84,8 +88,11 @@ def sums(context: JobContext, parameters: Iterable[Any]) -> list[Sum]:
 
 
 def sum_gradients(one: Sum) -> None:
-    """Add gradients up over groups, in one message each."""
+    """Add gradients up over groups, in one message each, and divide them."""
     gradients = [local(parameter.grad) for parameter in one.parameters]
+    if not one.groups:  # in place: a flat copy would only cost memory
+        torch._foreach_div_(gradients, one.divided_by)
+        return
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     for group in one.groups:
         distributed.all_reduce(flat, group=group)

@@ -42,11 +42,13 @@ def materialise(
 
 def _fill(module: nn.Module, unit_name: str, workload: NeuralWorkload) -> None:
     for its_name, parameter in (*module.named_parameters(), *module.named_buffers()):
-        name = f"{unit_name}.{its_name}"
-        values = torch.empty(shard.whole(parameter).shape, dtype=parameter.dtype)
+        name, mine = f"{unit_name}.{its_name}", shard.local(parameter.detach())
+        whole = shard.whole(parameter)
+        in_place = mine.shape == whole.shape and mine.device.type == "cpu"  # random numbers are the CPU's everywhere
+        values = mine if in_place else torch.empty(whole.shape, dtype=parameter.dtype)
         workload.initialise(name, values, generator(workload.seed, name))
-        with torch.no_grad():
-            shard.local(parameter).copy_(shard.like(values, parameter))
+        if not in_place:
+            mine.copy_(shard.like(values, parameter))
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
