@@ -107,8 +107,12 @@ class Slurm:
             status = self.status(runs)
             if until(status):
                 return status
-            assert time.monotonic() < end, f"not within {seconds} s: {json.dumps(status, indent=1)}"
+            assert time.monotonic() < end, f"not within {seconds} s: {json.dumps(status, indent=1)}\n{self.nodes()}"
             time.sleep(1)
+
+    def nodes(self) -> str:
+        """Say how the nodes are, and why: one that is down explains most of what does not end."""
+        return self.run("sinfo", "--Node", "--Format=NodeList,StateLong,Reason:60", code=None).stdout
 
     def jobs(self, *more: str) -> list[str]:
         """List `squeue` lines: name|task, one a task."""

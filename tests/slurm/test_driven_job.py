@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -103,7 +104,8 @@ def kill(*words: str) -> None:
     victims = list(processes(*words))
     assert victims, words
     for pid in victims:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it went with another one
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_driver_that_is_killed_leaves_no_workers(driven: Driven) -> None:
