@@ -34,6 +34,8 @@ PAGE = ROOT / "docs" / "parity.md"
 REFUSALS = ROOT / "tests" / "parallel" / "refusals.txt"
 KEPT = ROOT / "build" / "parity.jsonl"
 PLANTED_STEPS = 2
+PATIENCE_S = 900.0
+"""Of a cell: a verdict that is kept must not be about a machine that others use."""
 Verdicts = dict[str, Verdict]
 
 
@@ -114,7 +116,7 @@ class OnePool:
         """Return a pool of `size` ranks."""
         if self._pool is None or self._pool.size != size or not self._pool.alive:
             self.__exit__()
-            self._pool = Pool(size, Path(tempfile.mkdtemp(prefix="hpcpar-parity-")))
+            self._pool = Pool(size, Path(tempfile.mkdtemp(prefix="hpcpar-parity-")), PATIENCE_S)
         return self._pool
 
 

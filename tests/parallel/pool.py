@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_PATIENCE_S = 120.0
+PATIENCE_S = 120.0
 PRELOAD = [
     "torch",
     "torch.distributed.fsdp",
@@ -27,12 +27,13 @@ PRELOAD = [
 
 
 class Pool:
-    """`size` ranks that wait for cases."""
+    """`size` ranks that wait for cases; `patience_s` is how long a case may take."""
 
-    def __init__(self, size: int, folder: Path) -> None:
+    def __init__(self, size: int, folder: Path, patience_s: float = PATIENCE_S) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        self.size = size
+        self.size, self.alive = size, True
+        self._patience_s = patience_s
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(size):
@@ -47,20 +48,16 @@ class Pool:
         """Call a function of `cases`, or "module.function", on all ranks; return what each returned, or raise."""
         for end in self._ends:
             end.send((case, arguments))
-        answers = [end.recv() if end.poll(_PATIENCE_S) else ("error", "no answer") for end in self._ends]
+        answers = [end.recv() if end.poll(self._patience_s) else ("error", "no answer") for end in self._ends]
         errors = [f"rank {rank}: {value}" for rank, (kind, value) in enumerate(answers) if kind == "error"]
         if errors:
             self.close()  # the ranks no longer agree on where they are
             raise AssertionError("\n".join(errors))
         return [value for _, value in answers]
 
-    @property
-    def alive(self) -> bool:
-        """Say whether all ranks are there: a case that failed ends them."""
-        return all(process.is_alive() for process in self._processes)
-
     def close(self) -> None:
         """End the processes."""
+        self.alive = False
         for process in self._processes:
             process.kill()
             process.join(10)
