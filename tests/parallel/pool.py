@@ -48,12 +48,18 @@ class Pool:
         """Call a function of `cases`, or "module.function", on all ranks; return what each returned, or raise."""
         for end in self._ends:
             end.send((case, arguments))
-        answers = [end.recv() if end.poll(self._patience_s) else ("error", "no answer") for end in self._ends]
+        answers = [self._answer(end) for end in self._ends]
         errors = [f"rank {rank}: {value}" for rank, (kind, value) in enumerate(answers) if kind == "error"]
         if errors:
             self.close()  # the ranks no longer agree on where they are
             raise AssertionError("\n".join(errors))
         return [value for _, value in answers]
+
+    def _answer(self, end: Connection) -> tuple[str, Any]:
+        try:
+            return end.recv() if end.poll(self._patience_s) else ("error", "no answer")
+        except EOFError:
+            return "error", "its process has ended"
 
     def close(self) -> None:
         """End the processes."""
