@@ -56,50 +56,64 @@ def list_runs(study: StudyFolder, before: Mapping[str, Facts] | None = None) -> 
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return []
     root = os.fspath(study.path)
+    still = _holding(root, [(name, before[name]) for name in folders if name in before])
     found = []
     for name in folders:
-        known = before.get(name)
-        if known is not None and _still(f"{root}/{name}", known):
-            found.append(Listed(name, known))
+        if name in still:
+            found.append(Listed(name, before[name]))
         elif name != BATCHES and not name.startswith(".") and (seen := _look(root, name)) is not None:
             found.append(seen)
     return found
 
 
-def _still(at: str, known: Facts) -> bool:
-    """Say whether these facts still hold; the folder's own time tells that no name came or went."""
-    numbers = []
+def _holding(root: str, known: list[tuple[str, Facts]]) -> set[str]:
+    """Return the names of the folders whose facts still hold."""
     try:
-        folder = os.stat(at)  # noqa: PTH116
-        if (folder.st_ino, folder.st_ctime_ns) != known.numbers[:2]:
-            return False
+        study = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return set()
+    try:
+        return {name for name, facts in known if _still(study, name, facts)}
+    finally:
+        os.close(study)
+
+
+def _still(study: int, run: str, known: Facts) -> bool:
+    """Say whether these facts still hold; the folder's own time tells that no name came or went.
+
+    Names are looked up from the study's folder (a descriptor): the way to it is not walked again for every file.
+    """
+    stat_at = os.stat
+    try:
+        folder = stat_at(run, dir_fd=study)
+        numbers = [folder.st_ino, folder.st_ctime_ns]
         for name in known.names:
-            file = os.stat(f"{at}/{name}")  # noqa: PTH116
-            numbers += [file.st_ino, file.st_size, file.st_ctime_ns]
+            file = stat_at(f"{run}/{name}", dir_fd=study)
+            numbers += (file.st_ino, file.st_size, file.st_ctime_ns)
     except OSError:
         return False
-    return tuple(numbers) == known.numbers[2:]
+    return tuple(numbers) == known.numbers
 
 
 def _look(root: str, name: str) -> Listed | None:
-    facts: list[tuple[str, int, int, int]] = []
+    names: list[str] = []
+    has_spec = False
     try:
         folder = os.stat(f"{root}/{name}")  # noqa: PTH116
+        numbers = [folder.st_ino, folder.st_ctime_ns]
         with os.scandir(f"{root}/{name}") as entries:
-            has_spec = False
             for entry in entries:
                 if not entry.is_dir(follow_symlinks=False):
                     f = entry.stat()
-                    facts.append((entry.name, f.st_ino, f.st_size, f.st_ctime_ns))
+                    names.append(entry.name)
+                    numbers += (f.st_ino, f.st_size, f.st_ctime_ns)
                     if entry.name == _SPEC:
                         has_spec = stat.S_ISREG(f.st_mode)
     except OSError:  # something vanished, or may not be looked at: whoever reads it will say so
         return Listed(name, None) if os.path.isfile(f"{root}/{name}/{_SPEC}") else None  # noqa: PTH113
-    if not has_spec and not any(fact[0] in _RESULTS or _is_events(fact[0]) for fact in facts):
+    if not has_spec and not any(one in _RESULTS or _is_events(one) for one in names):
         return None
-    numbers = [number for fact in facts for number in fact[1:]]
-    names = tuple([fact[0] for fact in facts])
-    return Listed(name, Facts(names, (folder.st_ino, folder.st_ctime_ns, *numbers)))
+    return Listed(name, Facts(tuple(names), tuple(numbers)))
 
 
 def _is_events(name: str) -> bool:

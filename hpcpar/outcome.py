@@ -93,9 +93,9 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
     if record is not None and is_outdated(record, submitted) and live is not None and live.state != "gone":
         record = None
     started = events[0].time if events else None
-    base = Outcome("", None, "", attempt, len(attempts), started, None, rejected)
     if record is not None:
-        return _done(base, record)
+        return _done(record, len(attempts), rejected)
+    base = Outcome("", None, "", attempt, len(attempts), started, None, rejected)
     newer = folder.newer_record() if unreadable else None
     if newer is not None:
         return _of_a_newer_version(base, newer)
@@ -121,11 +121,9 @@ def is_outdated(record: RunRecord, submitted: Submission | None) -> bool:
     return submitted is not None and record.job_id != submitted.job_id and record.ended < submitted.time
 
 
-def _done(base: Outcome, record: RunRecord) -> Outcome:
+def _done(record: RunRecord, num_attempts: int, rejected: int) -> Outcome:
     state = "done" if record.cause == Cause.OK else "failed"
-    return base._replace(
-        state=state, cause=record.cause, attempt=record.attempt, started=record.started, ended=record.ended
-    )
+    return Outcome(state, record.cause, "", record.attempt, num_attempts, record.started, record.ended, rejected)
 
 
 def _of_a_newer_version(base: Outcome, head: Head) -> Outcome:

@@ -8,6 +8,7 @@ A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth.
 from __future__ import annotations
 
 import functools
+import operator
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,13 +35,14 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self._at = str(path)
+        self.at = str(path)
+        """The folder's path as text."""
         self._read: dict[str, tuple[_Signature | None, Any]] = {}
 
     @functools.cached_property
     def path(self) -> Path:
         """The folder."""
-        return Path(self._at)
+        return Path(self.at)
 
     def _unchanged(self, name: str, read: Callable[[], R]) -> R:
         """Return what was read from a file of this folder, or read it again where it is another one by now."""
@@ -49,7 +51,7 @@ class RunFolder:
             self._read[name] = (None, value)
             return value
         try:
-            found = os.stat(f"{self._at}/{name}")  # noqa: PTH116
+            found = os.stat(f"{self.at}/{name}")  # noqa: PTH116
         except OSError:
             return read()
         signature = (found.st_ino, found.st_size, found.st_mtime_ns)
@@ -62,14 +64,14 @@ class RunFolder:
 
     def _names(self) -> Sequence[str]:
         try:
-            return os.listdir(self._at)
+            return os.listdir(self.at)
         except OSError:
             return []
 
     @property
     def spec_path(self) -> Path:
         """spec.json: what was planned."""
-        return Path(f"{self._at}/spec.json")
+        return Path(f"{self.at}/spec.json")
 
     @property
     def record_path(self) -> Path:
@@ -122,19 +124,19 @@ class RunFolder:
 
     def spec(self) -> RunSpec | None:
         """Read spec.json; None where it is missing or damaged."""
-        return self._unchanged("spec.json", lambda: records.read_one(f"{self._at}/spec.json", RunSpec))
+        return self._unchanged("spec.json", lambda: records.read_one(f"{self.at}/spec.json", RunSpec))
 
     def record(self) -> RunRecord | None:
         """Read record.json; None where there is no result yet."""
-        return self._unchanged("record.json", lambda: records.read_one(f"{self._at}/record.json", RunRecord))
+        return self._unchanged("record.json", lambda: records.read_one(f"{self.at}/record.json", RunRecord))
 
     def has_record(self) -> bool:
         """Say whether there is a result, readable or not."""
-        return os.path.isfile(f"{self._at}/record.json")  # noqa: PTH113
+        return os.path.isfile(f"{self.at}/record.json")  # noqa: PTH113
 
     def newer_record(self) -> records.Head | None:
         """Return the head of a result that only a newer hpcpar can read; None where it is none."""
-        head = records.read_one(f"{self._at}/record.json", records.Head) if self.record() is None else None
+        head = records.read_one(f"{self.at}/record.json", records.Head) if self.record() is None else None
         return head if head is not None and head.schema > SCHEMA else None
 
     def submissions(self) -> list[Submission]:
@@ -145,7 +147,7 @@ class RunFolder:
         """Read what the scheduler said, oldest first, with the number of lines that cannot be read."""
 
         def read() -> records.Reading:
-            return records.read_lines(f"{self._at}/submission.jsonl", Submission)
+            return records.read_lines(f"{self.at}/submission.jsonl", Submission)
 
         return self._unchanged("submission.jsonl", read)
 
@@ -155,7 +157,7 @@ class RunFolder:
         Raises:
             StorageError: it cannot be written.
         """
-        records.append(Path(f"{self._at}/submission.jsonl"), line)
+        records.append(Path(f"{self.at}/submission.jsonl"), line)
 
     def attempts(self) -> list[str]:
         """List the attempts that wrote events, oldest first."""
@@ -176,14 +178,14 @@ class RunFolder:
 
     def events(self, attempt: str) -> records.Reading:
         """Read the events of an attempt, those of its failed ranks included, in order of time."""
-        rank0 = records.read_lines(f"{self._at}/events.{attempt}.jsonl", Event)
-        gathered, rejected = list(rank0.records), rank0.rejected
+        gathered, rejected = records.read_lines(f"{self.at}/events.{attempt}.jsonl", Event)
         mark = f"failed-rank.{attempt}."
-        for name in sorted(name for name in self._names() if name.startswith(mark) and name.endswith(".jsonl")):
-            more = records.read_lines(f"{self._at}/{name}", Event)
-            gathered += more.records
+        others = [name for name in self._names() if name.startswith(mark)]
+        for name in sorted(name for name in others if name.endswith(".jsonl")):
+            more = records.read_lines(f"{self.at}/{name}", Event)
+            gathered = gathered + more.records
             rejected += more.rejected
-        return records.Reading(sorted(gathered, key=lambda event: event.time), rejected)
+        return records.Reading(sorted(gathered, key=_time), rejected)
 
     def steps(self, attempt: str) -> records.Reading:
         """Read the steps of an attempt."""
@@ -191,15 +193,15 @@ class RunFolder:
 
     def step_times(self, attempt: str) -> records.Reading:
         """Read of the steps of an attempt what tables are made of, in less time."""
-        return records.read_lines(f"{self._at}/steps.{attempt}.jsonl", StepTime)
+        return records.read_lines(f"{self.at}/steps.{attempt}.jsonl", StepTime)
 
     def undamaged_steps(self, attempt: str, kind: type[S]) -> list[S] | None:
         """Read the steps of an attempt as what `kind` asks for; None where any line is damaged, or is not that."""
-        return records.read_undamaged(f"{self._at}/steps.{attempt}.jsonl", kind)
+        return records.read_undamaged(f"{self.at}/steps.{attempt}.jsonl", kind)
 
     def last_steps(self, attempt: str) -> list[Step]:
         """Return some of the steps that were recorded last."""
-        path = f"{self._at}/steps.{attempt}.jsonl"
+        path = f"{self.at}/steps.{attempt}.jsonl"
         return records.tail_lines(path, Step, 2048) or records.tail_lines(path, Step, 65536)
 
     def last_step(self, attempt: str) -> int:
@@ -207,10 +209,13 @@ class RunFolder:
         return max((step.step for step in self.last_steps(attempt)), default=0)
 
 
+_time = operator.attrgetter("time")
+
+
 class Snapshot(RunFolder):
     """A run's folder, each file of which is read once: a run that is going on cannot change between two looks."""
 
-    def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path | str, names: Sequence[str] | None = None) -> None:
         super().__init__(path)
         self._kept: dict[str, Any] = {} if names is None else {"": names}
 
@@ -222,12 +227,20 @@ class Snapshot(RunFolder):
     def _unchanged(self, name: str, read: Callable[[], R]) -> R:
         if name not in self._kept:
             self._kept[name] = super()._unchanged(name, read)
-        return cast("R", self._kept[name])
+        found: R = self._kept[name]
+        return found
 
     def _names(self) -> Sequence[str]:
         if "" not in self._kept:
             self._kept[""] = super()._names()
-        return cast("Sequence[str]", self._kept[""])
+        found: Sequence[str] = self._kept[""]
+        return found
+
+    def attempts(self) -> list[str]:
+        """As RunFolder."""
+        if "attempts" not in self._kept:
+            self._kept["attempts"] = super().attempts()
+        return list(self._kept["attempts"])
 
     def add_submission(self, line: Submission) -> None:
         """As RunFolder; the next reading sees it."""
@@ -239,7 +252,8 @@ class Snapshot(RunFolder):
         name = f"events.{attempt}.jsonl"
         if name not in self._kept:  # made of several files: not kept from one look to the next
             self._kept[name] = super().events(attempt)
-        return cast("records.Reading", self._kept[name])
+        found: records.Reading = self._kept[name]
+        return found
 
 
 class Seen(Snapshot):

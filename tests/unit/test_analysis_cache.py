@@ -254,7 +254,7 @@ def test_anything_may_lie_where_the_cache_should(tmp_path, later, what):
 def test_a_folder_that_takes_no_file_is_read_all_the_same(tmp_path, later, monkeypatch):
     from hpcpar.errors import StorageError
 
-    def refusing(path, content):
+    def refusing(path, content, **options):
         raise StorageError(path, OSError("read-only"))
 
     ORACLE.write(tmp_path)

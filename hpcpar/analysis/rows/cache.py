@@ -37,40 +37,39 @@ _DIGEST = hashlib.sha256
 _DIGEST_BYTES = 32
 
 
-class Entry(Struct, frozen=True, array_like=True, gc=False):
-    """A row, and the facts of the folder that it was made of."""
-
-    facts: Facts
-    row: Row
-
-
 class _Content(Struct, frozen=True, kw_only=True):
     code: str
     study: str
     options: Options
     of: str = ""
     """Of what changed: the digest of the .rows that it belongs to."""
-    entries: dict[str, Entry]
+    facts: dict[str, Facts]
+    """Of the folders that the rows were made of, by the run's name; so are the rows."""
+    rows: dict[str, Row]
 
 
 class Kept(NamedTuple):
-    """What an earlier `collect` left: entries by the run's name."""
+    """What an earlier `collect` left, by the run's name."""
 
-    entries: Mapping[str, Entry]
+    facts: Mapping[str, Facts]
+    rows: Mapping[str, Row]
     digest: str = ""
     """Of .rows; "" where there is none that can be used."""
-    changed: Mapping[str, Entry] = {}
-    """Those that .rows does not have."""
+    changed: frozenset[str] = frozenset()
+    """Names of those that .rows does not have."""
 
 
 def kept_rows(study: StudyFolder, options: Options) -> Kept:
     """Return what was kept of a study by the same code with the same options."""
     base = _read(study, _NAME, options, "")
     if base is None:
-        return Kept({})
-    digest, entries = base
-    changed = _read(study, _NAME_CHANGED, options, digest)
-    return Kept(entries, digest) if changed is None else Kept({**entries, **changed[1]}, digest, changed[1])
+        return Kept({}, {})
+    digest, whole = base
+    more = _read(study, _NAME_CHANGED, options, digest)
+    if more is None:
+        return Kept(whole.facts, whole.rows, digest)
+    changed = more[1]
+    return Kept(whole.facts | changed.facts, whole.rows | changed.rows, digest, frozenset(changed.rows))
 
 
 def keep_rows(
@@ -82,24 +81,25 @@ def keep_rows(
         study: the study's folder.
         kept: what `kept_rows` returned.
         listed: its runs, as they were before they were read.
-        rows: the row of every run, by name.
+        rows: the row of every run, and of every one that was kept, by name.
         options: what they were made with.
         now_ns: when they were listed, in nanoseconds since the epoch.
     """
     if len(listed) < CACHE_FROM:
         return
-    known = {name: entry.facts for name, entry in kept.entries.items()}
-    new = _entries([run for run in listed if run.facts is not known.get(run.name)], rows, now_ns)
-    changed = {**kept.changed, **new}
+    anew = [run for run in listed if run.facts is not kept.facts.get(run.name)]
+    as_kept = kept.changed - {run.name for run in anew}
+    changed = {name: kept.facts[name] for name in sorted(as_kept)} | _lasting(anew, now_ns)
     if kept.digest and len(changed) <= FEW * len(listed):
-        _write(study, _NAME_CHANGED, options, kept.digest, changed)
+        _write(study, _NAME_CHANGED, options, kept.digest, changed, rows)
     else:
-        _write(study, _NAME, options, "", _entries(listed, rows, now_ns))
+        _write(study, _NAME, options, "", _lasting(listed, now_ns), rows)
 
 
-def _entries(listed: Iterable[Listed], rows: Mapping[str, Row], now_ns: int) -> dict[str, Entry]:
+def _lasting(listed: Iterable[Listed], now_ns: int) -> dict[str, Facts]:
+    """Return the facts that can be relied upon, by the run's name."""
     return {
-        run.name: Entry(run.facts, rows[run.name])
+        run.name: run.facts
         for run in listed
         if run.facts is not None
         and run.facts.settled(now_ns)
@@ -108,7 +108,7 @@ def _entries(listed: Iterable[Listed], rows: Mapping[str, Row], now_ns: int) -> 
     }
 
 
-def _read(study: StudyFolder, name: str, options: Options, of: str) -> tuple[str, dict[str, Entry]] | None:
+def _read(study: StudyFolder, name: str, options: Options, of: str) -> tuple[str, _Content] | None:
     path = study.path / name
     try:
         if path.lstat().st_uid != os.geteuid():
@@ -121,14 +121,17 @@ def _read(study: StudyFolder, name: str, options: Options, of: str) -> tuple[str
     except (OSError, ValueError, RecursionError):  # ValueError: msgspec's own, and a NUL in the path
         return None
     right = (found.code, found.study, found.options, found.of) == (_code(), ascii(study.name), options, of)
-    return (digest.hexdigest(), found.entries) if right else None
+    return (digest.hexdigest(), found) if right and found.facts.keys() == found.rows.keys() else None
 
 
-def _write(study: StudyFolder, name: str, options: Options, of: str, entries: dict[str, Entry]) -> None:
-    content = _Content(code=_code(), study=ascii(study.name), options=options, of=of, entries=entries)
+def _write(
+    study: StudyFolder, name: str, options: Options, of: str, facts: dict[str, Facts], rows: Mapping[str, Row]
+) -> None:
+    mine = {run: rows[run] for run in facts}
+    content = _Content(code=_code(), study=ascii(study.name), options=options, of=of, facts=facts, rows=mine)
     payload = msgspec.msgpack.encode(content)
-    with contextlib.suppress(StorageError):
-        write_file(study.path / name, _DIGEST(payload).digest() + payload)
+    with contextlib.suppress(StorageError):  # not durable: what a crash of the machine leaves of it has another digest
+        write_file(study.path / name, _DIGEST(payload).digest() + payload, durable=False)
 
 
 @functools.cache

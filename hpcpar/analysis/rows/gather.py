@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import gc
-import math
 import operator
 import time
 from collections import defaultdict
@@ -40,9 +39,13 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
     Raises:
         InputError: a path is not a folder, or nothing of hpcpar is in any of them.
     """
-    studies = studies_at(paths)
     with _without_collections():
-        rows = _rows(studies, Options(warmup_steps=warmup_steps, target_loss=target_loss))
+        return _gather(paths, Options(warmup_steps=warmup_steps, target_loss=target_loss))
+
+
+def _gather(paths: Sequence[Path], options: Options) -> Gathered:
+    studies = studies_at(paths)
+    rows = _rows(studies, options)
     notes: list[str] = []
     for study in studies:
         missing, damaged = _missing(study)
@@ -57,23 +60,22 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
     return Gathered(tuple(sorted(name_variants(marked), key=sort_key)), tuple(sorted({*notes, *copies})))
 
 
-def sort_key(row: Row) -> tuple[object, ...]:
-    """Return what rows are ordered by: the plan first, so that tables read well, then the run's name."""
-    return (
-        row.study,
-        row.cluster,
-        row.node_type,
-        row.workload,
-        row.workload_options,
-        row.scaling,
-        row.ranks_per_node,
-        row.cpus_per_rank,
-        row.strategy,
-        row.strategy_options,
-        row.nodes,
-        row.repeat,
-        row.run,
-    )
+sort_key = operator.attrgetter(
+    "study",
+    "cluster",
+    "node_type",
+    "workload",
+    "workload_options",
+    "scaling",
+    "ranks_per_node",
+    "cpus_per_rank",
+    "strategy",
+    "strategy_options",
+    "nodes",
+    "repeat",
+    "run",
+)
+"""What rows are ordered by: the plan first, so that tables read well, then the run's name."""
 
 
 def studies_at(paths: Sequence[Path]) -> list[StudyFolder]:
@@ -96,16 +98,16 @@ def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
     """Return the row of every run: a kept one where nothing has changed, else a new one."""
     now_ns = time.time_ns()
     kept = [kept_rows(study, options) for study in studies]
-    before = [{name: entry.facts for name, entry in one.entries.items()} for one in kept]
-    listed = [list_runs(study, facts) for study, facts in zip(studies, before, strict=True)]
-    rows = [{name: entry.row for name, entry in one.entries.items()} for one in kept]
+    listed = [list_runs(study, one.facts) for study, one in zip(studies, kept, strict=True)]
+    rows = [dict(one.rows) for one in kept]
     changed = [
         (place, run)
         for place, runs in enumerate(listed)
         for run in runs
-        if run.facts is None or run.facts is not before[place].get(run.name)
+        if run.facts is None or run.facts is not kept[place].facts.get(run.name)
     ]
-    made = reduce_all([_snapshot(studies[place], run) for place, run in changed], options)
+    at = [str(study.path) for study in studies]
+    made = reduce_all([_snapshot(at[place], run) for place, run in changed], options)
     for (place, run), row in zip(changed, made, strict=True):
         rows[place][run.name] = row
     for place in sorted({place for place, _ in changed}):
@@ -113,8 +115,8 @@ def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
     return [rows[place][run.name] for place, runs in enumerate(listed) for run in runs]
 
 
-def _snapshot(study: StudyFolder, run: Listed) -> Snapshot:
-    return Snapshot(study.run(run.name).path, None if run.facts is None else run.facts.names)
+def _snapshot(study: str, run: Listed) -> Snapshot:
+    return Snapshot(f"{study}/{run.name}", None if run.facts is None else run.facts.names)
 
 
 @contextlib.contextmanager
@@ -147,6 +149,8 @@ def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
 
 def _without_copies(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """Count a run that was found twice (a copied folder) once: twice would pretend evidence that is not there."""
+    if len({(row.study, row.run) for row in rows}) == len(rows):
+        return list(rows), []
     by_run: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         by_run[row.study, row.run].append(row)
@@ -165,14 +169,17 @@ def _worth(row: Row) -> tuple[object, ...]:
 
 def _mark_shared(rows: Sequence[Row]) -> list[Row]:
     """Count, for each run that uses CPUs, the other runs on one of its machines at the same time."""
-    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    starts: dict[str, list[float]] = defaultdict(list)
+    ends: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.uses_cpu and row.started is not None and row.ended is not None:
             for machine in row.machines:
-                spans[machine].append((row.started, row.ended))
-    crowded = {machine for machine, found in spans.items() if _overlap(sorted(found))}
-    starts = {machine: sorted(start for start, _ in spans[machine]) for machine in crowded}
-    ends = {machine: sorted(end for _, end in spans[machine]) for machine in crowded}
+                starts[machine].append(row.started)
+                ends[machine].append(max(row.started, row.ended))
+    for times in (*starts.values(), *ends.values()):
+        times.sort()
+    # Where runs follow each other, each one's end is no later than the next one's start, also when both are sorted.
+    crowded = {name for name, begun in starts.items() if any(map(operator.lt, begun[1:], ends[name]))}
 
     def others(row: Row) -> int:
         if not row.uses_cpu or row.started is None or row.ended is None:
@@ -185,13 +192,3 @@ def _mark_shared(rows: Sequence[Row]) -> list[Row]:
     if not crowded:
         return list(rows)
     return [msgspec.structs.replace(row, shared_with=n) if (n := others(row)) > 0 else row for row in rows]
-
-
-def _overlap(spans: Sequence[tuple[float, float]]) -> bool:
-    """Say whether any two of these overlap; they are sorted by their starts."""
-    latest = -math.inf
-    for start, end in spans:
-        if start < latest:
-            return True
-        latest = max(latest, end)
-    return False

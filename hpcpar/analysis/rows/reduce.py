@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -25,6 +24,8 @@ __all__ = ["MISSING", "UNREADABLE", "Row"]  # of another module, and found here 
 
 _LARGEST = 10**12
 """Sizes beyond this are damaged numbers; it also keeps every later product inside a float."""
+_MOST = _LARGEST * 1000
+"""And bytes, CPUs or threads of a rank beyond this."""
 _ATTEMPT = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 
@@ -266,19 +267,20 @@ def _places(record: RunRecord | None) -> dict[str, Any]:
     if record is None:
         return {}
     ranks = record.ranks
+    memory, on_device = [fact.peak_memory_bytes for fact in ranks], [fact.peak_device_bytes for fact in ranks]
     return {
         "oversubscribed": record.oversubscribed,
         "hosts": _compressed(tuple([fact.host for fact in ranks])),
         "machines": tuple(sorted({fact.boot_id for fact in ranks if fact.boot_id})),
-        "usable_cpus": _largest(fact.usable_cpus for fact in ranks),
-        "peak_memory_bytes": _largest(fact.peak_memory_bytes for fact in ranks),
-        "peak_device_bytes": _largest(fact.peak_device_bytes for fact in ranks),
+        "usable_cpus": _largest([fact.usable_cpus for fact in ranks]),
+        "peak_memory_bytes": _largest(memory),
+        "peak_device_bytes": _largest(on_device),
         "claim": claim if isinstance(claim := record.facts.get("claim"), str) else "",
         "fit_s": _seconds(record.facts.get("fit_s")),
         "use_s": _seconds(record.facts.get("use_s")),
         "threads": _threads(record),
-        "sum_memory_bytes": _sum([fact.peak_memory_bytes for fact in ranks]),
-        "sum_device_bytes": _sum([fact.peak_device_bytes for fact in ranks]),
+        "sum_memory_bytes": _sum(memory),
+        "sum_device_bytes": _sum(on_device),
         "devices": " ".join(sorted({fact.device for fact in ranks})),
         "data": _canonical(record.data),
         "versions": _canonical(record.versions),
@@ -302,14 +304,14 @@ def _compressed(hosts: tuple[str, ...]) -> str:
     return compress_nodes(hosts)
 
 
-def _largest(values: Iterable[int]) -> int | None:
+def _largest(values: list[int]) -> int | None:
     """Return the largest possible value; what no machine has is damage, and no number."""
-    return max((value for value in values if 0 <= value <= _LARGEST * 1000), default=None)
+    return max([value for value in values if 0 <= value <= _MOST], default=None)
 
 
 def _sum(values: list[int]) -> int | None:
     """Return the sum over ranks, or None where one of them, or all together, is no possible value."""
-    possible = values and all(0 <= value <= _LARGEST * 1000 for value in values)
+    possible = values and min(values) >= 0 and max(values) <= _MOST
     return sum(values) if possible and sum(values) <= _LARGEST * 10**6 else None
 
 

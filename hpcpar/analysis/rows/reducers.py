@@ -1,4 +1,4 @@
-"""Many run folders to rows, on every core: processes that read names on stdin and write rows on stdout.
+"""Many run folders to rows, on every core: this process, and others that read names on stdin and write rows on stdout.
 
 Not multiprocessing: its processes import the caller's main module, which in a script without a main guard starts the
 whole script again.
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -33,8 +30,8 @@ class Options(Struct, frozen=True, kw_only=True):
 
 
 class _Order(Struct, frozen=True):
-    folders: list[tuple[bytes, list[bytes]]]
-    """Paths of runs, and the names of their files."""
+    folders: list[tuple[bytes, bytes]]
+    """Paths of runs, and the names of their files between slashes."""
     options: Options
 
 
@@ -43,10 +40,14 @@ def reduce_all(folders: Sequence[Snapshot], options: Options) -> list[Row]:
     workers = num_workers()
     if len(folders) < PARALLEL_FROM or workers < 2:
         return _reduce(folders, options)
+    from concurrent.futures import ThreadPoolExecutor  # neither most studies nor the other processes need it
+
     parts = [folders[start::workers] for start in range(workers)]  # neighbours are alike: everyone gets of each kind
     rows: list[Row | None] = [None] * len(folders)
-    with ThreadPoolExecutor(workers) as threads:  # each of them only waits for its process
-        for start, part in enumerate(threads.map(lambda part: _elsewhere(part, options), parts)):
+    with ThreadPoolExecutor(workers - 1) as threads:  # each of them only waits for its process
+        elsewhere = threads.map(lambda part: _elsewhere(part, options), parts[1:])
+        rows[::workers] = _reduce(parts[0], options)
+        for start, part in enumerate(elsewhere, 1):
             rows[start::workers] = part
     return [row for row in rows if row is not None]
 
@@ -57,8 +58,9 @@ def _reduce(folders: Sequence[Snapshot], options: Options) -> list[Row]:
 
 def _elsewhere(folders: Sequence[Snapshot], options: Options) -> list[Row]:
     """Reduce in another process; here, where none can be had."""
-    named = [(os.fsencode(one.path.absolute()), list(map(os.fsencode, one.names))) for one in folders]
-    order = _Order(named, options)
+    import subprocess
+
+    order = _Order([(os.fsencode(one.at), os.fsencode("/".join(one.names))) for one in folders], options)
     command = [sys.executable, "-S", "-c", _START.format(path=sys.path)]  # -S: the path is known
     try:
         done = subprocess.run(command, input=msgspec.msgpack.encode(order), capture_output=True, check=True)
@@ -72,7 +74,7 @@ def serve() -> None:
     """Do what stdin asks for: the other process's side."""
     gc.disable()  # rows have no cycles, and this process ends with them
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Order)
-    folders = [Snapshot(Path(os.fsdecode(path)), list(map(os.fsdecode, names))) for path, names in order.folders]
+    folders = [Snapshot(os.fsdecode(path), os.fsdecode(names).split("/")) for path, names in order.folders]
     rows = _reduce(folders, order.options)
     sys.stdout.buffer.write(msgspec.msgpack.encode(rows))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
 from typing import Any
 
 from hpcpar.analysis.rows.window import Window
@@ -50,20 +49,20 @@ def pipeline_bubble(spec: RunSpec) -> float | None:
 def used(record: RunRecord) -> dict[str, Any]:
     """Return the columns about memory, the fabric, processors and energy; what is not known is not in it."""
     ranks = record.ranks
-    found: dict[str, Any] = {"peak_reserved_bytes": _most(rank.peak_reserved_bytes for rank in ranks)}
-    for what in HELD:
-        held = [rank.held_bytes[what] for rank in ranks if what in rank.held_bytes]
-        found[f"memory_{what}_bytes"] = _most(held)
+    found: dict[str, Any] = {"peak_reserved_bytes": _most([rank.peak_reserved_bytes for rank in ranks])}
+    holding = [rank.held_bytes for rank in ranks if rank.held_bytes]
+    for what in HELD if holding else ():
+        found[f"memory_{what}_bytes"] = _most([held[what] for held in holding if what in held])
     if record.fabric is not None and 0 < record.fabric.bus_bytes_per_s < _LARGEST:
         found["fabric_bus_bytes_per_s"] = record.fabric.bus_bytes_per_s
         found["fabric_transports"] = " ".join(record.fabric.transports)
     found["cpu_utilisation"] = _cpu_utilisation(ranks)
     clocks = [rank.clock_mhz for rank in ranks if rank.clock_mhz is not None]
-    found["clock_mhz"] = min((mhz for mhz in clocks if 0 < mhz < _LARGEST), default=None)
+    found["clock_mhz"] = min([mhz for mhz in clocks if 0 < mhz < _LARGEST], default=None)
     shares = [rank.device_utilisation for rank in ranks if rank.device_utilisation is not None]
     possible = len(shares) == len(ranks) and all(0 <= share <= 1 for share in shares)
     found["device_utilisation"] = statistics.fmean(shares) if shares and possible else None
-    wall_s = max((rank.train_wall_s for rank in ranks if rank.train_wall_s), default=0.0)
+    wall_s = max([rank.train_wall_s for rank in ranks if rank.train_wall_s], default=0.0)
     for whose, energy_j in (("device", _device_energy_j(ranks)), ("machine", _machine_energy_j(ranks))):
         found[f"{whose}_energy_j"] = energy_j
         found[f"{whose}_power_w"] = energy_j / wall_s if energy_j is not None and wall_s > 0 else None
@@ -102,9 +101,9 @@ def without_peak(record: RunRecord, spec: RunSpec) -> str:
 
 def _cpu_utilisation(ranks: list[RankFacts]) -> float | None:
     """Return processor seconds over wall seconds times the CPUs that were asked for, over all ranks."""
-    known = [(rank.train_cpu_s, rank.train_wall_s * rank.cpus_asked) for rank in ranks if rank.train_wall_s]
-    if len(known) < len(ranks) or any(cpu_s is None for cpu_s, _ in known):
+    if not all([rank.train_wall_s and rank.train_cpu_s is not None for rank in ranks]):
         return None
+    known = [(rank.train_cpu_s, rank.train_wall_s * rank.cpus_asked) for rank in ranks if rank.train_wall_s]
     share = math.fsum(cpu_s or 0.0 for cpu_s, _ in known) / max(1e-9, math.fsum(wall_s for _, wall_s in known))
     return share if 0 <= share < _LARGEST else None
 
@@ -124,5 +123,5 @@ def _sum(values: list[float | None]) -> float | None:
     return math.fsum(known) if known and len(known) == len(values) else None
 
 
-def _most(values: Iterable[int]) -> int | None:
-    return max((value for value in values if 0 <= value <= _LARGEST), default=None)
+def _most(values: list[int]) -> int | None:
+    return max([value for value in values if 0 <= value <= _LARGEST], default=None)

@@ -106,6 +106,15 @@ class _Picked(NamedTuple):
     rejected: int = 0
 
 
+class _Cut(NamedTuple):
+    """What the warm-up leaves of those that count."""
+
+    warmup: int
+    """Steps after each begin."""
+    not_steady: bool
+    used: slice | list[bool]
+
+
 def measure(
     steps: Sequence[_Timed],
     *,
@@ -133,41 +142,50 @@ def measure(
     """
     picked = _pick(steps, planned, sound=sound)
     starts = sorted({1, *(begin for begin in begins if 1 <= begin <= planned)})
-    counted = picked.steps
-    first = picked.times[: bisect_left(picked.numbers, (*starts, planned + 1)[1])]
-    found = settled(first, warmup) if until_steady else warmup
-    warmup = min(MOST, len(first) // 2) if found is None else found
-    used = _after_warmup(picked.numbers, starts, warmup)
-    in_window = _of(counted, used)
-    applied = [] if sound else [bool(step.applied) for step in counted]
-    done = slice(None) if all(applied) else applied
-    waits = [step.data_s for step in counted]
-    base = Window(
-        steps_measured=len(counted),
-        steps_used=len(in_window),
-        loss_last=counted[-1].loss if counted else None,
-        duplicate_steps=picked.duplicates,
-        rejected_steps=picked.rejected,
-        skipped_updates=[step.applied for step in in_window].count(False) if applied else 0,
-        updates=len(counted) - applied.count(False),
-        updates_s=sum(_of(picked.times, done)) + sum(_of(waits, done)),
-        warmup_cut=warmup,
-        not_steady=found is None,
-    )
-    reason = _why_no_time(base, planned, _num_cut(starts, planned, warmup), reached, rejected_lines)
+    cut = _cut(picked, starts, planned, warmup, until_steady=until_steady)
+    waits = [step.data_s for step in picked.steps]
+    window = _counted(picked, cut, waits, sound=sound)
+    reason = _why_no_time(window, planned, _num_cut(starts, planned, cut.warmup), reached, rejected_lines)
     if reason:
-        return replace(base, reason=reason)
-    times = _of(picked.times, used)
+        return replace(window, reason=reason)
+    in_window, times = _of(picked.steps, cut.used), _of(picked.times, cut.used)
     middle, trend = _middle_and_trend(times)
     return replace(
-        base,
+        window,
         mean_s=statistics.fmean(times),
         p50_s=middle,
         trend=trend,
         load_balance=_balance([step.time_mean_s for step in in_window], times, sound=sound),
         slowest=statistics.mode([step.slowest for step in in_window]),
-        reached=None if target_loss is None else _first_reaching(counted, target_loss),
-        data_wait_s=_mean_wait(_of(waits, used), sound=sound),
+        reached=None if target_loss is None else _first_reaching(picked.steps, target_loss),
+        data_wait_s=_mean_wait(_of(waits, cut.used), sound=sound),
+    )
+
+
+def _cut(picked: _Picked, starts: Sequence[int], planned: int, warmup: int, *, until_steady: bool) -> _Cut:
+    """Cut the warm-up after each of `starts`."""
+    first = picked.times[: bisect_left(picked.numbers, (*starts, planned + 1)[1])]
+    found = settled(first, warmup) if until_steady else warmup
+    warmup = min(MOST, len(first) // 2) if found is None else found
+    return _Cut(warmup, found is None, _after_warmup(picked.numbers, starts, warmup))
+
+
+def _counted(picked: _Picked, cut: _Cut, waits: Sequence[float], *, sound: bool) -> Window:
+    """Return the window without times: what was measured, and the seconds of the updates."""
+    counted = picked.steps
+    applied = [] if sound else [bool(step.applied) for step in counted]
+    done = slice(None) if all(applied) else applied
+    return Window(
+        steps_measured=len(counted),
+        steps_used=len(_of(counted, cut.used)),
+        loss_last=counted[-1].loss if counted else None,
+        duplicate_steps=picked.duplicates,
+        rejected_steps=picked.rejected,
+        skipped_updates=_of(applied, cut.used).count(False),
+        updates=len(counted) - applied.count(False),
+        updates_s=sum(_of(picked.times, done)) + sum(_of(waits, done)),
+        warmup_cut=cut.warmup,
+        not_steady=cut.not_steady,
     )
 
 
@@ -184,9 +202,9 @@ def _after_warmup(numbers: Sequence[int], starts: Sequence[int], warmup: int) ->
     return [number - starts[bisect_right(starts, number) - 1] >= warmup for number in numbers]
 
 
-def _of(values: Sequence[V], chosen: slice | list[bool]) -> list[V]:
+def _of(values: Sequence[V], chosen: slice | list[bool]) -> Sequence[V]:
     """Return the chosen ones; the many runs that never stopped have a slice, which costs nothing."""
-    return list(values[chosen]) if isinstance(chosen, slice) else list(compress(values, chosen))
+    return values[chosen] if isinstance(chosen, slice) else list(compress(values, chosen))
 
 
 def _mean_wait(waits: list[float], *, sound: bool) -> float | None:
