@@ -60,20 +60,20 @@ def list_runs(study: StudyFolder, before: Mapping[str, Facts] | None = None) -> 
     found = []
     for name in folders:
         if name in still:
-            found.append(Listed(name, before[name]))
+            found.append(still[name])
         elif name != BATCHES and not name.startswith(".") and (seen := _look(root, name)) is not None:
             found.append(seen)
     return found
 
 
-def _holding(root: str, known: list[tuple[str, Facts]]) -> set[str]:
-    """Return the names of the folders whose facts still hold."""
+def _holding(root: str, known: list[tuple[str, Facts]]) -> dict[str, Listed]:
+    """Return the folders whose facts still hold, by name."""
     try:
         study = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return set()
+        return {}
     try:
-        return {name for name, facts in known if _still(study, name, facts)}
+        return {name: Listed(name, facts) for name, facts in known if _still(study, name, facts)}
     finally:
         os.close(study)
 

@@ -16,6 +16,7 @@ from hpcpar.storage import make_folder, write_file
 
 if TYPE_CHECKING:
     from hpcpar.analysis.results import Results
+    from hpcpar.runs import StudyFolder
 
 _EPILOG = """
 \b
@@ -89,12 +90,7 @@ def command(
     """
     studies = choose_studies(paths, latest=True)
     if not offline:
-        from hpcpar.control.accounting import note_accounting
-        from hpcpar.control.reconcile import reconcile
-
-        known = reconcile(studies)
-        for text in [*known.trouble, *note_accounting(studies, known.live)]:
-            warn(text)
+        _ask_the_scheduler(studies)
     from hpcpar.analysis.collect import collect
 
     results = collect(
@@ -109,14 +105,7 @@ def command(
     )
     gaps: list[str] = []
     if programme:
-        from hpcpar.analysis.report.proposal import write
-        from hpcpar.analysis.report.proposal_parts import Request
-
-        text, gaps = write(results, programme, Request(largest_job))
-        _print(printable(text))
-        if out is not None:
-            make_folder(out.absolute())
-            write_file(out.absolute() / f"proposal-{programme}.md", text.encode())
+        gaps = _propose(results, programme, largest_job, out)
     else:
         _print(_printed(results, form))
     if out is not None:
@@ -126,6 +115,29 @@ def command(
     for line in [*(f"missing: {gap}" for gap in gaps), *failing]:
         warn(line)
     return 0 if results.complete and not failing and not gaps else 1
+
+
+def _ask_the_scheduler(studies: list[StudyFolder]) -> None:
+    """Note what it says of runs without a result, and what its accounting says; warn where it cannot be asked."""
+    from hpcpar.control.accounting import note_accounting
+    from hpcpar.control.reconcile import reconcile
+
+    known = reconcile(studies)
+    for text in [*known.trouble, *note_accounting(studies, known.live)]:
+        warn(text)
+
+
+def _propose(results: Results, programme: str, largest_job: int | None, out: Path | None) -> list[str]:
+    """Print the performance section of a proposal, and save it where asked; return what it lacks."""
+    from hpcpar.analysis.report.proposal import write
+    from hpcpar.analysis.report.proposal_parts import Request
+
+    text, gaps = write(results, programme, Request(largest_job))
+    _print(printable(text))
+    if out is not None:
+        make_folder(out.absolute())
+        write_file(out.absolute() / f"proposal-{programme}.md", text.encode())
+    return gaps
 
 
 def _printed(results: Results, form: str) -> str:

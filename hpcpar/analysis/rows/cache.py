@@ -91,9 +91,12 @@ def keep_rows(
     as_kept = kept.changed - {run.name for run in anew}
     changed = {name: kept.facts[name] for name in sorted(as_kept)} | _lasting(anew, now_ns)
     if kept.digest and len(changed) <= FEW * len(listed):
-        _write(study, _NAME_CHANGED, options, kept.digest, changed, rows)
+        name, facts, of = _NAME_CHANGED, changed, kept.digest
     else:
-        _write(study, _NAME, options, "", _lasting(listed, now_ns), rows)
+        name, facts, of = _NAME, _lasting(listed, now_ns), ""
+    mine = {run: rows[run] for run in facts}
+    content = _Content(code=_code(), study=ascii(study.name), options=options, of=of, facts=facts, rows=mine)
+    _write(study, name, content)
 
 
 def _lasting(listed: Iterable[Listed], now_ns: int) -> dict[str, Facts]:
@@ -124,11 +127,7 @@ def _read(study: StudyFolder, name: str, options: Options, of: str) -> tuple[str
     return (digest.hexdigest(), found) if right and found.facts.keys() == found.rows.keys() else None
 
 
-def _write(
-    study: StudyFolder, name: str, options: Options, of: str, facts: dict[str, Facts], rows: Mapping[str, Row]
-) -> None:
-    mine = {run: rows[run] for run in facts}
-    content = _Content(code=_code(), study=ascii(study.name), options=options, of=of, facts=facts, rows=mine)
+def _write(study: StudyFolder, name: str, content: _Content) -> None:
     payload = msgspec.msgpack.encode(content)
     with contextlib.suppress(StorageError):  # not durable: what a crash of the machine leaves of it has another digest
         write_file(study.path / name, _DIGEST(payload).digest() + payload, durable=False)

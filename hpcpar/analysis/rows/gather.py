@@ -172,10 +172,12 @@ def _mark_shared(rows: Sequence[Row]) -> list[Row]:
     starts: dict[str, list[float]] = defaultdict(list)
     ends: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        if row.uses_cpu and row.started is not None and row.ended is not None:
+        begun, ended = row.started, row.ended
+        if row.uses_cpu and begun is not None and ended is not None:
+            ended = max(begun, ended)
             for machine in row.machines:
-                starts[machine].append(row.started)
-                ends[machine].append(max(row.started, row.ended))
+                starts[machine].append(begun)
+                ends[machine].append(ended)
     for times in (*starts.values(), *ends.values()):
         times.sort()
     # Where runs follow each other, each one's end is no later than the next one's start, also when both are sorted.

@@ -101,9 +101,9 @@ def without_peak(record: RunRecord, spec: RunSpec) -> str:
 
 def _cpu_utilisation(ranks: list[RankFacts]) -> float | None:
     """Return processor seconds over wall seconds times the CPUs that were asked for, over all ranks."""
-    if not all([rank.train_wall_s and rank.train_cpu_s is not None for rank in ranks]):
-        return None
     known = [(rank.train_cpu_s, rank.train_wall_s * rank.cpus_asked) for rank in ranks if rank.train_wall_s]
+    if len(known) < len(ranks) or any(cpu_s is None for cpu_s, _ in known):
+        return None
     share = math.fsum(cpu_s or 0.0 for cpu_s, _ in known) / max(1e-9, math.fsum(wall_s for _, wall_s in known))
     return share if 0 <= share < _LARGEST else None
 

@@ -189,7 +189,7 @@ def _counted(picked: _Picked, cut: _Cut, waits: Sequence[float], *, sound: bool)
     )
 
 
-def _balance(means: list[float], times: list[float], *, sound: bool) -> float | None:
+def _balance(means: list[float], times: Sequence[float], *, sound: bool) -> float | None:
     """Return the share that tells how evenly ranks are busy; None where a mean is no possible one."""
     possible = (sound or min(means) >= 0) and all(map(operator.le, means, times))
     return sum(means) / sum(times) if possible else None
@@ -207,7 +207,7 @@ def _of(values: Sequence[V], chosen: slice | list[bool]) -> Sequence[V]:
     return values[chosen] if isinstance(chosen, slice) else list(compress(values, chosen))
 
 
-def _mean_wait(waits: list[float], *, sound: bool) -> float | None:
+def _mean_wait(waits: Sequence[float], *, sound: bool) -> float | None:
     if not any(waits):
         return 0.0
     return statistics.fmean(waits) if sound or (min(waits) >= 0 and max(waits) <= LONGEST_S) else None
@@ -227,7 +227,7 @@ def _first_reaching(steps: Sequence[_Timed], loss: float) -> Reached | None:
     return None
 
 
-def _middle_and_trend(times: list[float]) -> tuple[float, float | None]:
+def _middle_and_trend(times: Sequence[float]) -> tuple[float, float | None]:
     """Return the median, and the relative change over the window by a line through the logarithms of blocks' medians.
 
     Ten blocks, as neighbouring steps are correlated; medians, as a stall is no trend. A change is reported where

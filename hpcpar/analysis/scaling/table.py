@@ -89,7 +89,7 @@ def build(rows: Sequence[Row], baseline: str = "") -> tuple[Table, ...]:
     """Build the scaling tables of all rows.
 
     Args:
-        rows: sorted (`gather.sort_key`).
+        rows: sorted as `gather` does.
         baseline: "STRATEGY@NODES" for one common baseline a table; "" for each series' own smallest size.
 
     Raises:
