@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import gc
+import math
 import operator
 import time
 from collections import defaultdict
@@ -169,19 +170,22 @@ def _worth(row: Row) -> tuple[object, ...]:
 
 def _mark_shared(rows: Sequence[Row]) -> list[Row]:
     """Count, for each run that uses CPUs, the other runs on one of its machines at the same time."""
+    spans = [
+        (row.started, row.ended, row.machines)
+        for row in rows
+        if row.uses_cpu and row.started is not None and row.ended is not None
+    ]
+    crowded = _crowded(sorted(spans))
+    if not crowded:
+        return list(rows)
     starts: dict[str, list[float]] = defaultdict(list)
     ends: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        begun, ended = row.started, row.ended
-        if row.uses_cpu and begun is not None and ended is not None:
-            ended = max(begun, ended)
-            for machine in row.machines:
-                starts[machine].append(begun)
-                ends[machine].append(ended)
+    for start, end, machines in spans:
+        for machine in machines:
+            starts[machine].append(start)
+            ends[machine].append(end)
     for times in (*starts.values(), *ends.values()):
         times.sort()
-    # Where runs follow each other, each one's end is no later than the next one's start, also when both are sorted.
-    crowded = {name for name, begun in starts.items() if any(map(operator.lt, begun[1:], ends[name]))}
 
     def others(row: Row) -> int:
         if not row.uses_cpu or row.started is None or row.ended is None:
@@ -191,6 +195,18 @@ def _mark_shared(rows: Sequence[Row]) -> list[Row]:
         gone = [bisect.bisect_right(ends[machine], row.started) for machine in machines]
         return max(map(operator.sub, begun, gone), default=1) - 1
 
-    if not crowded:
-        return list(rows)
     return [msgspec.structs.replace(row, shared_with=n) if (n := others(row)) > 0 else row for row in rows]
+
+
+def _crowded(spans: Sequence[tuple[float, float, tuple[str, ...]]]) -> set[str]:
+    """Return the machines on which any two of these overlap; they are sorted by their starts."""
+    latest: dict[str, float] = {}
+    crowded = set()
+    for start, end, machines in spans:
+        for machine in machines:
+            before = latest.get(machine, -math.inf)
+            if start < before:
+                crowded.add(machine)
+            if end > before:
+                latest[machine] = end
+    return crowded
