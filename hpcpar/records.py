@@ -5,8 +5,11 @@ Records accept fields that they do not know (a newer version wrote them); config
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -258,7 +261,19 @@ class Reading(NamedTuple):
     rejected: int
 
 
-def append(path: Path, record: Struct, *, durable: bool = False) -> None:
+@contextlib.contextmanager
+def without_collections() -> Iterator[None]:
+    """Spare the search for garbage in cycles: of records nothing is, and of many it takes a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def append(path: Path | str, record: Struct, *, durable: bool = False) -> None:
     """Append one record as one line.
 
     Raises:

@@ -120,7 +120,8 @@ class RunFolder:
     def write_spec(self, spec: RunSpec, *, durable: bool = True) -> None:
         """Make the folder and write spec.json; see `storage.write_file`."""
         make_folder(self.path)
-        write_file(self.spec_path, msgspec.json.format(msgspec.json.encode(spec), indent=1), durable=durable)
+        content = msgspec.json.format(msgspec.json.encode(spec), indent=1)
+        write_file(f"{self.at}/spec.json", content, durable=durable)
 
     def spec(self) -> RunSpec | None:
         """Read spec.json; None where it is missing or damaged."""
@@ -157,7 +158,7 @@ class RunFolder:
         Raises:
             StorageError: it cannot be written.
         """
-        records.append(Path(f"{self.at}/submission.jsonl"), line)
+        records.append(f"{self.at}/submission.jsonl", line)
 
     def attempts(self) -> list[str]:
         """List the attempts that wrote events, oldest first."""

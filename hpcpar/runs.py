@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar import records
-from hpcpar.errors import InputError, Problem
+from hpcpar.errors import InputError, Problem, StorageError
 from hpcpar.run_folder import RunFolder, Seen, Snapshot
 from hpcpar.storage import append_line, expand_home, is_file, is_folder, make_folder, write_file
 
@@ -148,11 +148,12 @@ class BatchFolder:
         *,
         worker_script: str = "",
         tasks: Sequence[int] | None = None,
+        durable: bool = True,
     ) -> None:
         """Make the folder with script and manifest; fails if the batch is there already (somebody else submits it).
 
         `asked` is its line of that kind; `why` says of runs, by name, why they are sent; `tasks` are the array tasks of
-        the runs, where several share a job.
+        the runs, where several share a job; `durable` as in `storage.write_file`.
 
         Raises:
             InputError: another process made this batch.
@@ -171,10 +172,10 @@ class BatchFolder:
             BatchLine(kind="run", index=i, task=tasks[i] if tasks else None, run=name, why=why.get(name, ""))
             for i, name in enumerate(run_names)
         ]
-        write_file(self.manifest_path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        write_file(self.manifest_path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines), durable=durable)
         if worker_script:
-            write_file(self.worker_script_path, worker_script.encode(), mode=0o700)
-        write_file(self.script_path, script.encode(), mode=0o700)
+            write_file(self.worker_script_path, worker_script.encode(), mode=0o700, durable=durable)
+        write_file(self.script_path, script.encode(), mode=0o700, durable=durable)
 
     def journal(self, line: BatchLine) -> None:
         """Add a line to the manifest and wait until it is on the disk."""
@@ -232,6 +233,17 @@ class StudyFolder:
     def batch(self, key: str) -> BatchFolder:
         """Return the folder of a batch, whether it exists or not."""
         return BatchFolder(self.path / BATCHES / key, self)
+
+    def names(self) -> frozenset[str]:
+        """Return the names of all that is in it, of whatever kind.
+
+        Raises:
+            StorageError: it cannot be listed.
+        """
+        try:
+            return frozenset(os.listdir(self.path))
+        except OSError as error:
+            raise StorageError(self.path, error) from error
 
     def runs(self) -> list[RunFolder]:
         """List the runs: every folder that holds a spec.json."""

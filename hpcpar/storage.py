@@ -17,6 +17,8 @@ from typing import BinaryIO
 from hpcpar.errors import StorageError
 
 _COUNT = itertools.count()
+_PRIVATE = 0o600
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @contextlib.contextmanager
@@ -64,7 +66,7 @@ def _make_one(path: Path, *, exist_ok: bool) -> None:
         raise StorageError(path, error) from error
 
 
-def write_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+def write_file(path: Path | str, content: bytes, *, mode: int = _PRIVATE, durable: bool = True) -> None:
     """Write a whole file under a temporary name in its own folder, then rename it: readers see all of it or nothing.
 
     `durable` waits until it is on the disk. Whoever writes many files waits once for all, by `sync`.
@@ -72,12 +74,13 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool =
     Raises:
         StorageError: the folder is read-only, full, or gone.
     """
-    with _as_storage_error(path):
+    try:  # a thousand files: a context manager costs as much as a call of the system
         descriptor, temporary = _temporary(path)
         try:
             try:
                 _write_all(descriptor, content)
-                os.fchmod(descriptor, mode)
+                if mode != _PRIVATE:  # which it is from the first
+                    os.fchmod(descriptor, mode)
                 if durable:
                     os.fsync(descriptor)
             finally:
@@ -87,17 +90,19 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600, durable: bool =
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
-def _temporary(path: Path) -> tuple[int, str]:
+def _temporary(path: Path | str) -> tuple[int, str]:
     """Open a new file beside this one; its name is of this process and of this moment alone."""
     folder, name = os.path.split(path)
     while True:
         temporary = f"{folder}/.{name}.{os.getpid()}.{next(_COUNT)}"
-        with contextlib.suppress(FileExistsError):  # of a process of the same number, on another machine or long ago
-            return os.open(
-                temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            ), temporary
+        try:
+            return os.open(temporary, _NEW, _PRIVATE), temporary
+        except FileExistsError:  # of a process of the same number, on another machine or long ago
+            continue
 
 
 def sync(path: Path) -> None:
@@ -191,7 +196,7 @@ def read_file(path: Path | str, most: int = 2**62) -> bytes:
     return b"".join(parts) if len(parts) > 2 else parts[0]
 
 
-def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:
+def append_line(path: Path | str, line: bytes, *, durable: bool = False) -> None:
     """Append one line in a single write; `durable` waits until it is on the disk.
 
     A torn line that a killed writer left behind is closed first, so that at most that line is lost.
@@ -199,7 +204,7 @@ def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:
     Raises:
         StorageError: the file cannot be written, or the disk filled up in the middle of the line.
     """
-    with _as_storage_error(path):
+    try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             size = os.fstat(descriptor).st_size
@@ -209,6 +214,8 @@ def append_line(path: Path, line: bytes, *, durable: bool = False) -> None:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

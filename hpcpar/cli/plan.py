@@ -8,6 +8,7 @@ import click
 
 from hpcpar import __version__
 from hpcpar.cli import submit
+from hpcpar.cli.study import read_profile, read_study
 from hpcpar.cli.variadic import VariadicCommand
 
 _EPILOG = """
@@ -63,8 +64,8 @@ def _plan(study_file: str | None, **flags: Any) -> int:
     from hpcpar.storage import is_folder
 
     flags = {**dict.fromkeys(_NOT_HERE), "program": (), **flags}
-    study, where = submit.read_study(study_file, flags)
-    profile, _ = submit.read_profile(study, where)
+    study, where = read_study(study_file, flags)
+    profile, _ = read_profile(study, where)
     open_choice = study_file is None and not flags["strategies"] and flags["mesh"] is None
     if open_choice:
         study = with_all_strategies(study, profile, where)

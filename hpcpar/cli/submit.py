@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ import click
 
 from hpcpar import __version__, assets
 from hpcpar.cli.output import warn
+from hpcpar.cli.study import read_profile, read_study, short
 from hpcpar.cli.variadic import VariadicCommand, after_dashes
-from hpcpar.decode import decode, find_problems, nested, read_toml
 from hpcpar.errors import InputError, Problem
-from hpcpar.profile import ClusterProfile
-from hpcpar.spec import Study
-from hpcpar.workload_files import study_name
 
 _EPILOG = """
 \b
@@ -27,11 +23,6 @@ Examples:
   hpcpar submit --cluster local --nodes 1 2 -- ./train --batch {micro_batch}
   hpcpar submit --cluster local --workload llama-tiny --set data.path=corpus.txt --strategy ddp pp --nodes 1 2 4
 """
-_STUDY_FLAGS = (
-    "cluster node_type workload scaling global_batch micro_batch steps warmup_steps quick diagnose_steps repeats seed"
-    " time memory account qos partition constraint python ranks_per_node cpus_per_rank paired max_queued"
-).split()
-"""Flags that stand for a key of the study of the same name."""
 
 
 def _complete(kind: str) -> Any:
@@ -150,10 +141,12 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
     Flags override the file. What is complete or under way is not submitted again, so a study can be extended: more
     nodes, more repeats.
     """
+    from hpcpar import records
     from hpcpar.control import submit
 
     request, profile_path = request_of(study_file, program, flags)
-    prepared = submit.prepare(request)
+    with records.without_collections():
+        prepared = submit.prepare(request)
     for problem in prepared.plan.warnings:
         warn(str(problem))
     for text in prepared.trouble:
@@ -161,7 +154,8 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
     if flags["dry_run"]:
         return _show(prepared, profile_path, as_json=flags["as_json"])
     _refuse_or_ask(prepared, flags)
-    job_ids = submit.submit(prepared, lambda problem: warn(str(problem)))
+    with records.without_collections():
+        job_ids = submit.submit(prepared, lambda problem: warn(str(problem)))
     return _answer(prepared, job_ids, flags)
 
 
@@ -218,121 +212,6 @@ def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str
         force=flags["force"],
     )
     return request, profile_path
-
-
-def _program(data: dict[str, Any], words: tuple[str, ...]) -> Iterator[Problem]:
-    """Take what stands after `--` for the command line of the user's own program."""
-    if data.get("workload", "script") != "script":
-        yield Problem(
-            "--", f"workload {data['workload']} starts no program", "use --workload script, or leave `--` out"
-        )
-        return
-    data["workload"] = "script"
-    data.setdefault("strategies", ["own"])
-    data["workload_options"] = {**data.get("workload_options", {}), "command": list(words)}
-
-
-def read_study(study_file: str | None, flags: dict[str, Any]) -> tuple[Study, str]:
-    """Merge a study's file and the flags; return it and the words for messages.
-
-    Raises:
-        InputError: with every problem of both.
-    """
-    data: dict[str, Any] = {}
-    where = "flags"
-    if study_file is not None:
-        path = assets.find("jobs", study_file)
-        data, where = read_toml(path), _short(path)
-        data.setdefault("name", path.stem)
-    problems = find_problems(Study, data, where) if data else []
-    pairs = {
-        key: _pairs(flags[key], flag, problems)
-        for key, flag in (("workload_options", "--set"), ("strategy_options", "--option"))
-    }
-    data = {**data, **{key: flags[key] for key in _STUDY_FLAGS if flags[key] is not None}}
-    if pairs["workload_options"]:
-        _set_options(data, nested(pairs["workload_options"]))
-    if flags["nodes"]:
-        data["nodes"] = list(flags["nodes"])
-    _apply_strategies(data, flags, nested(pairs["strategy_options"]))
-    if flags["checkpoint_every"]:
-        data["checkpoint"] = _merged(data.get("checkpoint", {}), {"every": flags["checkpoint_every"]})
-    problems += _program(data, flags["program"]) if flags["program"] else ()
-    if flags["name"] is not None:  # an empty one is refused: a script's unset variable must not mean the default
-        data["name"] = flags["name"]
-    workload = study_name(str(data.get("workload", Study().workload)))
-    data.setdefault("name", f"{workload}-{data.get('scaling', 'strong')}")
-    problems += [p for p in find_problems(Study, data, where) if p not in problems]
-    if problems:
-        raise InputError(problems)
-    return decode(Study, data, where), where
-
-
-def _set_options(data: dict[str, Any], given: dict[str, Any]) -> None:
-    """Let --set override the file's options, those of its variants too; variants that become the same are one."""
-    data["workload_options"] = _merged(data.get("workload_options", {}), given)
-    variants = data.get("variants", [])
-    if variants and isinstance(variants, list) and all(isinstance(one, dict) for one in variants):
-        merged = [_merged(one, given) for one in variants]
-        data["variants"] = [one for place, one in enumerate(merged) if one not in merged[:place]]
-
-
-def _apply_strategies(data: dict[str, Any], flags: dict[str, Any], options: dict[str, Any]) -> None:
-    """Let --strategy, --mesh and --option override the file's strategies."""
-    names = [name for given in flags["strategies"] for name in given.split(",") if name]
-    if flags["strategies"]:  # an empty name is no name, and not the default
-        data["strategies"] = names
-    if flags["mesh"] is None and not options:
-        return
-    if flags["mesh"] == "":
-        raise InputError(Problem("--mesh", "is empty", "AXIS=SIZE,..., for example pp=2,dp=-1; or leave it out"))
-    chosen = data.get("strategies", list(Study().strategies))
-    tables = [dict(one) if isinstance(one, dict) else {"name": one} for one in chosen]
-    for table in tables:
-        if flags["mesh"]:
-            table["mesh"] = flags["mesh"]
-        if options:
-            table["options"] = _merged(table.get("options", {}), options)
-    data["strategies"] = tables
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
-
-
-def _pairs(given: tuple[str, ...], flag: str, problems: list[Problem]) -> dict[str, str]:
-    pairs = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            problems.append(Problem(flag, f"'{text}' is not KEY=VALUE"))
-        else:
-            pairs[key] = value
-    return pairs
-
-
-def read_profile(study: Study, where: str) -> tuple[ClusterProfile, Path]:
-    """Read the profile of the study's cluster.
-
-    Raises:
-        InputError: there is none, or it is wrong.
-    """
-    if not study.cluster:
-        known = ", ".join(assets.available("clusters"))
-        raise InputError(Problem(f"{where}: cluster", "is not given", f"--cluster NAME, one of: {known}"))
-    path = assets.find("clusters", study.cluster)
-    return decode(ClusterProfile, read_toml(path), str(path)), path
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)
 
 
 def _show(prepared: Any, profile_path: Path, *, as_json: bool) -> int:
@@ -406,7 +285,7 @@ def _answer(prepared: Any, job_ids: list[str], flags: dict[str, Any]) -> int:
         from hpcpar.cli.status import wait_for
 
         return wait_for([prepared.study], as_json=flags["as_json"])
-    click.echo(f"next: hpcpar status {_short(prepared.study.path)}", err=True)
+    click.echo(f"next: hpcpar status {short(prepared.study.path)}", err=True)
     return 0
 
 

@@ -118,38 +118,50 @@ def study_problems(study: Study, where: str) -> list[Problem]:
 
 def _runs(place: Place, cells: list[tuple[Resolved, Cell]], version: str, folder: str) -> Iterator[PlannedRun]:
     order = 0
+    planned = [(resolved, cell, _first(place, resolved, cell, version, folder)) for resolved, cell in cells]
     # Repeats outermost: a machine that drifts during the study then spoils all cells alike, not the last one.
     for repeat in range(1, max((lengths.repeats(resolved.study) for resolved, _ in cells), default=0) + 1):
-        for resolved, cell in pairing.drawn(cells, repeat):
-            study, declared = resolved.study, resolved.declared
-            identity = _identity(resolved, place, cell, repeat)
-            spec = RunSpec(
+        for resolved, cell, first in pairing.drawn(planned, repeat):
+            paired = resolved.study.paired and not cell.resources.driver
+            identity = msgspec.structs.replace(first.identity, repeat=repeat)
+            spec = msgspec.structs.replace(
+                first,
                 key=identity.key(),
-                study=study.name,
                 identity=identity,
-                scaling=study.scaling if declared.declares_batch else UNDECLARED,
-                warmup_steps=lengths.warmup(study, declared, identity.steps),
-                until_steady=study.warmup_steps is None,
-                quick=study.quick and declared.declares_steps,
-                diagnose_steps=study.diagnose_steps,
-                sinks=study.sinks,
-                declares_steps=declared.declares_steps,
-                **_file(resolved.workload),
-                folder=folder if declared.kind == "program" else "",
-                gpus_per_node=cell.resources.gpus_per_node,
-                device_order=place.node_type.device_order,
-                host_suffix=place.profile.host_suffix,
-                socket_interface=place.profile.socket_interface,
-                sample_unit=declared.sample_unit,
-                tokens_per_sample=declared.tokens_per_sample,
-                uses_cpu=declared.uses_cpu,
-                time_s=cell.resources.time_s,
-                code=version,
                 order=order,
-                pair=pairing.word(cell.resources, repeat) if study.paired and not cell.resources.driver else "",
+                pair=pairing.word(cell.resources, repeat) if paired else "",
             )
             order += 1
             yield PlannedRun(spec, cell.resources)
+
+
+def _first(place: Place, resolved: Resolved, cell: Cell, version: str, folder: str) -> RunSpec:
+    """Return the first repeat of a cell; the others differ in their number, and in what follows from it."""
+    study, declared = resolved.study, resolved.declared
+    identity = _identity(resolved, place, cell)
+    return RunSpec(
+        key=identity.key(),
+        study=study.name,
+        identity=identity,
+        scaling=study.scaling if declared.declares_batch else UNDECLARED,
+        warmup_steps=lengths.warmup(study, declared, identity.steps),
+        until_steady=study.warmup_steps is None,
+        quick=study.quick and declared.declares_steps,
+        diagnose_steps=study.diagnose_steps,
+        sinks=study.sinks,
+        declares_steps=declared.declares_steps,
+        **_file(resolved.workload),
+        folder=folder if declared.kind == "program" else "",
+        gpus_per_node=cell.resources.gpus_per_node,
+        device_order=place.node_type.device_order,
+        host_suffix=place.profile.host_suffix,
+        socket_interface=place.profile.socket_interface,
+        sample_unit=declared.sample_unit,
+        tokens_per_sample=declared.tokens_per_sample,
+        uses_cpu=declared.uses_cpu,
+        time_s=cell.resources.time_s,
+        code=version,
+    )
 
 
 def _file(workload: Any) -> dict[str, Any]:
@@ -158,7 +170,7 @@ def _file(workload: Any) -> dict[str, Any]:
     return {"workload_file": f"{workload.path}:{workload.object}", "workload_sha256": workload.sha256}
 
 
-def _identity(resolved: Resolved, place: Place, cell: Cell, repeat: int) -> Identity:
+def _identity(resolved: Resolved, place: Place, cell: Cell) -> Identity:
     study = resolved.study
     return Identity(
         cluster=place.profile.name,
@@ -176,7 +188,7 @@ def _identity(resolved: Resolved, place: Place, cell: Cell, repeat: int) -> Iden
         global_batch=cell.sizes.global_batch,
         steps=lengths.steps(study, resolved.declared),
         seed=study.seed,
-        repeat=repeat,
+        repeat=1,
     )
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from hpcpar import snapshot
 from hpcpar.control import local_queue, slurm, writing
 from hpcpar.control.again import requests
 from hpcpar.control.forecast.ask import known
@@ -25,20 +25,19 @@ from hpcpar.control.planning import pairing
 from hpcpar.control.planning.limits import limit_problems
 from hpcpar.control.planning.pairing import Job
 from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
-from hpcpar.control.render import Script, Shape, job_text, refuse_unsafe, render
+from hpcpar.control.render import Script
+from hpcpar.control.scripts import code_of, script_of, worker_script_of
 from hpcpar.errors import InputError, NoSchedulerError, Problem, SchedulerError
 from hpcpar.outcome import decide
 from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BatchFolder, StudyFolder, remember_study
 from hpcpar.snapshot import Snapshot
-from hpcpar.spec import Resources, RunSpec, Study
+from hpcpar.spec import Resources, Study
 from hpcpar.storage import is_file, is_folder
 
 if TYPE_CHECKING:
     from hpcpar.control.gate.checks import Case
 
-WORKER_TEMPLATE = "worker.sh.j2"
-"""Of the job that a driver starts; it extends the template of the profile."""
 _UNDER_WAY = ("submitted", "queued", "running")
 
 
@@ -176,22 +175,6 @@ def _room(request: Request, trouble: list[str]) -> int:
         return 0
 
 
-def code_of(request: Request, runs: Sequence[PlannedRun]) -> Snapshot | None:
-    """Read the code of the user's own workload or program; None where there is no file of it, or none is wanted.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    if request.no_snapshot or not runs or request.code == "":
-        return None
-    file = _code_file(runs[0].spec)
-    if file is None:
-        return None
-    if request.code is None:
-        return snapshot.take(file, request.root)
-    return snapshot.stored(file.absolute().parent, request.root / request.study.name, request.code)
-
-
 def _predicted(plan: Plan, request: Request) -> Plan:
     from hpcpar.control.forecast.attach import attach
     from hpcpar.runs import find_studies
@@ -206,17 +189,6 @@ def _predicted(plan: Plan, request: Request) -> Plan:
         force=request.force,
         trace=request.predict is not None,
     )
-
-
-def _code_file(spec: RunSpec) -> Path | None:
-    """Return the file of the user's own workload or program, where there is one."""
-    if spec.workload_file:
-        return Path(spec.workload_file.rpartition(":")[0])
-    command = spec.identity.workload_options.get("command", ()) if spec.folder else ()
-    place = snapshot.entry(command)
-    if place is None or not is_file(Path(spec.folder, command[place])):
-        return None
-    return Path(spec.folder, command[place])
 
 
 def case(prepared: Prepared) -> Case:
@@ -265,7 +237,8 @@ def submit(prepared: Prepared, warn: Callable[[Problem], None] = lambda _: None)
     if prepared.batches and not request.no_gate:
         from hpcpar.control import gate  # a dry run need not pay for it
 
-        for problem in gate.check(case(prepared)):
+        # What submitit imports takes as long as Slurm's answers, or the disk: it is read while these are waited for.
+        for problem in gate.check(case(prepared), threading.Thread(target=_executors).start):
             warn(problem)
     if not prepared.batches and not prepared.held:
         if request.profile.scheduler == "local" and prepared.skipped.keys() & set(_UNDER_WAY):
@@ -357,60 +330,24 @@ def _prepare_batch(
     names = tuple(run.spec.run_name for job in jobs for run in job.runs)
     key = hashlib.sha256("\n".join([str(study.path), str(ordinal), *names]).encode("utf-8", "replace")).hexdigest()[:10]
     folder = study.batch(key)
-    worker = _worker_script(request, folder, jobs) if jobs[0].resources.driver else None
+    worker = worker_script_of(request, folder, jobs) if jobs[0].resources.driver else None
     return PreparedBatch(folder, jobs, script_of(request, folder, jobs, code), worker)
 
 
-def _worker_script(request: Request, folder: BatchFolder, jobs: tuple[Job, ...]) -> Script | None:
-    if request.profile.scheduler != "slurm":
-        return None
-    shape = _shape(request, folder, jobs, None)._replace(run_names=(), role="worker")
-    return _rendered(shape, WORKER_TEMPLATE)
+def _executors() -> Mapping[str, Any]:
+    from hpcpar.control.executors import EXECUTORS  # submitit: 0.1 s that a dry run need not pay
 
-
-def script_of(request: Request, folder: BatchFolder, jobs: tuple[Job, ...], code: Snapshot | None) -> Script:
-    """Render the script of a batch in this folder.
-
-    Raises:
-        InputError: a value must not stand in a script, or the template is wrong.
-    """
-    return _rendered(_shape(request, folder, jobs, code))
-
-
-def _shape(request: Request, folder: BatchFolder, jobs: tuple[Job, ...], code: Snapshot | None) -> Shape:
-    identity, resources = jobs[0].runs[0].spec.identity, jobs[0].resources
-    return Shape(
-        key=folder.key,
-        study=request.study.name,
-        run_names=tuple(" ".join(run.spec.run_name for run in job.runs) for job in jobs),
-        folder=folder.path,
-        payload=folder.payload_path,
-        python=request.python,
-        resources=resources,
-        profile=request.profile,
-        node_type=request.profile.node_types[identity.node_type],
-        code=(code.folder(folder.study.path), code.root) if code else None,
-        role="driver" if resources.driver else "ranks",
-    )
-
-
-def _rendered(shape: Shape, template: str = "") -> Script:
-    job = job_text(shape)
-    problems = refuse_unsafe(job, shape.profile, shape.resources)
-    if problems:
-        raise InputError(list(dict.fromkeys(problems)))
-    return render(job, shape.profile, template)
+    return EXECUTORS
 
 
 def _hand_over(prepared: Prepared) -> list[str]:
-    from hpcpar.control.executors import EXECUTORS  # submitit: 0.1 s that a dry run need not pay
-
+    executors = _executors()
     begun = time.time()
     job_ids = []
     try:
         for batch in prepared.batches:
             gate_passed = "skipped" if prepared.request.no_gate else "passed"
-            make: Any = EXECUTORS[prepared.request.profile.scheduler]
+            make = executors[prepared.request.profile.scheduler]
             code = prepared.snapshot.digest if prepared.snapshot else ""
             executor = make(batch.folder, batch.sha256, begun, gate_passed, code)
             job_ids.append(executor.submit_all())

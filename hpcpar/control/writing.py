@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _LOCK = ".lock"
 _FEW = 32
-"""Runs of a batch whose spec.json are waited for one by one; of more, all at once."""
+"""Runs of a submission whose files are waited for one by one; of more, all at once."""
 
 
 @contextlib.contextmanager
@@ -105,18 +105,22 @@ def write_all(prepared: Prepared, made: list[Path]) -> None:
         snapshot.store(prepared.snapshot, prepared.study.path)
     asked = requests.note(prepared.study, prepared.request)
     why = {name: wish.why for name, wish in (prepared.request.only or {}).items()}
+    # Of a few files each is waited for by itself; of more, all at once: nothing is asked of the scheduler before.
+    few = sum(len(batch.runs) for batch in prepared.batches) + len(prepared.held) < _FEW
     for batch in prepared.batches:
-        _write_specs(prepared.study, batch.runs, made)
+        _write_specs(prepared.study, batch.runs, made, durable=few)
         try:
             line = BatchLine(kind="asked", asked=asked, excluded=batch.resources.exclude)
             names, tasks = [run.spec.run_name for run in batch.runs], _tasks(batch)
-            worker_script = batch.worker_script.text if batch.worker_script else ""
-            batch.folder.create(batch.script.text, names, line, why, worker_script=worker_script, tasks=tasks)
+            workers = batch.worker_script.text if batch.worker_script else ""
+            batch.folder.create(batch.script.text, names, line, why, worker_script=workers, tasks=tasks, durable=few)
         except StorageError:
             made.append(batch.folder.path)
             raise
         made.append(batch.folder.path)  # only now: where another submit made it first, it is not ours to remove
-    _write_specs(prepared.study, prepared.held, made)
+    _write_specs(prepared.study, prepared.held, made, durable=few)
+    if not few:
+        sync(prepared.study.path)
 
 
 def _tasks(batch: PreparedBatch) -> list[int] | None:
@@ -126,13 +130,14 @@ def _tasks(batch: PreparedBatch) -> list[int] | None:
     return [task for task, job in enumerate(batch.jobs) for _ in job.runs]
 
 
-def _write_specs(study: StudyFolder, runs: Sequence[PlannedRun], made: list[Path]) -> None:
-    folders = [(study.run(run.spec.run_name), run.spec) for run in runs]
-    # One that cannot be read was cut off, by a machine that crashed before it was on the disk: nothing was sent then.
-    missing = [(folder, spec) for folder, spec in folders if folder.spec() is None]
-    for folder, spec in missing:
-        if not folder.path.exists():
+def _write_specs(study: StudyFolder, runs: Sequence[PlannedRun], made: list[Path], *, durable: bool) -> None:
+    there = study.names()
+    for run in runs:
+        name = run.spec.run_name
+        folder = study.run(name)
+        if name not in there:
             made.append(folder.path)
-        folder.write_spec(spec, durable=len(missing) < _FEW)
-    if len(missing) >= _FEW:
-        sync(study.path)
+        elif folder.spec() is not None:
+            continue
+        # One that cannot be read was cut off: the machine crashed before it was on the disk, and nothing was sent.
+        folder.write_spec(run.spec, durable=durable)

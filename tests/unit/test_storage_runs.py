@@ -66,7 +66,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         failing(patch, step, OSError(number, os.strerror(number)))
         with pytest.raises(StorageError, match=os.strerror(number)) as caught:
-            storage.write_file(path, b"new content")
+            storage.write_file(path, b"new content", mode=0o640)
     assert caught.value.exit_code == 2
     assert (path.read_bytes(), names(tmp_path)) == (b"old", ["file"])
 
@@ -78,7 +78,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     with monkeypatch.context() as patch:
         failing(patch, step, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            storage.write_file(path, b"new content")
+            storage.write_file(path, b"new content", mode=0o640)
     assert (path.read_bytes(), names(tmp_path)) == (b"old", ["file"])
 
 

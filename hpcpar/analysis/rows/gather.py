@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
-import gc
 import math
 import operator
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +38,7 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
     Raises:
         InputError: a path is not a folder, or nothing of hpcpar is in any of them.
     """
-    with _without_collections():
+    with records.without_collections():
         return _gather(paths, Options(warmup_steps=warmup_steps, target_loss=target_loss))
 
 
@@ -118,18 +116,6 @@ def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
 
 def _snapshot(study: str, run: Listed) -> Snapshot:
     return Snapshot(f"{study}/{run.name}", None if run.facts is None else run.facts.names)
-
-
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Spare the search for cycles, of which rows have none, while tens of thousands of objects are made."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:

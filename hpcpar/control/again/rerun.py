@@ -19,7 +19,8 @@ from hpcpar import __version__
 from hpcpar.control.again import requests
 from hpcpar.control.plan import PlannedRun, make_plan
 from hpcpar.control.planning import pairing
-from hpcpar.control.submit import Prepared, Request, Wish, as_first_sent, code_of, prepare, script_of
+from hpcpar.control.scripts import code_of, script_of
+from hpcpar.control.submit import Prepared, Request, Wish, as_first_sent, prepare
 from hpcpar.errors import InputError, Problem
 from hpcpar.runs import Batch, BatchFolder, RunFolder, StudyFolder
 from hpcpar.spec import RunSpec

@@ -6,6 +6,7 @@ Errors stop a submit before anything is written. Warnings are said. What could n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from hpcpar.control.gate import checks, online
@@ -46,16 +47,24 @@ class Result(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def examine(case: Case) -> Iterator[Result]:
-    """Run every check; those that ask Slurm only where its commands are there."""
+def examine(case: Case, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Result]:
+    """Run every check; those that ask Slurm only where its commands are there, and then all at once.
+
+    `meanwhile` is called while Slurm is asked.
+    """
     online_too = case.profile.scheduler == "slurm"
     why_not = unasked = "" if case.shots else "there is nothing to submit"
     for check in OFFLINE:
         yield (result := _look(check, case, why_not if check.needs_plan else ""))
         if check.name == "scheduler" and result.findings:
             unasked = unasked or "its commands are not here"
-    for check in ONLINE if online_too else ():
-        yield _look(check, case, unasked)
+    if online_too and unasked:
+        yield from (_look(check, case, unasked) for check in ONLINE)
+    elif online_too:
+        with ThreadPoolExecutor(len(ONLINE)) as pool:
+            asked = [pool.submit(_look, check, case, "") for check in ONLINE]
+            meanwhile()
+            yield from (one.result() for one in asked)
 
 
 def _look(check: Check, case: Case, why_not: str) -> Result:
@@ -64,13 +73,13 @@ def _look(check: Check, case: Case, why_not: str) -> Result:
     return Result(check, tuple(check.look(case)))
 
 
-def check(case: Case) -> list[Problem]:
-    """Run every check and return the warnings.
+def check(case: Case, meanwhile: Callable[[], object] = lambda: None) -> list[Problem]:
+    """Run every check and return the warnings; `meanwhile` as in `examine`.
 
     Raises:
         InputError: with every error of every check.
     """
-    findings = [finding for result in examine(case) for finding in result.findings]
+    findings = [finding for result in examine(case, meanwhile) for finding in result.findings]
     errors = [finding.problem for finding in findings if finding.level == "error"]
     if errors:
         raise InputError(list(dict.fromkeys(errors)))

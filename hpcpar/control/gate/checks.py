@@ -100,15 +100,17 @@ def scheduler(case: Case) -> Iterator[Finding]:
 
 def environment(case: Case) -> Iterator[Finding]:
     """Yield packages that the nodes' interpreter lacks, tried with the interpreter that the job will use."""
-    extras = {extra for run in case.plan.runs for extra in registry.get_strategy(run.spec.identity.strategy).extras}
-    extras |= {extra for run in case.plan.runs for extra in _workload_extras(run.spec)}
+    specs = [run.spec for run in case.plan.runs]
+    strategies = {spec.identity.strategy for spec in specs}
+    workloads = {spec.identity.workload for spec in specs if not spec.workload_file}
+    extras = {extra for name in strategies for extra in registry.get_strategy(name).extras}
+    extras |= {extra for name in workloads for extra in registry.get_workload(name).extras}
+    extras |= {extra for spec in specs if spec.workload_file for extra in _extras_of_file(spec)}
     yield from _package_findings(sorted(extras), case)
 
 
-def _workload_extras(spec: RunSpec) -> tuple[str, ...]:
-    if spec.workload_file:
-        return workload_files.describe(spec.workload_file, spec.identity.workload_options, "gate").extras
-    return registry.get_workload(spec.identity.workload).extras
+def _extras_of_file(spec: RunSpec) -> tuple[str, ...]:
+    return workload_files.describe(spec.workload_file, spec.identity.workload_options, "gate").extras
 
 
 def _package_findings(extras: list[str], case: Case) -> Iterator[Finding]:
