@@ -31,7 +31,7 @@ BOUND = 1.01
 """Of step time, by the upper bound of its interval."""
 MEMORY_BOUND = 1.01
 """Of peak memory: allocators of two processes that do the same differ by less (measured)."""
-MEMORY_RUNS = 5
+MEMORY_RUNS = 3
 BUSY = 1.5
 """Load over CPUs above which figures are not to be believed."""
 PRELOAD = ["torch", "torch.distributed.fsdp", "torch.distributed.pipelining", "torch.distributed.tensor.parallel"]
