@@ -245,13 +245,13 @@ def measure(strategy: str, rounds: int, steps: int) -> Finding:
 
 
 def _memory(strategy: str) -> dict[str, int]:
-    """Return the peak of the largest rank of both sides: the median of processes started in turn (allocators vary)."""
+    """Return the peak of the largest rank of both sides: the least of processes in turn, as allocators only add."""
     sides: tuple[Side, ...] = ("hand", "hpcpar")
     peaks: dict[str, list[int]] = {side: [] for side in sides}
     for _ in range(MEMORY_RUNS):
         for side in sides:
             peaks[side].append(max(peak for _, peak in run_ranks(strategy, side, 1, 1)))
-    return {side: statistics.median_low(found) for side, found in peaks.items()}
+    return {side: min(found) for side, found in peaks.items()}
 
 
 def _ratios(found: Iterable[Sequence[tuple[str, float, float]]], column: int) -> list[float]:
