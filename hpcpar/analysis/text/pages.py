@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,7 @@ from hpcpar.analysis.text.models import model_sheet
 from hpcpar.analysis.text.numbers import plural
 from hpcpar.analysis.text.sheet import Sheet
 from hpcpar.analysis.text.summary import MOST, summary
+from hpcpar.analysis.text.verdict_tables import not_compared
 
 if TYPE_CHECKING:
     from hpcpar.analysis.results import Results
@@ -49,19 +51,25 @@ def _brief(results: Results) -> Iterator[Page]:
     yield from _supports(results)
     for table in results.tables:
         yield Page(title(table), brief_facts(table), tables.sheet(table, narrow=True), tables.remarks(table), [])
-    silent = [line for one in (*results.against, *results.comparisons) for line in verdict_tables.not_compared(one)]
+    silent = Counter(line for one in (*results.against, *results.comparisons) for line in not_compared(one))
     if silent:
-        yield Page("No verdict", silent[:MOST], None, [], [])
+        told = [f"In {count} tables: {line}" if count > 1 else line for line, count in silent.items()]
+        yield Page("No verdict", _first(told), None, [], [])
     if results.sized_up:
         yield _sized_up(results)
     minor = [
         f"{one.severity}: {one.name}: {one.where}: {one.what}" for one in results.lint if one.severity != "invalid"
     ]
     if minor:
-        more = [f"... and {len(minor) - MOST} more: hpcpar collect --format md"] if len(minor) > MOST else []
-        yield Page("Findings", [*minor[:MOST], *more], None, [], [])
+        yield Page("Findings", _first(minor), None, [], [])
     yield from _problems(results)
     yield Page("How it was computed, laws, and every verdict in words: hpcpar collect --out report", [], None, [], [])
+
+
+def _first(lines: list[str]) -> list[str]:
+    """Return as many lines as a terminal shall have, and say how many more there are."""
+    more = [f"... and {len(lines) - MOST} more: hpcpar collect --format md"] if len(lines) > MOST else []
+    return [*lines[:MOST], *more]
 
 
 def _pages(results: Results) -> Iterator[Page]:
