@@ -19,7 +19,7 @@ from hpcpar.analysis.report import extrap, latex
 from hpcpar.analysis.report.proposal import PROGRAMMES, write
 from hpcpar.analysis.report.proposal_parts import YOURS, Request
 from hpcpar.analysis.report.vector import inline
-from hpcpar.analysis.text.summary import summary
+from hpcpar.analysis.text.summary import MOST, summary
 from hpcpar.records import Cause
 
 HOSTILE = (
@@ -203,6 +203,18 @@ def test_the_terminal_begins_with_the_summary_and_names_where_the_rest_is(result
     assert text.startswith("Summary\n\n  1 run of 24 without a result")
     assert text.rstrip().endswith("hpcpar collect --out report")
     assert "Welch" not in text
+
+
+def test_a_terminal_says_once_what_holds_for_many_tables(tmp_path):
+    for number in range(MOST + 2):
+        study = f"study{number}"
+        truths = {"ddp": Truth(0.010, 0.0020), "pp": Truth(0.0112, 0.00224)}
+        Oracle(truths=truths, nodes=(1,), repeats=1, study=study, begun_s=1e6 * (number + 1)).write(tmp_path)
+
+    text = collect([tmp_path]).to_text(width=400)
+
+    assert re.search(rf"No verdict\n\n  In {MOST + 2} tables: Not enough runs: pp@1 \(step time\)", text)
+    assert re.search(r"Findings\n(\n?  .*){8}\n  \.\.\. and \d+ more: hpcpar collect --format md\n", text)
 
 
 def test_a_terminal_shows_efficiencies_as_bars(results):
