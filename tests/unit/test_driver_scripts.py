@@ -33,9 +33,9 @@ def test_the_driver_is_one_process_and_its_workers_have_what_the_study_asks_for(
 ) -> None:
     more = (
         "--ranks-per-node",
-        "2",
+        "1",
         "--cpus-per-rank",
-        "2",
+        "3",
         "--repeats",
         "3",
         "--account",
@@ -46,12 +46,21 @@ def test_the_driver_is_one_process_and_its_workers_have_what_the_study_asks_for(
     (batch,) = batches(capsys, "--cluster", "slurm-test", *more)
     driver, workers = directives(batch["script"]), directives(batch["worker_script"])
     assert {"--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=1"} <= driver
-    assert {"--nodes=4", "--ntasks-per-node=2", "--cpus-per-task=2"} <= workers
-    assert "srun --nodes=4 --ntasks=8 --ntasks-per-node=2 --cpus-per-task=2" in batch["worker_script"]
+    assert {"--nodes=4", "--ntasks-per-node=1", "--cpus-per-task=3"} <= workers
+    assert "srun --nodes=4 --ntasks=4 --ntasks-per-node=1 --cpus-per-task=3" in batch["worker_script"]
     assert {"--account=lab", "--partition=main", "--time=00:05:00"} <= driver & workers
     assert "--array=0-2%1" in driver, "drivers that wait must not hold the nodes that they wait for"
     assert not any(word.startswith("--array") for word in workers)
     assert [run["identity"]["nodes"] for run in batch["runs"]] == [4, 4, 4]
+
+
+def test_workers_that_leave_no_cpu_for_their_driver_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """They would wait for it to end, and it for them."""
+    whole = ("--cluster", "slurm-test", "--ranks-per-node", "2", "--cpus-per-rank", "2")
+    assert main([*STUDY, *whole]) == 2
+    said = capsys.readouterr().err
+    assert "the workers take every CPU (4 on each node), and their driver needs one as well" in said
+    batches(capsys, *whole[:-1], "1")
 
 
 def test_what_a_site_says_holds_for_the_workers_too(capsys: pytest.CaptureFixture[str]) -> None:

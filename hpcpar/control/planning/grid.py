@@ -10,7 +10,7 @@ import msgspec
 from hpcpar import composition
 from hpcpar.control.planning.batch_sizes import BatchSizes, split_batch
 from hpcpar.control.planning.checkpoints import checkpoint_problems, why_not, with_checkpoints
-from hpcpar.control.planning.limits import limit_problems
+from hpcpar.control.planning.limits import driver_problem, limit_problems
 from hpcpar.control.planning.names import Chosen, Place, Resolved
 from hpcpar.errors import Problem
 from hpcpar.mesh import Mesh
@@ -49,6 +49,11 @@ def cells_of(resolved: Resolved, place: Place, problems: list[Problem]) -> Itera
                 continue
             taken.append(point)
             found = cell_of(resolved, chosen, resources_of(resolved.study, place, nodes), place.profile)
+            if isinstance(found, Cell) and place.profile.scheduler != "local":
+                found = (
+                    driver_problem(found.resources, place.node_type, f"{resolved.where}: strategy {chosen.choice.name}")
+                    or found
+                )
             if isinstance(found, Problem):
                 problems.append(found)
             else:

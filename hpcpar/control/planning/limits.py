@@ -42,6 +42,20 @@ def _rank_problems(resources: Resources, node_type: NodeType, label: str) -> Ite
         yield Problem(label, what, f"one rank drives one GPU: --ranks-per-node {node_type.gpus_per_node} or less")
 
 
+def driver_problem(resources: Resources, node_type: NodeType, label: str) -> Problem | None:
+    """The driver runs as long as its workers, beside them: where these take every CPU, they would wait for ever."""
+    if not resources.driver or resources.nodes != node_type.num_nodes:
+        return None
+    cpus = resources.ranks_per_node * resources.cpus_per_rank
+    if node_type.whole_nodes:
+        what = "the workers take every node, and their driver needs one as well"
+        return Problem(label, what, f"--nodes {resources.nodes - 1} or less")
+    if node_type.usable_cpus and cpus >= node_type.usable_cpus:
+        what = f"the workers take every CPU ({cpus} on each node), and their driver needs one as well"
+        return Problem(label, what, "fewer --nodes, --ranks-per-node or --cpus-per-rank")
+    return None
+
+
 class _Queues(NamedTuple):
     """What can be asked for under one flag, and what is."""
 
