@@ -175,3 +175,10 @@ def test_the_workers_script_hands_run_attempt_and_name_on(capsys: pytest.Capture
     without = subprocess.run(["bash", str(script)], env=commands.environment, check=False, timeout=30, stderr=-1)
     assert without.returncode != 0
     assert b"given by its driver" in without.stderr
+
+
+def test_a_gpu_that_the_nodes_do_not_have_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("submit", "--workload", "xgboost", "--strategy", "xgb-collective", "--set", "device=cuda", "--dry-run")
+    assert main([*words, "--cluster", "slurm-test", "--nodes", "2"]) == 2
+    assert "'cuda', but the nodes 'cpu' of slurm-test have no GPUs" in capsys.readouterr().err
+    assert main([*words, "--cluster", "perlmutter", "--account", "m1", "--nodes", "2"]) == 0

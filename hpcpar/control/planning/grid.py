@@ -39,6 +39,10 @@ def all_limits(study: Study, place: Place, where: str) -> Iterator[Problem]:
 
 def cells_of(resolved: Resolved, place: Place, problems: list[Problem]) -> Iterator[Cell]:
     """Yield every strategy at every size that can be laid out; say of the others why not."""
+    if wants_gpu_in_vain(resolved, place):
+        what = f"device: 'cuda', but the nodes '{place.node_type_name}' of {place.profile.name} have no GPUs"
+        problems.append(Problem(f"workload {resolved.workload.name}", what, "device=cpu, or another --node-type"))
+        return
     taken: list[tuple[str, Any, int]] = []
     for chosen in resolved.strategies:
         for nodes in chosen.choice.nodes or resolved.study.nodes:
@@ -58,6 +62,12 @@ def cells_of(resolved: Resolved, place: Place, problems: list[Problem]) -> Itera
                 problems.append(found)
             else:
                 yield found
+
+
+def wants_gpu_in_vain(resolved: Resolved, place: Place) -> bool:
+    """Say whether a workload asks for a GPU that the profile rules out; of its own machine `local` says nothing."""
+    asks = getattr(resolved.workload_options, "device", "") == "cuda"
+    return asks and place.profile.scheduler != "local" and not place.node_type.gpus_per_node
 
 
 def cell_of(resolved: Resolved, chosen: Chosen, resources: Resources, profile: ClusterProfile) -> Cell | Problem:
