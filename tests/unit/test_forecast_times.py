@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def test_a_run_is_read_once_until_it_has_another_result(study: StudyFolder, monk
     assert [one for _, one in times.taken([study], *kind(study))] == [one for _, one in first]
     assert read == []
     change_record(first[0][0], started=0.0)
+    later = first[0][1].stamp + 1_000_000_000  # the clock of a file system ticks every few milliseconds only
+    os.utime(first[0][0].record_path, ns=(later, later))
     times.taken([study], *kind(study))
     assert [run.path for run in read] == [first[0][0].path]
 
