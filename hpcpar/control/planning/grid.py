@@ -39,7 +39,7 @@ def all_limits(study: Study, place: Place, where: str) -> Iterator[Problem]:
 
 def cells_of(resolved: Resolved, place: Place, problems: list[Problem]) -> Iterator[Cell]:
     """Yield every strategy at every size that can be laid out; say of the others why not."""
-    if wants_gpu_in_vain(resolved, place):
+    if _wants_gpu_in_vain(resolved, place):
         what = f"device: 'cuda', but the nodes '{place.node_type_name}' of {place.profile.name} have no GPUs"
         problems.append(Problem(f"workload {resolved.workload.name}", what, "device=cpu, or another --node-type"))
         return
@@ -47,24 +47,21 @@ def cells_of(resolved: Resolved, place: Place, problems: list[Problem]) -> Itera
     for chosen in resolved.strategies:
         for nodes in chosen.choice.nodes or resolved.study.nodes:
             point = (chosen.choice.name, chosen.options, nodes)
+            label = f"{resolved.where}: strategy {chosen.choice.name} on {nodes} node{'s' * (nodes > 1)}"
             if point in taken:  # the same key, so both would run in one folder
-                label = f"{resolved.where}: strategy {chosen.choice.name} on {nodes} node{'s' * (nodes > 1)}"
                 problems.append(Problem(label, "is given twice", "--repeats is the way to run it again"))
                 continue
             taken.append(point)
             found = cell_of(resolved, chosen, resources_of(resolved.study, place, nodes), place.profile)
-            if isinstance(found, Cell) and place.profile.scheduler != "local":
-                found = (
-                    driver_problem(found.resources, place.node_type, f"{resolved.where}: strategy {chosen.choice.name}")
-                    or found
-                )
+            if isinstance(found, Cell):
+                found = driver_problem(found.resources, place.profile, place.node_type, label) or found
             if isinstance(found, Problem):
                 problems.append(found)
             else:
                 yield found
 
 
-def wants_gpu_in_vain(resolved: Resolved, place: Place) -> bool:
+def _wants_gpu_in_vain(resolved: Resolved, place: Place) -> bool:
     """Say whether a workload asks for a GPU that the profile rules out; of its own machine `local` says nothing."""
     asks = getattr(resolved.workload_options, "device", "") == "cuda"
     return asks and place.profile.scheduler != "local" and not place.node_type.gpus_per_node

@@ -42,9 +42,9 @@ def _rank_problems(resources: Resources, node_type: NodeType, label: str) -> Ite
         yield Problem(label, what, f"one rank drives one GPU: --ranks-per-node {node_type.gpus_per_node} or less")
 
 
-def driver_problem(resources: Resources, node_type: NodeType, label: str) -> Problem | None:
+def driver_problem(resources: Resources, profile: ClusterProfile, node_type: NodeType, label: str) -> Problem | None:
     """The driver runs as long as its workers, beside them: where these take every CPU, they would wait for ever."""
-    if not resources.driver or resources.nodes != node_type.num_nodes:
+    if not resources.driver or profile.scheduler == "local" or resources.nodes != node_type.num_nodes:
         return None
     cpus = resources.ranks_per_node * resources.cpus_per_rank
     if node_type.whole_nodes:
