@@ -142,13 +142,13 @@ def speed(make: Callable[[], Callable[[int], Any]], device: torch.device) -> Spe
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     step, clock = make(), CudaClock()
+    marks = []
     for number in range(WARM_UP + STEPS):
-        if number == WARM_UP:
-            clock.read()
-        clock.begin()
+        marks.append(clock.mark())
         step(number)
-        clock.end()
-    return Speed(statistics.median(clock.read()), torch.cuda.max_memory_allocated(device))
+        marks.append(clock.mark())
+    timed_s = clock.seconds(marks)[WARM_UP:]
+    return Speed(statistics.median(timed_s), torch.cuda.max_memory_allocated(device))
 
 
 def page(name: str, rows: Sequence[tuple[str, float, float]]) -> Iterator[str]:

@@ -47,23 +47,18 @@ class Progress:
     def __init__(self) -> None:
         self.step = 0
         """The step that has begun last."""
-        self.since = time.monotonic()
+        self.since = time.perf_counter()
+        """When."""
         self.longest_s = 0.0
+        """The longest step of all finished windows."""
         self.watched = self.over = self.is_between = False
-
-    def begin(self, step: int) -> None:
-        """Note that a step begins."""
-        now = time.monotonic()
-        if self.watched:
-            self.longest_s = max(self.longest_s, now - self.since)
-        self.step, self.since, self.watched = step, now, True
 
     @contextlib.contextmanager
     def between(self) -> Iterator[None]:
         """Do something between two steps that may take longer than a step: a checkpoint."""
-        self.since, self.is_between = time.monotonic(), True
+        self.since, self.is_between = time.perf_counter(), True
         yield
-        self.since, self.is_between = time.monotonic(), False
+        self.since, self.is_between = time.perf_counter(), False
 
     def end(self) -> None:
         """Note that the training is over: nobody watches any more."""
@@ -114,7 +109,7 @@ def _await_hang(progress: Progress, patience: Patience) -> str:
     while not progress.over:
         step, between = progress.step, progress.is_between
         allowed_s = patience.between_s if between else patience.step_s
-        left_s = progress.since + allowed_s - time.monotonic()
+        left_s = progress.since + allowed_s - time.perf_counter()
         if not progress.watched:
             left_s = patience.step_s / 4
         elif left_s <= 0:

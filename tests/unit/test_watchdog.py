@@ -12,9 +12,13 @@ import pytest
 from worker_spec import make_info, make_spec
 
 from hpcpar.records import Cause, Step
+from hpcpar.registry import StepResult
 from hpcpar.runs import RunFolder
 from hpcpar.worker import watchdog
 from hpcpar.worker.journal import Journal
+from hpcpar.worker.measure.clock import CpuClock
+from hpcpar.worker.measure.loop import train
+from hpcpar.worker.measure.window import Exchanged, exchange_alone
 from hpcpar.worker.watchdog import Patience, Progress, patience_of
 
 SOON = Patience(0.1, 60.0)
@@ -22,6 +26,13 @@ SOON = Patience(0.1, 60.0)
 
 class Ended(BaseException):
     """Stands for the end of the process."""
+
+
+def begun(step: int) -> Progress:
+    """Return the progress of a training in which this step has begun."""
+    progress = Progress()
+    progress.step, progress.watched = step, True
+    return progress
 
 
 @pytest.fixture
@@ -52,8 +63,7 @@ def _hang(progress: Progress, folder: RunFolder, patience: Patience = SOON) -> N
 
 def test_the_stacks_of_all_threads_and_the_step_are_in_the_error(tmp_path: Path, ends: list[int]) -> None:
     folder = RunFolder(tmp_path)
-    progress = Progress()
-    progress.begin(7)
+    progress = begun(7)
     release = threading.Event()
     helper = threading.Thread(target=release.wait, name="a helper")
     helper.start()
@@ -69,8 +79,7 @@ def test_the_stacks_of_all_threads_and_the_step_are_in_the_error(tmp_path: Path,
 
 
 def test_what_lasts_long_between_two_steps_is_no_hang(tmp_path: Path, ends: list[int]) -> None:
-    progress = Progress()
-    progress.begin(1)
+    progress = begun(1)
     finished = threading.Event()
 
     def run() -> None:
@@ -87,8 +96,7 @@ def test_what_lasts_long_between_two_steps_is_no_hang(tmp_path: Path, ends: list
 
 
 def test_a_checkpoint_that_never_ends_is_a_hang_too(tmp_path: Path, ends: list[int]) -> None:
-    folder, progress = RunFolder(tmp_path), Progress()
-    progress.begin(5)
+    folder, progress = RunFolder(tmp_path), begun(5)
     with progress.between():
         _hang(progress, folder, Patience(60.0, 0.1))
     assert ends == [1]
@@ -96,16 +104,25 @@ def test_a_checkpoint_that_never_ends_is_a_hang_too(tmp_path: Path, ends: list[i
     assert error.data["message"] == "what follows step 5 did not end within 0.1 s"
 
 
-def test_the_longest_step_is_known_and_what_is_not_watched_is_no_step() -> None:
+def test_the_longest_step_is_known_and_what_is_between_steps_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    class Slow:
+        def batch(self, step: int) -> int:
+            return step
+
+        def step(self, batch: int) -> StepResult:
+            now[0] += 5.0 if batch == 3 else 1.0
+            return StepResult(loss_sum=1.0, weight=1.0, applied=True)
+
+    def exchange(table: Any, next_size: int) -> Exchanged:
+        now[0] += 50.0
+        return exchange_alone(table, next_size)
+
     progress = Progress()
-    progress.begin(1)
-    progress.since -= 5
-    progress.begin(2)
-    progress.since -= 50
-    with progress.between():
-        pass
-    progress.begin(3)
-    assert progress.longest_s == pytest.approx(5, abs=1)
+    train(Slow(), 6, CpuClock(), exchange, lambda _records: None, progress=progress)  # type: ignore[arg-type]
+    assert progress.longest_s == 5.0
 
 
 @pytest.mark.parametrize(
@@ -129,19 +146,12 @@ def test_patience(world_size: int, steps: int, said_s: float, time_s: float, wan
 
 
 def test_a_training_that_goes_on_ends_the_watch() -> None:
-    from hpcpar.worker.measure.loop import train
-    from hpcpar.worker.measure.window import exchange_alone
-
     class Trainer:
         def batch(self, step: int) -> int:
             return step
 
         def step(self, batch: int) -> Any:
-            from hpcpar.registry import StepResult
-
             return StepResult(loss_sum=1.0, weight=1.0, applied=True)
-
-    from hpcpar.worker.measure.clock import CpuClock
 
     progress, written = Progress(), list[Step]()
     train(Trainer(), 5, CpuClock(), exchange_alone, written.extend, progress=progress)  # type: ignore[arg-type]
