@@ -24,14 +24,15 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(action: str, names: tuple[str, ...], as_json: bool) -> int:
     """List data sets, fetch them into a cache (on a node with a network), or say where they lie."""
-    from hpcpar.control import datasets
+    from hpcpar.control.datasets import cache
+    from hpcpar.control.datasets.catalog import DATA_SETS
 
     if (action == "list") == bool(names):
         what = "takes no names" if names else "needs the name of a data set"
-        raise InputError(Problem(f"data {action}", what, f"one of: {', '.join(datasets.DATA_SETS)}"))
+        raise InputError(Problem(f"data {action}", what, f"one of: {', '.join(DATA_SETS)}"))
     if action == "list":
-        return _list(datasets.DATA_SETS.values(), as_json)
-    paths = datasets.fetch(names) if action == "fetch" else [datasets.path(name) for name in names]
+        return _list(DATA_SETS.values(), as_json)
+    paths = cache.fetch(names) if action == "fetch" else [cache.path(name) for name in names]
     if as_json:
         print_json([{"name": name, "path": str(path)} for name, path in zip(names, paths, strict=True)])
         return 0
@@ -41,14 +42,14 @@ def command(action: str, names: tuple[str, ...], as_json: bool) -> int:
 
 
 def _list(data_sets: Any, as_json: bool) -> int:
-    from hpcpar.control import datasets
+    from hpcpar.control.datasets import cache
 
     rows = [
         {
             "name": one.name,
             "about": one.about,
             "package": one.package,
-            "path": str(datasets.place(one)) if datasets.is_there(one) else None,
+            "path": str(cache.place(one)) if cache.is_there(one) else None,
         }
         for one in data_sets
     ]

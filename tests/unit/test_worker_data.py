@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,60 @@ def test_tokens_that_cannot_be_used_are_a_cause_data(tmp_path: Path, array: Any,
     with pytest.raises(RunError, match=words) as caught:
         text.read(text.DataOptions(path=str(path)), 4, 256)
     assert caught.value.cause == "data"
+
+
+@pytest.fixture
+def words_only(tmp_path: Path) -> Path:
+    """A tokenizer of three words and of what is none of them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {"[UNK]": 0, "to": 1, "be": 2, "or": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+def test_text_is_read_by_the_tokenizer_that_is_named(tmp_path: Path, words_only: Path) -> None:
+    (tmp_path / "play.txt").write_text("to be or not to be " * 20)
+    options = DataOptions(path=str(tmp_path / "play.txt"), tokenizer=str(words_only), evaluation=0)
+    assert text.check(options, "here", 4) == []
+    training, _ = text.read(options, 6, 4)
+    tokens, targets = training.fetch(np.array([0]))
+    assert tokens.tolist() == [[1, 2, 3, 0, 1, 2]]
+    assert targets.tolist() == [[2, 3, 0, 1, 2, 1]]
+    facts = training.facts()
+    assert (facts["num_tokens"], facts["tokenizer"]) == (120, str(words_only))
+    assert facts["tokenizer_sha256"] == hashlib.sha256(words_only.read_bytes()).hexdigest()[:16]
+
+
+def test_a_tokenizer_that_cannot_be_is_named_on_the_login_node(tmp_path: Path, words_only: Path) -> None:
+    def said(path: str = "", **options: Any) -> str:
+        (problem,) = text.check(DataOptions(path=path, **options), "workload llama-tiny", 3)
+        assert problem.where == "workload llama-tiny: data.tokenizer"
+        return f"{problem.what} / {problem.fix}"
+
+    assert said(tokenizer=str(words_only)) == "has 4 tokens, the model knows 3 / --set vocabulary=4 or more"
+    assert "nowhere.json: No such file or directory" in said(tokenizer=str(tmp_path / "nowhere.json"))
+    (tmp_path / "half.json").write_bytes(words_only.read_bytes()[:-20])
+    assert "hpcpar data fetch cl100k" in said(tokenizer=str(tmp_path / "half.json"))
+    assert "has tokens, and no text" in said("synthetic:", tokenizer=str(words_only))
+    assert "has tokens, and no text" in said("tokens.npy", tokenizer=str(words_only))
+
+
+def test_a_tokenizer_that_breaks_on_the_node_is_a_cause_data(tmp_path: Path, words_only: Path) -> None:
+    words_only.write_text("{}")
+    with pytest.raises(RunError, match=r"cannot read .*tokenizer\.json") as caught:
+        text.read(DataOptions(tokenizer=str(words_only)), 6, 256)
+    assert caught.value.cause == "data"
+
+
+def test_tokens_that_fit_in_a_byte_are_not_taken_for_text(tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", np.arange(200, dtype=np.uint8))
+    options = DataOptions(path=str(tmp_path / "tokens.npy"), evaluation=0)
+    training, _ = text.read(options, 6, 256, text.Tokens(lambda text: pytest.fail("it was read as text")))
+    assert training.fetch(np.array([0]))[0].tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_words_know_their_packages_and_rare_ones_are_one_word() -> None:

@@ -160,7 +160,7 @@ def test_what_may_not_be_read_is_said_before_anything_is_queued(
     secret = tmp_path / "secret.txt"
     secret.write_text("text " * 100)
     monkeypatch.setattr(places.os, "access", lambda *_: False)  # the tests may run as root, who may read everything
-    [problem] = text.check(text.DataOptions(path=str(secret)), "workload llama-tiny")
+    [problem] = text.check(text.DataOptions(path=str(secret)), "workload llama-tiny", 256)
     assert str(problem).startswith(f"workload llama-tiny: data.path: '{secret}' cannot be read: Permission denied")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -17,7 +18,7 @@ from msgspec import Meta, Struct
 from hpcpar.errors import Problem, RunError
 from hpcpar.records import Cause
 from hpcpar.storage import expand_home
-from hpcpar.worker.data import parquet, places, synthetic
+from hpcpar.worker.data import parquet, places, synthetic, tokenizer
 from hpcpar.worker.data.arrays import EVALUATION_EVERY, Parts
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class DataOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A file, or a folder whose files are read in sorted order: bytes are tokens. Or a file .npy with one axis of whole
     numbers: tokens of a tokenizer of your own. Or Parquet (a file, or a folder of them) with the column `text`, or with
     tokens in `input_ids`. "synthetic:" takes random tokens, "" the sources of Python's standard library."""
+    tokenizer: str = ""
+    """A file tokenizer.json, as Hugging Face's tokenizers keep it: text is read as its tokens. "" takes bytes."""
     evaluation: Annotated[int, Meta(ge=0)] = 256
     """At most so many samples are evaluated on, spread evenly over those that are never trained on; 0: none."""
 
@@ -51,8 +54,17 @@ class Tokens(NamedTuple):
 BYTES = Tokens()
 
 
-def check(options: DataOptions, where: str) -> list[Problem]:
-    """Say whether the text is not there."""
+def check(options: DataOptions, where: str, vocabulary: int) -> list[Problem]:
+    """Say whether the text or its tokenizer is not there, or has more tokens than the model."""
+    if not options.tokenizer:
+        return _check_text(options, where)
+    if synthetic.asked(options.path) or expand_home(options.path).suffix == ".npy":
+        what = f"there is nothing for it to read: {options.path} has tokens, and no text"
+        return [Problem(f"{where}: data.tokenizer", what, "leave it out")]
+    return _check_text(options, where) + tokenizer.check(expand_home(options.tokenizer), vocabulary, where)
+
+
+def _check_text(options: DataOptions, where: str) -> list[Problem]:
     if synthetic.asked(options.path):
         return []
     if denied := places.unreadable(options.path, f"{where}: data.path"):
@@ -104,6 +116,9 @@ def read(options: DataOptions, sequence: int, vocabulary: int, tokens: Tokens = 
         )
     else:
         name, tokens_T = _tokens(options)
+    if options.tokenizer:
+        path = expand_home(options.tokenizer)
+        tokens = Tokens(partial(tokenizer.encode, path, needed_by="data.tokenizer"), tokenizer.facts(path))
     if tokens.encode is not None and tokens_T.dtype == np.uint8:
         tokens_T = tokens.encode(tokens_T.tobytes())
     num_windows = max(0, len(tokens_T) - 1) // sequence
@@ -145,7 +160,8 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
     if tokens_T.ndim != 1 or tokens_T.dtype.kind not in "iu":
         what = f"{path}: tokens are one axis of whole numbers, this is {tokens_T.dtype} {list(tokens_T.shape)}"
         raise RunError(Cause.DATA, what)
-    return str(path), tokens_T
+    # Bytes would be taken for text that a tokenizer has yet to read.
+    return str(path), tokens_T.astype(np.int16) if tokens_T.dtype == np.uint8 else tokens_T
 
 
 def _from_parquet(found: list[Path]) -> np.ndarray:

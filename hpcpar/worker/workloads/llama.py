@@ -1,7 +1,7 @@
 """llama: RMSNorm, RoPE, grouped-query attention, SwiGLU; one definition, and the published shapes as presets.
 
-Tokens are bytes whatever the vocabulary: where a published one is larger, its other rows are there for their memory and
-their arithmetic, and no text reaches them. Input and output embedding are two matrices in every preset.
+Tokens are bytes unless the data bring a tokenizer: where a published vocabulary is larger, its other rows are there
+for their memory and their arithmetic, and no text reaches them. Input and output embedding are always two matrices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LlamaOptions(OptimizerOptions, frozen=True, kw_only=True, forbid_unknown_f
     data: DataOptions = DataOptions()
     """Which text it reads."""
     sequence: Annotated[int, Meta(ge=2, le=1_000_000)] = 32
-    """Tokens (bytes) a sample."""
+    """Tokens a sample."""
     dim: Size = 128
     """Width of the model; a multiple of 2 x heads."""
     layers: Annotated[int, Meta(ge=1, le=1000)] = 8
@@ -40,7 +40,7 @@ class LlamaOptions(OptimizerOptions, frozen=True, kw_only=True, forbid_unknown_f
     hidden: Size = 256
     """Width inside SwiGLU."""
     vocabulary: Annotated[int, Meta(ge=256, le=10_000_000)] = 256
-    """Rows of the embeddings; tokens are bytes, so 256 are enough."""
+    """Rows of the embeddings; 256 are enough where tokens are bytes."""
     rope_theta: Annotated[float, Meta(gt=0)] = 10_000.0
     """Base of the rotary frequencies (Su et al. 2021)."""
     lr: Annotated[float, Meta(gt=0)] = 2e-3
@@ -117,7 +117,7 @@ class Llama:
 
     def check(self, options: LlamaOptions) -> list[Problem]:
         """Say whether the text is not there."""
-        return text.check(options.data, f"workload {self.name}")
+        return text.check(options.data, f"workload {self.name}", options.vocabulary)
 
     def load(self, options: LlamaOptions, seed: int) -> Any:
         """Build it (job)."""

@@ -69,7 +69,10 @@ class LlamaLora:
     def check(self, options: LoraOptions) -> list[Problem]:
         """Say whether the text or the model is not there, or is not what the options say."""
         where = f"workload {self.name}"
-        return text.check(options.data, where) + _model_problems(options, where)
+        shaped = options
+        with contextlib.suppress(FolderError):  # said below
+            shaped, _ = _resolved(options)
+        return text.check(options.data, where, shaped.vocabulary) + _model_problems(options, where)
 
     def load(self, options: LoraOptions, seed: int) -> Any:
         """Build it (job)."""
@@ -89,7 +92,7 @@ class LlamaLora:
             return msgspec.structs.replace(loaded, initialise=initialise)
         shape = shape._replace(norm_eps=folder.norm_eps, scaling=folder.scaling)
         units = lora_model.units(shape, options.vocabulary, options.layers, adapters)
-        tokens = text.Tokens(lora_weights.tokeniser(folder), {"model": folder.facts()})
+        tokens = text.Tokens(lora_weights.encoder(folder), {"model": folder.facts()})
         loaded = workload(self.declare(options), units, options, seed, tokens)
         return msgspec.structs.replace(
             loaded,

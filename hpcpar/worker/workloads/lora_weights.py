@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -10,6 +11,7 @@ import torch
 
 from hpcpar.errors import MissingExtraError, RunError
 from hpcpar.records import Cause
+from hpcpar.worker.data import tokenizer
 from hpcpar.worker.workloads.llama_folder import LAYERS, LlamaFolder
 from hpcpar.worker.workloads.lora_model import Adapters, is_adapter
 
@@ -39,22 +41,10 @@ def fill(
         raise RunError(Cause.DATA, f"cannot read {source} from {path}: {error}") from error
 
 
-def tokeniser(folder: LlamaFolder) -> Callable[[bytes], np.ndarray] | None:
+def encoder(folder: LlamaFolder) -> Callable[[bytes], np.ndarray] | None:
     """Return text -> tokens [T] by the folder's own tokenizer; None where it has none: bytes are tokens then."""
-    if not (folder.path / _TOKENIZER).is_file():
-        return None
-
-    def encode(text: bytes) -> np.ndarray:
-        import numpy as np
-
-        try:
-            from tokenizers import Tokenizer
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("tokenizers", "lora", f"model.path '{folder.path}'") from error
-        found = Tokenizer.from_file(str(folder.path / _TOKENIZER)).encode(text.decode(errors="replace"))
-        return np.array(found.ids, dtype=np.int64)
-
-    return encode
+    path = folder.path / _TOKENIZER
+    return partial(tokenizer.encode, path, needed_by=f"model.path '{folder.path}'") if path.is_file() else None
 
 
 def peft_files(parameters: Mapping[str, Any], *, folder: LlamaFolder, adapters: Adapters) -> dict[str, bytes]:

@@ -60,7 +60,7 @@ class LlamaMoe:
 
     def check(self, options: MoeOptions) -> list[Problem]:
         """Say whether the text is not there."""
-        return text.check(options.data, f"workload {self.name}")
+        return text.check(options.data, f"workload {self.name}", options.vocabulary)
 
     def load(self, options: MoeOptions, seed: int) -> Any:
         """Build it (job)."""
