@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpcpar.analysis.figures.style import COLOURS, FAINT, HATCHES, INK, WIDTH_IN, bare, heading, legend, within
 from hpcpar.analysis.rows.reduce import Row
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_BARS = 40
 _ORDER = ("start", "build", "restore", "train", "checkpoint", "evaluate", "finish")
+_WAITS = {"idle": "#BDBDBD", "queue": "#DEDEDE"}
+"""Phases in which nothing is done: at the end of a bar, in greys, so that a long queue does not outshine the work."""
 _ROW_IN = 0.19
 _LONGEST = 40
 """Letters of a label."""
@@ -43,7 +45,8 @@ def _bars(table: Table, parts: Callable[[Sequence[Row]], dict[str, float]]) -> l
 def _phases(rows: Sequence[Row]) -> dict[str, float]:
     """Return the mean seconds of every phase over these runs."""
     names = {name for row in rows for name in row.phases}
-    ordered = sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    place = {name: i for i, name in enumerate((*_ORDER, "", *_WAITS))}
+    ordered = sorted(names, key=lambda name: (place.get(name, place[""]), name))
     return {name: sum(row.phases.get(name, 0.0) for row in rows) / len(rows) for name in ordered}
 
 
@@ -101,14 +104,11 @@ def _compose(figure: Figure, bars: Sequence[_Bar], head: str, said: str, unit: s
     heading(figure, head, said)
     widest = min(0.4, 0.02 + 0.0095 * max(len(bar.label) for bar in bars))
     axes = figure.add_axes((widest, below / height, 0.96 - widest, _ROW_IN * len(bars) / height))
+    looks = {name: _look(name, number) for number, name in enumerate(names)}
     for place, bar in enumerate(bars):
         left = 0.0
         for name, value in bar.parts.items():
-            number = names.index(name)
-            axes.barh(
-                place, value, left=left, height=0.72, color=COLOURS[number % len(COLOURS)], edgecolor="white",
-                hatch=HATCHES[number % len(HATCHES)], linewidth=0.3,
-            )  # fmt: skip
+            axes.barh(place, value, left=left, height=0.72, linewidth=0.3, **looks[name])
             left += value
         axes.text(left, place, f" {left:.3g}", va="center", fontsize=7, color=INK)
     axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
@@ -118,9 +118,10 @@ def _compose(figure: Figure, bars: Sequence[_Bar], head: str, said: str, unit: s
     axes.set_axisbelow(True)
     axes.set_xlabel(unit)
     bare(axes)
-    signs = [
-        Patch(facecolor=COLOURS[i % len(COLOURS)], edgecolor="white", hatch=HATCHES[i % len(HATCHES)])
-        for i in range(len(names))
-    ]
     if len(names) > 1:
-        legend(figure, signs, names, 0.3 / height)
+        legend(figure, [Patch(**looks[name]) for name in names], names, 0.3 / height)
+
+
+def _look(name: str, number: int) -> dict[str, Any]:
+    colour = _WAITS.get(name, COLOURS[number % len(COLOURS)])
+    return {"facecolor": colour, "edgecolor": "white", "hatch": HATCHES[number % len(HATCHES)]}
