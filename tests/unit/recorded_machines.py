@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hpcpar.control.cluster import machine
+from hpcpar.control.cluster import answers as read
 from hpcpar.control.cluster.detect import detect
 from hpcpar.control.cluster.machine import Machine
 from hpcpar.decode import decode, parse_toml
@@ -13,14 +13,14 @@ PARTS = ("config", "partition", "node", "qos", "assoc", "user")
 
 
 def built(answers):
-    config = machine.parse_config(answers["config"])
+    config = read.parse_config(answers["config"])
     return Machine(
         config=config,
-        partitions=machine.parse_partitions(answers["partition"]),
-        nodes=machine.parse_nodes(answers["node"]),
-        qos=machine.parse_qos(answers["qos"]),
-        associations=machine.parse_associations(answers["assoc"], config.get("ClusterName", "")),
-        default_account=machine.parse_default_account(answers["user"]),
+        partitions=read.parse_partitions(answers["partition"]),
+        nodes=read.parse_nodes(answers["node"]),
+        qos=read.parse_qos(answers["qos"]),
+        associations=read.parse_associations(answers["assoc"], config.get("ClusterName", "")),
+        default_account=read.parse_default_account(answers["user"]),
         silent=(),
     )
 

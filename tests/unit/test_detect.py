@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from recorded_machines import PARTS, RECORDED, built, profile_of, recorded, stubs
 
 from hpcpar.cli import main
-from hpcpar.control.cluster import machine
+from hpcpar.control.cluster import answers
+from hpcpar.control.cluster.answers import parse_gres, parse_nodes, parse_partitions, parse_qos, seconds
 from hpcpar.control.cluster.detect import detect
-from hpcpar.control.cluster.machine import parse_gres, parse_nodes, parse_partitions, parse_qos, seconds
 from hpcpar.control.cluster.verify import verify
 from hpcpar.control.gate.checks import Case, Shot
 from hpcpar.control.gate.online import limit_findings
@@ -94,7 +94,7 @@ def test_sinfo_says_the_same_where_scontrol_keeps_its_nodes_to_itself():
     def essence(nodes):
         return [(n.name, n.cpus, n.memory_mib, n.gpus, n.partitions, n.exists) for n in nodes]
 
-    by_line = machine.parse_sinfo((RECORDED / "22.05.8" / "sinfo").read_text())
+    by_line = answers.parse_sinfo((RECORDED / "22.05.8" / "sinfo").read_text())
     assert essence(by_line) == essence(parse_nodes(recorded("22.05.8")["node"]))
 
 
@@ -209,7 +209,7 @@ def test_whatever_slurm_prints_thousands_of_times(answers):
 
 @given(_noise)
 def test_sinfos_answer_is_never_an_exception(text):
-    assert all(node.name for node in machine.parse_sinfo(text))
+    assert all(node.name for node in answers.parse_sinfo(text))
 
 
 # ---------------------------------------------------------------- the command

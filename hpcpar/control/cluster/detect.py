@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from hpcpar.control.cluster.machine import Machine, Node, Partition, QosRow
+from hpcpar.control.cluster.answers import Node, Partition, QosRow
+from hpcpar.control.cluster.machine import Machine
 from hpcpar.control.safe import word_problems
 from hpcpar.errors import InputError, Problem
 from hpcpar.units import parse_duration, slurm_time

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hpcpar.control.cluster.machine import Machine, Node, Partition
+from hpcpar.control.cluster.answers import Node, Partition
+from hpcpar.control.cluster.machine import Machine
 from hpcpar.errors import nearest
 from hpcpar.profile import ClusterProfile, NodeType, Qos, Source
 from hpcpar.units import parse_memory, slurm_memory, slurm_time

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from hpcpar.control import slurm
 from hpcpar.control.cluster import machine as machines
-from hpcpar.control.cluster.machine import Association, Machine, Partition, QosRow
+from hpcpar.control.cluster.answers import Association, Partition, QosRow
+from hpcpar.control.cluster.machine import Machine
 from hpcpar.control.gate import allocation
 from hpcpar.control.gate.checks import Case, Finding, Shot
 from hpcpar.errors import NoSchedulerError, Problem, SchedulerError
