@@ -149,6 +149,8 @@ class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A script to source, e.g. a virtual environment's bin/activate."""
     conda: str = ""
     """A conda environment to activate: a name or a path. `conda` must be on PATH once modules are loaded."""
+    archive: str = ""
+    """A tar archive of a Python environment with bin/python: brought to `node_local` of every node, and used there."""
     container: Container = Container()
     set: dict[str, str] = field(default_factory=dict)
     multi_node: dict[str, str] = field(default_factory=dict)
@@ -206,6 +208,7 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The interpreter on the nodes; "" is the one that runs `hpcpar submit`."""
     runs_root: str = ""
     node_local: str = ""
+    """A folder on the nodes' own disks."""
     offline_nodes: bool = False
     two_factor_login: bool = False
     sources: tuple[Source, ...] = ()
@@ -220,9 +223,21 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if self.partitions and node_type.partition and node_type.partition not in self.partitions:
                 known = sorted(self.partitions)
                 raise ValueError(f"node_types.{kind}.partition '{node_type.partition}' is not one of {known}")
+        if self.environment.archive:
+            self._check_archive()
         taken = [d for d in self.directives if d.split("=")[0].split(" ")[0] in MANAGED_DIRECTIVES]
         if taken:
             raise ValueError(f"directives {taken} are set by hpcpar itself")
+
+    def _check_archive(self) -> None:
+        if self.scheduler != "slurm":
+            raise ValueError("environment.archive is brought to the nodes by Slurm's sbcast: there is none here")
+        if not self.node_local.startswith("/"):
+            raise ValueError("environment.archive needs node_local, the path of a folder on the nodes' own disks")
+        if not self.environment.archive.startswith("/"):
+            raise ValueError(f"environment.archive '{self.environment.archive}' is no path from the root on")
+        if self.environment.container.image:
+            raise ValueError("environment.archive and environment.container exclude each other: an image is one file")
 
 
 _MANAGED = """

@@ -233,7 +233,11 @@ def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -
     words = {name: getattr(resources, name) for name in ("account", "qos", "partition", "constraint")}
     words["exclude"] = ",".join(resources.exclude)
     cluster = f"cluster {profile.name}"
-    activate = {f"{cluster}: environment.activate": profile.environment.activate}
+    of_profile = {
+        f"{cluster}: environment.activate": profile.environment.activate,
+        f"{cluster}: environment.archive": profile.environment.archive,
+        f"{cluster}: node_local": profile.node_local,
+    }
     named = [
         *value_problems(profile, cluster),
         *value_problems(resources, "resources"),
@@ -242,7 +246,7 @@ def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -
         *option_problems(profile.srun.args, f"{cluster}: srun.args"),
         *variable_problems(profile.environment.set, f"{cluster}: environment.set"),
         *variable_problems(profile.environment.multi_node, f"{cluster}: environment.multi_node"),
-        *path_problems({"runs folder": job.study_folder, "python": job.python, **activate}),
+        *path_problems({"runs folder": job.study_folder, "python": job.python, **of_profile}),
     ]
     named += container.problems(profile, job.study_folder)
     # What the job is made of has been named by its source; the job itself is looked at for what has no source here.

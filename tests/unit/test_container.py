@@ -1,4 +1,4 @@
-"""How a rank is started in a container or a conda environment: whole scripts beside golden ones."""
+"""How a rank is started in a container, a conda environment or an archive's: whole scripts beside golden ones."""
 
 import os
 import re
@@ -29,6 +29,7 @@ CASES = {
         GPUS,
         {"container": {"runtime": "shifter", "image": "docker:a/b:c", "args": ["--module=gpu,nccl-plugin"], **BINDS}},
     ),
+    "archive": (GPUS, {"archive": "/shared/my env.tar"}, {"node_local": "/local disk"}),
     "conda": ({}, {"modules": ["miniconda"], "conda": "/shared/envs/my env", "set": {"A": "b c"}}),
 }
 
@@ -48,10 +49,15 @@ def script(*given, **more):
     return re.sub(r"[0-9a-f]{10}(?=-r\d)", "RUN", batch.script.text.replace(batch.folder.key, "KEY"))
 
 
+def golden(name, **more):
+    node, environment, *rest = CASES[name]
+    return script(node, environment, **{**dict(*rest), **more})
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_script_is_the_golden_one(name):
     path = GOLDEN / f"{name}.sh"
-    text = script(*CASES[name])
+    text = golden(name)
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text(), "if that is meant: UPDATE_GOLDEN=1, and read the difference"
@@ -82,6 +88,17 @@ def test_the_golden_scripts_parse_and_shellcheck_finds_nothing():
         ({"container": {"runtime": "apptainer", "image": "x"}}, {"scheduler": "local"}, "on Slurm only"),
         ({"container": {"runtime": "apptainer", "image": "x"}, "conda": "e"}, {}, "is not seen inside of a container"),
         ({"conda": "e\nf"}, {}, "holds a newline"),
+        ({"archive": "/e.tar"}, {}, "environment.archive needs node_local"),
+        ({"archive": "/e.tar"}, {"node_local": "tmp"}, "environment.archive needs node_local"),
+        ({"archive": "e.tar"}, {"node_local": "/tmp"}, "'e.tar' is no path from the root on"),
+        ({"archive": "/e.tar"}, {"node_local": "/tmp", "scheduler": "local"}, "there is none here"),
+        ({"archive": "/e\\x.tar"}, {"node_local": "/tmp"}, "site: environment.archive: the path holds a backslash"),
+        ({"archive": "/e.tar"}, {"node_local": "/t\nmp"}, "holds a newline"),
+        (
+            {"archive": "/e.tar", "container": {"runtime": "pyxis", "image": "x"}},
+            {"node_local": "/tmp"},
+            "exclude each other",
+        ),
     ],
 )
 def test_what_a_runtime_would_misread_is_refused(environment, more, words):
@@ -129,3 +146,54 @@ def test_words_reach_the_runtime_whole(commands, tmp_path):
         "/images/torch 2.sif",
     ]
     assert words[6:9] == ["python", "-m", "hpcpar.worker"]
+
+
+def archive_case(archive):
+    """The case of a profile with this archive."""
+    return case(prepared({}, {"archive": str(archive)}, node_local="/tmp"))
+
+
+def test_an_archive_that_is_not_there_is_found(tmp_path):
+    (finding,) = checks.environment(archive_case(tmp_path / "env.tar"))
+    assert finding.problem.where == "cluster site: environment.archive"
+    assert finding.problem.fix == f"tar --create --file {tmp_path}/env.tar --directory ENVIRONMENT ."
+    (tmp_path / "env.tar").write_bytes(b"")
+    assert list(checks.environment(archive_case(tmp_path / "env.tar"))) == []
+
+
+def test_a_template_of_ones_own_that_forgets_the_archive_is_found():
+    whole = archive_case("/e.tar")
+    assert list(checks.script(whole)) == []
+    bare = whole.shots[0]._replace(text="#!/bin/bash\nsrun --cpus-per-task=8 python -m hpcpar.worker\n")
+    (finding,) = checks.script(whole._replace(shots=(bare,)))
+    assert finding.problem.what == "the archive of the profile is not in the script"
+
+
+@pytest.mark.parametrize("fault", ["", "sbcast", "tar"])
+def test_an_archive_is_unpacked_used_and_removed_or_done_without(commands, tmp_path, fault):
+    """The golden script under bash, with an sbcast that copies and an srun that runs once."""
+    commands.borrow("bash", "mkdir", "date", "od", "tr", "rm", "cp", "tar")
+    commands.write("srun", 'while [[ $1 == --* ]]; do shift; done; exec "$@"')
+    commands.write("sbcast", 'echo "sbcast: error" >&2; exit 1' if fault == "sbcast" else 'cp "$1" "$2"')
+    local, shared = tmp_path / "local disk", tmp_path / "my env.tar"
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    local.mkdir()
+    python = tmp_path / "env" / "bin" / "python"
+    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] || echo "$0" >{tmp_path}/started\n')
+    python.chmod(0o755)
+    subprocess.run(["tar", "-cf", shared, "-C", tmp_path / "env", "."], check=True)
+    if fault == "tar":
+        shared.write_bytes(shared.read_bytes()[:100])
+    commands.write("lying", f'echo "as it lies" >{tmp_path}/started')
+    text = script({}, {"archive": str(shared)}, root=str(tmp_path / "runs"), node_local=str(local), python="lying")
+    (tmp_path / "job.sh").write_text(text)
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", tmp_path / "job.sh"], env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    started = (tmp_path / "started").read_text().strip()
+    if fault:
+        assert started == "as it lies"
+        assert "hpcpar: the environment could not be brought to the nodes" in done.stderr
+    else:
+        assert re.fullmatch(rf"{re.escape(str(local))}/hpcpar-7-[0-9a-f]{{16}}/bin/python", started)
+    assert list(local.iterdir()) == [], "nothing is left on the node"

@@ -107,6 +107,11 @@ def environment(case: Case) -> Iterator[Finding]:
     extras |= {extra for name in workloads for extra in registry.get_workload(name).extras}
     extras |= {extra for spec in specs if spec.workload_file for extra in _extras_of_file(spec)}
     yield from _package_findings(sorted(extras), case)
+    archive = case.profile.environment.archive
+    if archive and not (Path(archive).is_file() and os.access(archive, os.R_OK)):
+        what = f"there is no file {archive} that can be read; ranks would take the environment as it lies"
+        fix = f"tar --create --file {archive} --directory ENVIRONMENT ."
+        yield Finding("error", Problem(f"{case.where}: environment.archive", what, fix))
 
 
 def _extras_of_file(spec: RunSpec) -> tuple[str, ...]:
@@ -168,12 +173,14 @@ def script(case: Case) -> Iterator[Finding]:
     """Yield what is wrong with a script of one's own template: Slurm says nothing of either."""
     for shot in {shot.template: shot for shot in case.shots}.values():
         yield from _script_findings(shot, case.profile.scheduler == "slurm")
-        image = case.profile.environment.container.image
-        if image and image not in shot.text:
-            what = "the container of the profile is not in the script"
-            yield Finding(
-                "error", Problem(f"template {shot.template}", what, "print `job.wrap` before the interpreter")
-            )
+        wanted = case.profile.environment
+        for name, words, fix in (
+            ("container", wanted.container.image, "print `job.wrap` before the interpreter"),
+            ("archive", wanted.archive and '"$python"', "keep block `broadcast`; print `self.python()` as interpreter"),
+        ):
+            if words and words not in shot.text:
+                what = f"the {name} of the profile is not in the script"
+                yield Finding("error", Problem(f"template {shot.template}", what, fix))
 
 
 def _script_findings(shot: Shot, slurm_reads_it: bool) -> Iterator[Finding]:
