@@ -103,7 +103,7 @@ def proven(cells: dict[str, Cell], plant: bool) -> Iterator[tuple[str, Verdict]]
 
 
 class OnePool:
-    """One pool at a time: eight ranks are enough for this machine. A pool that lost its ranks is made anew."""
+    """One pool at a time: eight ranks are enough for this machine. One that lost its ranks or is worn is made anew."""
 
     def __init__(self) -> None:
         self._pool: Pool | None = None
@@ -117,7 +117,7 @@ class OnePool:
 
     def __call__(self, size: int) -> Pool:
         """Return a pool of `size` ranks."""
-        if self._pool is None or self._pool.size != size or not self._pool.alive:
+        if self._pool is None or self._pool.size != size or not self._pool.alive or self._pool.worn:
             self.__exit__()
             self._pool = Pool(size, Path(tempfile.mkdtemp(prefix="hpcpar-parity-")), PATIENCE_S)
         return self._pool
