@@ -20,6 +20,8 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made: dict[int, Pool] = {}
 
     def get(size: int) -> Pool:
+        if size in made and (made[size].worn or not made[size].alive):
+            made.pop(size).close()
         if size not in made:
             made[size] = Pool(size, tmp_path_factory.mktemp("pool"))
         return made[size]

@@ -54,7 +54,10 @@ class Pool:
         Groups that cases make (DeepSpeed's, for one) are never given back, and the threads of each wake a hundred times
         a second: after two thousand cases that was half of what the machine did.
         """
-        return len(os.listdir(f"/proc/{self._processes[0].pid}/task")) > MOST_THREADS
+        try:
+            return len(os.listdir(f"/proc/{self._processes[0].pid}/task")) > MOST_THREADS
+        except FileNotFoundError:  # it has ended
+            return True
 
     def run(self, case: str, **arguments: Any) -> list[Any]:
         """Call a function of `cases`, or "module.function", on all ranks; return what each returned, or raise."""
