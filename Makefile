@@ -89,7 +89,7 @@ faults: env slurm  ## Inject every fault into runs on a real Slurm (docs/reliabi
 soak: env slurm  ## 1,000 runs on a real Slurm while things break at random; RUNS=50 fewer, SEED=7 others
 	$(BIN)/python tests/slurm/soak.py $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
-overhead: env  ## Measure the training loop beside loops written by hand (on a quiet machine, a quarter of an hour)
+overhead: env  ## Measure the training loop beside loops written by hand (on a quiet machine, some 40 minutes)
 	$(BIN)/python benchmarks/overhead.py
 
 gpu-check: env  ## What only a GPU can show: strategies under NCCL, bf16, llama-1b (says so where there is none)
