@@ -329,7 +329,7 @@ def main() -> int:
     """Measure, print, write, judge."""
     parser = argparse.ArgumentParser(description="Measure hpcpar's training loop beside loops written by hand.")
     parser.add_argument("--rounds", type=int, default=200, help="rounds of four blocks a strategy (default: 200)")
-    parser.add_argument("--steps", type=int, default=2, help="steps a block (default: 2: noise of a machine lasts longer)")
+    parser.add_argument("--steps", type=int, default=2, help="steps a block (default: 2; noise lasts longer)")
     parser.add_argument("--strategies", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), metavar="NAME")
     parser.add_argument("--no-write", action="store_true", help="only print")
     given = parser.parse_args()
