@@ -138,9 +138,13 @@ def test_every_submit_names_what_there_is(
     mine.parent.mkdir(parents=True)
     mine.write_text(capsys.readouterr().out.replace('name = "generic"', 'name = "mine"'))
     monkeypatch.chdir(ROOT)
-    table = isolation / "fetched.csv"
-    table.write_text("price,carat\n")
-    argv = [re.sub(r"\$\(hpcpar data path [a-z]+\)", str(table), word) for word in line.argv[1:]]
+    (isolation / "table.csv").write_text("price,carat\n")
+    (isolation / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+
+    def fetched(asked: re.Match[str]) -> str:
+        return str(isolation / ("tokenizer.json" if asked[1] == "cl100k" else "table.csv"))
+
+    argv = [re.sub(r"\$\(hpcpar data path (\w+)\)", fetched, word) for word in line.argv[1:]]
     code = main([line.argv[0], "--dry-run", *(word for word in argv if word != "--wait")])
     answer = capsys.readouterr()
     assert code == 0, answer.err

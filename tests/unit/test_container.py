@@ -29,7 +29,11 @@ CASES = {
         GPUS,
         {"container": {"runtime": "shifter", "image": "docker:a/b:c", "args": ["--module=gpu,nccl-plugin"], **BINDS}},
     ),
-    "archive": (GPUS, {"archive": "/shared/my env.tar"}, {"node_local": "/local disk"}),
+    "archive": (
+        GPUS,
+        {"archive": "/shared/my env.tar"},
+        {"node_local": "/local disk", "python": "/shared/venv/bin/python"},
+    ),
     "conda": ({}, {"modules": ["miniconda"], "conda": "/shared/envs/my env", "set": {"A": "b c"}}),
 }
 

@@ -30,7 +30,7 @@ if ! {
     on_every_node "$python" -c ''
 }; then
   echo 'hpcpar: the environment could not be brought to the nodes; ranks take it as it lies' >&2
-  python=/work/main/.venv/bin/python
+  python=/shared/venv/bin/python
 fi
 runs=(
   RUN-r1
