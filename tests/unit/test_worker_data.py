@@ -140,7 +140,8 @@ def test_text_is_read_by_the_tokenizer_that_is_named(tmp_path: Path, words_only:
     (tmp_path / "play.txt").write_text("to be or not to be " * 20)
     options = DataOptions(path=str(tmp_path / "play.txt"), tokenizer=str(words_only), evaluation=0)
     assert text.check(options, "here", 4) == []
-    training, _ = text.read(options, 6, 4)
+    training, _ = text.read(options, 6, 4, text.Tokens(facts={"model": "of a folder"}))
+    assert training.facts()["model"] == "of a folder"
     tokens, targets = training.fetch(np.array([0]))
     assert tokens.tolist() == [[1, 2, 3, 0, 1, 2]]
     assert targets.tolist() == [[2, 3, 0, 1, 2, 1]]
@@ -159,6 +160,8 @@ def test_a_tokenizer_that_cannot_be_is_named_on_the_login_node(tmp_path: Path, w
     assert "nowhere.json: No such file or directory" in said(tokenizer=str(tmp_path / "nowhere.json"))
     (tmp_path / "half.json").write_bytes(words_only.read_bytes()[:-20])
     assert "hpcpar data fetch cl100k" in said(tokenizer=str(tmp_path / "half.json"))
+    (tmp_path / "odd.json").write_text('{"model": {"vocab": {}}, "added_tokens": [{"id": "x"}]}')
+    assert "hpcpar data fetch cl100k" in said(tokenizer=str(tmp_path / "odd.json"))
     assert "has tokens, and no text" in said("synthetic:", tokenizer=str(words_only))
     assert "has tokens, and no text" in said("tokens.npy", tokenizer=str(words_only))
 
@@ -166,6 +169,10 @@ def test_a_tokenizer_that_cannot_be_is_named_on_the_login_node(tmp_path: Path, w
 def test_a_tokenizer_that_breaks_on_the_node_is_a_cause_data(tmp_path: Path, words_only: Path) -> None:
     words_only.write_text("{}")
     with pytest.raises(RunError, match=r"cannot read .*tokenizer\.json") as caught:
+        text.read(DataOptions(tokenizer=str(words_only)), 6, 256)
+    assert caught.value.cause == "data"
+    words_only.unlink()
+    with pytest.raises(RunError, match=r"cannot read .*tokenizer\.json: No such file") as caught:
         text.read(DataOptions(tokenizer=str(words_only)), 6, 256)
     assert caught.value.cause == "data"
 

@@ -118,7 +118,8 @@ def read(options: DataOptions, sequence: int, vocabulary: int, tokens: Tokens = 
         name, tokens_T = _tokens(options)
     if options.tokenizer:
         path = expand_home(options.tokenizer)
-        tokens = Tokens(partial(tokenizer.encode, path, needed_by="data.tokenizer"), tokenizer.facts(path))
+        encode = partial(tokenizer.encode, path, needed_by="data.tokenizer")
+        tokens = Tokens(encode, {**tokens.facts, **tokenizer.facts(path)})
     if tokens.encode is not None and tokens_T.dtype == np.uint8:
         tokens_T = tokens.encode(tokens_T.tobytes())
     num_windows = max(0, len(tokens_T) - 1) // sequence

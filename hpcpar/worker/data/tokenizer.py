@@ -20,9 +20,13 @@ class _Model(Struct):
     vocab: dict[str, int] | list[Any]
 
 
+class _Added(Struct):
+    id: int
+
+
 class _File(Struct):
     model: _Model
-    added_tokens: list[dict[str, Any]] = []
+    added_tokens: list[_Added] = []
 
 
 def check(path: Path, vocabulary: int, where: str) -> list[Problem]:
@@ -43,7 +47,7 @@ def _size(path: Path) -> int:
     file = msgspec.json.decode(path.read_bytes(), type=_File)
     vocab = file.model.vocab
     largest = max(vocab.values(), default=-1) if isinstance(vocab, dict) else len(vocab) - 1
-    return 1 + max([largest, *(int(token.get("id", 0)) for token in file.added_tokens)])
+    return 1 + max([largest, *(token.id for token in file.added_tokens)])
 
 
 def encode(path: Path, text: bytes, needed_by: str) -> np.ndarray:
@@ -67,5 +71,13 @@ def encode(path: Path, text: bytes, needed_by: str) -> np.ndarray:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """Describe a tokenizer for the record."""
-    return {"tokenizer": str(path), "tokenizer_sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+    """Describe a tokenizer for the record.
+
+    Raises:
+        RunError: there is no such file on this node.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(Cause.DATA, f"cannot read {path}: {error.strerror}") from error
+    return {"tokenizer": str(path), "tokenizer_sha256": hashlib.sha256(content).hexdigest()[:16]}
