@@ -204,6 +204,8 @@ class ClusterProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Appended to a node's name to get the name on the fast network (JUWELS: "i")."""
     socket_interface: str = ""
     """Network interface of the rendezvous and of gloo; "" lets them find it by the node's name."""
+    closed_rendezvous: bool = False
+    """Only the job's nodes may reach rank 0's port. Their names must lead to the addresses from which they speak."""
     python: str = ""
     """The interpreter on the nodes; "" is the one that runs `hpcpar submit`."""
     runs_root: str = ""

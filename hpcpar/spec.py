@@ -184,6 +184,7 @@ class RunSpec(Struct, frozen=True, kw_only=True):
     device_order: tuple[int, ...] = ()
     host_suffix: str = ""
     socket_interface: str = ""
+    closed_rendezvous: bool = False
     sample_unit: str = "samples"
     tokens_per_sample: int | None = None
     declares_steps: bool = True

@@ -156,6 +156,7 @@ def _first(place: Place, resolved: Resolved, cell: Cell, version: str, folder: s
         device_order=place.node_type.device_order,
         host_suffix=place.profile.host_suffix,
         socket_interface=place.profile.socket_interface,
+        closed_rendezvous=place.profile.closed_rendezvous,
         sample_unit=declared.sample_unit,
         tokens_per_sample=declared.tokens_per_sample,
         uses_cpu=declared.uses_cpu,

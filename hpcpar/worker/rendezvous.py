@@ -2,12 +2,13 @@
 
 Rank 0 binds a free port on its own address and keeps the socket: it goes to the store as it is, so that no other
 process can take the port in between. Host and port are published in the run folder under the attempt's name. PyTorch's
-store has no authentication: whoever reaches the port can speak to it, so it listens on one address only.
+store has no authentication: whoever reaches the port can speak to it, so it listens on one address only, and where the
+profile says `closed_rendezvous`, other machines than the job's do not reach it.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import os
 import socket
 import time
@@ -22,11 +23,13 @@ from hpcpar.errors import RunError
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
+from hpcpar.worker.addresses import addresses_of_job, addresses_to_meet_at, one_machine
+from hpcpar.worker.doorkeeper import admit_only
 from hpcpar.worker.rank import RankInfo
 
-LOOPBACK = "127.0.0.1"
 _MAX_PATIENCE_S = 300.0
 _MAX_COLLECTIVE_S = 1800.0
+_CLOSED = "closed_rendezvous of the profile"
 
 
 def patience_s(spec: RunSpec) -> float:
@@ -129,7 +132,7 @@ def meet(spec: RunSpec, info: RankInfo, folder: RunFolder) -> Meeting:
         store, place = _listen(spec, info, folder, patience)
     else:
         place = _find(folder, info, patience)
-        store = _connect(place, info, patience)
+        store = _connect(spec, place, info, patience)
     return Meeting(store, info, patience, place)
 
 
@@ -137,13 +140,9 @@ def _choose_interfaces(spec: RunSpec, info: RankInfo) -> None:
     if spec.socket_interface:
         os.environ["GLOO_SOCKET_IFNAME"] = spec.socket_interface
         os.environ["NCCL_SOCKET_IFNAME"] = spec.socket_interface
-    elif _one_machine(info) and "lo" in [name for _, name in socket.if_nameindex()]:
+    elif one_machine(info) and "lo" in [name for _, name in socket.if_nameindex()]:
         # gloo would look its own host name up, which need not resolve, and would listen to the network without need.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-
-
-def _one_machine(info: RankInfo) -> bool:
-    return info.nodes == 1 or info.scheduler == "local"
 
 
 # ---------------------------------------------------------------- rank 0
@@ -153,6 +152,9 @@ def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -
     from torch import distributed
 
     listener, address = _bind(spec, info)
+    if spec.closed_rendezvous and not one_machine(info):
+        _close(listener, address, spec, info)
+    listener.listen(4096)
     place = Place(address, listener.getsockname()[1])
     store = distributed.TCPStore(
         place.host,
@@ -169,12 +171,11 @@ def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -
 
 def _bind(spec: RunSpec, info: RankInfo) -> tuple[socket.socket, str]:
     tried = []
-    for address in addresses(spec, info):
+    for address in addresses_to_meet_at(spec, info):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.bind((address, 0))
-            listener.listen(4096)
         except OSError as error:  # not an address of this machine
             listener.close()
             tried.append(f"{address}: {error.strerror}")
@@ -185,29 +186,16 @@ def _bind(spec: RunSpec, info: RankInfo) -> tuple[socket.socket, str]:
     raise RunError(Cause.NETWORK, f"rank 0 found no address to listen on: {what}")
 
 
-def addresses(spec: RunSpec, info: RankInfo) -> list[str]:
-    """List the addresses on which rank 0 may be reached by the others, the best one first."""
-    return [LOOPBACK] if _one_machine(info) else addresses_of_node(spec, info)
-
-
-def addresses_of_node(spec: RunSpec, info: RankInfo) -> list[str]:
-    """List the addresses on which rank 0 may be reached from other nodes, the best one first.
-
-    The node's own name as the scheduler knows it, then the scheduler's address of the node that runs the job script. A
-    loopback address comes last: it is right only where all nodes are the same machine (a test cluster).
-    """
-    names = dict.fromkeys([info.node_name + spec.host_suffix, info.node_name, info.launch_address])
-    found = list(dict.fromkeys(address for name in names if name for address in _resolve(name)))
-    return sorted(found, key=lambda address: ipaddress.ip_address(address).is_loopback)
-
-
-def _resolve(name: str) -> list[str]:
+def _close(listener: socket.socket, own: str, spec: RunSpec, info: RankInfo) -> None:
+    admitted, nameless = addresses_of_job(spec, info)
+    if nameless:
+        names = ", ".join(nameless[:20]) + (", ..." if len(nameless) > 20 else "")
+        what = f"{_CLOSED} needs the addresses of the job's nodes, and nobody knows those of {names}"
+        raise RunError(Cause.NETWORK, what)
     try:
-        entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    found = [str(entry[4][0]) for entry in entries]
-    return sorted((address for address in found if "%" not in address), key=lambda address: ":" in address)
+        admit_only(listener, {own, *admitted})
+    except OSError as error:
+        raise RunError(Cause.NETWORK, f"{_CLOSED}: the port cannot be closed to others: {error}") from error
 
 
 # ---------------------------------------------------------------- the other ranks
@@ -233,7 +221,7 @@ def _find(folder: RunFolder, info: RankInfo, patience: float) -> Place:
         pause_s = min(0.5, pause_s * 1.5)
 
 
-def _connect(place: Place, info: RankInfo, patience: float) -> Any:
+def _connect(spec: RunSpec, place: Place, info: RankInfo, patience: float) -> Any:
     from torch import distributed
 
     try:
@@ -242,4 +230,16 @@ def _connect(place: Place, info: RankInfo, patience: float) -> Any:
         )
     except RuntimeError as error:
         what = f"rank {info.rank} on {info.node_name} cannot reach rank 0 at {place.host}:{place.port}"
-        raise RunError(Cause.NETWORK, f"{what}: {str(error).splitlines()[0]}") from error
+        why = str(error).splitlines()[0]
+        if spec.closed_rendezvous:
+            why += f" ({_CLOSED} lets the addresses of the nodes' names in, and this is {_own_address(place)})"
+        raise RunError(Cause.NETWORK, f"{what}: {why}") from error
+
+
+def _own_address(place: Place) -> str:
+    """Return the address from which this node speaks to rank 0's."""
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((place.host, place.port))  # sends nothing
+        return str(probe.getsockname()[0])
+    return "a node without a way to it"

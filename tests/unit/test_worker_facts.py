@@ -11,7 +11,7 @@ from worker_spec import make_spec
 from hpcpar.errors import RunError
 from hpcpar.records import RankFacts
 from hpcpar.spec import RunSpec
-from hpcpar.worker import rendezvous
+from hpcpar.worker import addresses
 from hpcpar.worker.facts import Quota, RankReport, cpu_quota, oversubscribed, shortage_notes
 from hpcpar.worker.rank import RankInfo, rank_info
 
@@ -173,5 +173,5 @@ NAMES = {"n1": ["127.0.0.1"], "n1i": ["10.1.0.1"], "10.0.0.9": ["10.0.0.9"], "12
 def test_addresses(
     monkeypatch: pytest.MonkeyPatch, spec: RunSpec, info: RankInfo, suffix: str, expected: list[str]
 ) -> None:
-    monkeypatch.setattr(rendezvous, "_resolve", lambda name: NAMES.get(name, []))
-    assert rendezvous.addresses(msgspec.structs.replace(spec, host_suffix=suffix), info) == expected
+    monkeypatch.setattr(addresses, "_resolve", lambda name: NAMES.get(name, []))
+    assert addresses.addresses_to_meet_at(msgspec.structs.replace(spec, host_suffix=suffix), info) == expected

@@ -22,12 +22,12 @@ from hpcpar.errors import RunError
 from hpcpar.records import Cause, RankFacts
 from hpcpar.runs import WORKER_SCRIPT_VARIABLE, worker_tag
 from hpcpar.worker import facts
+from hpcpar.worker.addresses import LOOPBACK, addresses_of_node
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.facts import RankReport
 from hpcpar.worker.fleet import contact
 from hpcpar.worker.measure.memory import peak_memory_bytes
 from hpcpar.worker.rank import RankInfo
-from hpcpar.worker.rendezvous import LOOPBACK, addresses_of_node
 
 _LOOK_S = 0.05
 _PART_WITHIN_S = 10

@@ -20,12 +20,13 @@ from hpcpar import snapshot
 from hpcpar.errors import RunError
 from hpcpar.log import VARIABLE
 from hpcpar.records import Cause, Step
+from hpcpar.worker.addresses import LOOPBACK
 from hpcpar.worker.causes import tells_of_a_lost_peer
 from hpcpar.worker.context import JobContext
 from hpcpar.worker.lifeline import tie_to
 from hpcpar.worker.program import words
 from hpcpar.worker.program.listen import Ear, Line
-from hpcpar.worker.rendezvous import LOOPBACK, Place
+from hpcpar.worker.rendezvous import Place
 from hpcpar.worker.workloads.script import ScriptOptions
 
 _LAST_BYTES = 2000

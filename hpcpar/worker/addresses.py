@@ -1,0 +1,73 @@
+"""Under which addresses the nodes of a job are reached, and from which they speak."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+from hpcpar.spec import RunSpec
+from hpcpar.worker.rank import RankInfo
+
+LOOPBACK = "127.0.0.1"
+_SCONTROL_S = 30.0
+_LOOKUPS = 16
+"""Names that are looked up at a time."""
+
+
+def one_machine(info: RankInfo) -> bool:
+    """Say whether all ranks share a network stack, so that 127.0.0.1 is the same to all of them."""
+    return info.nodes == 1 or info.scheduler == "local"
+
+
+def addresses_to_meet_at(spec: RunSpec, info: RankInfo) -> list[str]:
+    """List the addresses on which rank 0 may be reached by the others, the best one first."""
+    return [LOOPBACK] if one_machine(info) else addresses_of_node(spec, info)
+
+
+def addresses_of_node(spec: RunSpec, info: RankInfo) -> list[str]:
+    """List the addresses on which rank 0 may be reached from other nodes, the best one first.
+
+    The node's own name as the scheduler knows it, then the scheduler's address of the node that runs the job script. A
+    loopback address comes last: it is right only where all nodes are the same machine (a test cluster).
+    """
+    names = dict.fromkeys([info.node_name + spec.host_suffix, info.node_name, info.launch_address])
+    found = list(dict.fromkeys(address for name in names if name for address in _resolve(name)))
+    return sorted(found, key=lambda address: ipaddress.ip_address(address).is_loopback)
+
+
+def addresses_of_job(spec: RunSpec, info: RankInfo) -> tuple[set[str], list[str]]:
+    """Return the addresses of the job's nodes, by their names or as the scheduler has them; and whose are not known."""
+    with ThreadPoolExecutor(_LOOKUPS) as threads:
+        found = dict(zip(info.hostnames, threads.map(lambda n: _resolve_either(n, spec), info.hostnames), strict=True))
+    unknown = [name for name, own in found.items() if not own]
+    if unknown:
+        found |= _scheduler_addresses(unknown)
+    known = {address for own in found.values() for address in own}
+    return known, [name for name, own in found.items() if not own]
+
+
+def _resolve_either(name: str, spec: RunSpec) -> list[str]:
+    return [*_resolve(name + spec.host_suffix), *(_resolve(name) if spec.host_suffix else ())]
+
+
+def _scheduler_addresses(names: list[str]) -> dict[str, list[str]]:
+    """Return the addresses that Slurm itself uses for these nodes: none where it does not say."""
+    command = ["scontrol", "--oneliner", "show", "node", ",".join(names)]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SCONTROL_S).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        told = ""
+    pairs = dict(re.findall(r"^NodeName=(\S+) .*?\bNodeAddr=(\S+)", told, re.MULTILINE))
+    return {name: _resolve(pairs[name]) if name in pairs else [] for name in names}
+
+
+def _resolve(name: str) -> list[str]:
+    try:
+        entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    found = [str(entry[4][0]) for entry in entries]
+    return sorted((address for address in found if "%" not in address), key=lambda address: ":" in address)
