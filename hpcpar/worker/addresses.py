@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -12,7 +13,7 @@ from hpcpar.spec import RunSpec
 from hpcpar.worker.rank import RankInfo
 
 LOOPBACK = "127.0.0.1"
-_SCONTROL_S = 30.0
+_SCONTROL_S = 10.0
 _LOOKUPS = 16
 """Names that are looked up at a time."""
 
@@ -38,15 +39,25 @@ def addresses_of_node(spec: RunSpec, info: RankInfo) -> list[str]:
     return sorted(found, key=lambda address: ipaddress.ip_address(address).is_loopback)
 
 
-def addresses_of_job(spec: RunSpec, info: RankInfo) -> tuple[set[str], list[str]]:
-    """Return the addresses of the job's nodes, by their names or as the scheduler has them; and whose are not known."""
+def addresses_of_job(spec: RunSpec, info: RankInfo, like: str) -> tuple[set[str], list[str]]:
+    """Return the addresses of the job's nodes, by their names or as the scheduler has them; and whose are not known.
+
+    Args:
+        spec: the run.
+        info: this rank.
+        like: an address of the family that counts; no node speaks to it from another.
+    """
     with ThreadPoolExecutor(_LOOKUPS) as threads:
         found = dict(zip(info.hostnames, threads.map(lambda n: _resolve_either(n, spec), info.hostnames), strict=True))
-    unknown = [name for name, own in found.items() if not own]
-    if unknown:
-        found |= _scheduler_addresses(unknown)
+    found = {name: _alike(own, like) for name, own in found.items()}
+    if unknown := [name for name, own in found.items() if not own]:
+        found |= {name: _alike(own, like) for name, own in _scheduler_addresses(unknown).items()}
     known = {address for own in found.values() for address in own}
     return known, [name for name, own in found.items() if not own]
+
+
+def _alike(addresses: list[str], like: str) -> list[str]:
+    return [address for address in addresses if (":" in address) == (":" in like)]
 
 
 def _resolve_either(name: str, spec: RunSpec) -> list[str]:
@@ -57,17 +68,27 @@ def _scheduler_addresses(names: list[str]) -> dict[str, list[str]]:
     """Return the addresses that Slurm itself uses for these nodes: none where it does not say."""
     command = ["scontrol", "--oneliner", "show", "node", ",".join(names)]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SCONTROL_S).stdout
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_SCONTROL_S)
+        told = done.stdout.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired):
         told = ""
     pairs = dict(re.findall(r"^NodeName=(\S+) .*?\bNodeAddr=(\S+)", told, re.MULTILINE))
     return {name: _resolve(pairs[name]) if name in pairs else [] for name in names}
 
 
+def source_address(host: str, port: int) -> str:
+    """Return the address from which this node speaks to that one; "" where there is no way to it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))  # sends nothing
+        return str(probe.getsockname()[0])
+    return ""
+
+
 def _resolve(name: str) -> list[str]:
     try:
         entries = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a name that none can be
         return []
     found = [str(entry[4][0]) for entry in entries]
     return sorted((address for address in found if "%" not in address), key=lambda address: ":" in address)

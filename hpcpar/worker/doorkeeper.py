@@ -9,9 +9,11 @@ inherit the filter. It tells machines apart, not users: whoever is on one of the
 from __future__ import annotations
 
 import ctypes
+import errno
 import ipaddress
 import socket
 import struct
+from collections import defaultdict
 from collections.abc import Iterable
 
 SO_ATTACH_FILTER = 26
@@ -20,7 +22,7 @@ _NETWORK_HEADER = 0xFFF00000
 """SKF_NET_OFF: offsets from here on count from the start of the packet's IP header."""
 _SOURCE = {socket.AF_INET: 12, socket.AF_INET6: 8}
 """Where the sender's address stands in that header, in bytes."""
-_LOAD_WORD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
+_LOAD_WORD, _EQUAL, _JUMP, _RETURN = 0x20, 0x15, 0x05, 0x06
 _DROP, _TAKE = 0, 0xFFFFFFFF
 _MOST = 4096
 """Instructions of a filter (BPF_MAXINSNS)."""
@@ -40,19 +42,32 @@ def admit_only(listener: socket.socket, addresses: Iterable[str]) -> None:
         raise OSError(f"a filter for {len(packed)} addresses is longer than the kernel takes")
     instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
     # struct sock_fprog: the length, then a pointer, with the padding of the machine.
-    listener.setsockopt(
-        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(instructions))
-    )
+    pointed_at = struct.pack("@HP", len(program), ctypes.addressof(instructions))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointed_at)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        what = f"net.core.optmem_max of this machine has no room for a filter for {len(packed)} addresses"
+        raise OSError(errno.ENOMEM, what) from error
 
 
 def filter_program(family: socket.AddressFamily, addresses: Iterable[bytes]) -> list[tuple[int, int, int, int]]:
-    """Return the instructions (code, jump if true, jump if false, operand) that take these senders' packets only."""
-    program = []
+    """Return the instructions (code, jump if true, jump if false, operand) that take these senders' packets only.
+
+    A load costs several instructions of the kernel's own, whose room is little (`net.core.optmem_max`): addresses that
+    begin alike, as those of a cluster do, are told apart by their last word alone.
+    """
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for address in addresses:
-        words = struct.unpack(f"!{len(address) // 4}I", address)
-        for place, word in enumerate(words):
-            source = _NETWORK_HEADER + _SOURCE[family] + 4 * place
-            to_the_next = 2 * (len(words) - 1 - place) + 1  # jumps are relative to the instruction that follows
-            program += [(_LOAD_WORD, 0, 0, source), (_EQUAL, 0, to_the_next, word)]
-        program.append((_RETURN, 0, 0, _TAKE))
+        *start, last = struct.unpack(f"!{len(address) // 4}I", address)
+        groups[tuple(start)].append(last)
+    program = []
+    for start, lasts in groups.items():
+        source = _NETWORK_HEADER + _SOURCE[family]
+        here = [(_LOAD_WORD, 0, 0, source + 4 * len(start))]
+        here += [one for last in lasts for one in ((_EQUAL, 0, 1, last), (_RETURN, 0, 0, _TAKE))]
+        for place in reversed(range(len(start))):  # jumps count from the instruction that follows
+            here[:0] = [(_LOAD_WORD, 0, 0, source + 4 * place), (_EQUAL, 1, 0, start[place]), (_JUMP, 0, 0, len(here))]
+        program += here
     return [*program, (_RETURN, 0, 0, _DROP)]

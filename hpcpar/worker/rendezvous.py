@@ -8,7 +8,6 @@ profile says `closed_rendezvous`, other machines than the job's do not reach it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
@@ -23,7 +22,7 @@ from hpcpar.errors import RunError
 from hpcpar.records import Cause
 from hpcpar.runs import RunFolder
 from hpcpar.spec import RunSpec
-from hpcpar.worker.addresses import addresses_of_job, addresses_to_meet_at, one_machine
+from hpcpar.worker.addresses import addresses_of_job, addresses_to_meet_at, one_machine, source_address
 from hpcpar.worker.doorkeeper import admit_only
 from hpcpar.worker.rank import RankInfo
 
@@ -156,15 +155,19 @@ def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -
         _close(listener, address, spec, info)
     listener.listen(4096)
     place = Place(address, listener.getsockname()[1])
-    store = distributed.TCPStore(
-        place.host,
-        place.port,
-        info.world_size,
-        True,
-        timedelta(seconds=patience),
-        wait_for_workers=False,
-        master_listen_fd=listener.detach(),
-    )
+    try:
+        store = distributed.TCPStore(
+            place.host,
+            place.port,
+            info.world_size,
+            True,
+            timedelta(seconds=patience),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+    except RuntimeError as error:
+        what = f"rank 0 does not reach its own port at {place.host}:{place.port}"
+        raise RunError(Cause.NETWORK, f"{what}: {str(error).splitlines()[0]}") from error
     storage.write_file(folder.rendezvous_path(info.attempt), msgspec.json.encode(place))
     return store, place
 
@@ -187,13 +190,14 @@ def _bind(spec: RunSpec, info: RankInfo) -> tuple[socket.socket, str]:
 
 
 def _close(listener: socket.socket, own: str, spec: RunSpec, info: RankInfo) -> None:
-    admitted, nameless = addresses_of_job(spec, info)
+    admitted, nameless = addresses_of_job(spec, info, like=own)
     if nameless:
         names = ", ".join(nameless[:20]) + (", ..." if len(nameless) > 20 else "")
         what = f"{_CLOSED} needs the addresses of the job's nodes, and nobody knows those of {names}"
         raise RunError(Cause.NETWORK, what)
     try:
-        admit_only(listener, {own, *admitted})
+        # What this node says to itself need not come from the address that it listens on.
+        admit_only(listener, {own, *admitted, *filter(None, [source_address(*listener.getsockname()[:2])])})
     except OSError as error:
         raise RunError(Cause.NETWORK, f"{_CLOSED}: the port cannot be closed to others: {error}") from error
 
@@ -232,14 +236,6 @@ def _connect(spec: RunSpec, place: Place, info: RankInfo, patience: float) -> An
         what = f"rank {info.rank} on {info.node_name} cannot reach rank 0 at {place.host}:{place.port}"
         why = str(error).splitlines()[0]
         if spec.closed_rendezvous:
-            why += f" ({_CLOSED} lets the addresses of the nodes' names in, and this is {_own_address(place)})"
+            own = source_address(place.host, place.port) or "no way to it"
+            why += f" ({_CLOSED} lets the addresses of the nodes' names in, and this is {own})"
         raise RunError(Cause.NETWORK, f"{what}: {why}") from error
-
-
-def _own_address(place: Place) -> str:
-    """Return the address from which this node speaks to rank 0's."""
-    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((place.host, place.port))  # sends nothing
-        return str(probe.getsockname()[0])
-    return "a node without a way to it"
