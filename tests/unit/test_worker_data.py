@@ -150,6 +150,22 @@ def test_text_is_read_by_the_tokenizer_that_is_named(tmp_path: Path, words_only:
     assert facts["tokenizer_sha256"] == hashlib.sha256(words_only.read_bytes()).hexdigest()[:16]
 
 
+def test_a_tokenizer_reads_the_text_of_a_table_and_not_the_tokens_of_another(tmp_path: Path, words_only: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "both.parquet"
+    rows = {"text": ["to be", "or not"], "input_ids": [[7, 7, 7], [7, 7]]}
+    parquet.write_table(pyarrow.table(rows), path)
+    options = DataOptions(path=str(path), tokenizer=str(words_only), evaluation=0)
+    assert text.check(options, "here", 4) == []
+    training, _ = text.read(options, 3, 4)
+    assert training.fetch(np.array([0]))[0].tolist() == [[1, 2, 3]]
+    parquet.write_table(pyarrow.table({"input_ids": rows["input_ids"]}), path)
+    (problem,) = text.check(options, "here", 4)
+    assert "it needs 'text'" in f"{problem.what} {problem.fix}"
+
+
 def test_a_tokenizer_that_cannot_be_is_named_on_the_login_node(tmp_path: Path, words_only: Path) -> None:
     def said(path: str = "", **options: Any) -> str:
         (problem,) = text.check(DataOptions(path=path, **options), "workload llama-tiny", 3)

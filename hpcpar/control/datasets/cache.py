@@ -41,8 +41,12 @@ def place(data_set: DataSet) -> Path:
 
 
 def is_there(data_set: DataSet) -> bool:
-    """Say whether it has been fetched."""
-    return (cache() / data_set.name).is_dir()
+    """Say whether it has been fetched, and its file has not been cleared away since."""
+    there = place(data_set)
+    try:
+        return there.is_file() if data_set.result else any(there.iterdir())
+    except OSError:
+        return False
 
 
 def path(name: str) -> Path:
@@ -53,7 +57,7 @@ def path(name: str) -> Path:
     """
     data_set = find(name)
     if not is_there(data_set):
-        what = f"has not been fetched: {cache() / name} does not exist"
+        what = f"has not been fetched: {place(data_set)} does not exist"
         raise InputError(Problem(f"data set '{name}'", what, f"hpcpar data fetch {name}"))
     return place(data_set)
 
@@ -77,7 +81,11 @@ def fetch(names: Sequence[str]) -> list[Path]:
     storage.make_folder(cache())
     for data_set in chosen:
         if not is_there(data_set):
-            _bring(data_set)
+            try:
+                _bring(data_set)
+            except OSError as error:
+                what = f"cannot write: {error.strerror or error}"
+                raise InputError(Problem(str(cache()), what, "name another place: HPCPAR_DATA")) from error
     return [place(data_set) for data_set in chosen]
 
 
@@ -91,8 +99,11 @@ def _bring(data_set: DataSet) -> None:
             for name, content in data_set.unpack(archive):
                 storage.write_file(folder / name, content, mode=0o644)
         folder.chmod(0o755)
+        final = cache() / data_set.name
+        if final.exists() and not is_there(data_set):  # what cleaning left of it
+            final.rename(Path(temporary) / "rest")
         try:
-            folder.rename(cache() / data_set.name)
+            folder.rename(final)
         except OSError:
             if not is_there(data_set):  # else somebody else was faster, with the same bytes
                 raise

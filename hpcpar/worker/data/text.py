@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +70,7 @@ def _check_text(options: DataOptions, where: str) -> list[Problem]:
     if denied := places.unreadable(options.path, f"{where}: data.path"):
         return denied
     if found := parquet.files(options.path):
-        return parquet.check(found, f"{where}: data.path", *_COLUMNS)
+        return parquet.check(found, f"{where}: data.path", *_columns(options))
     if not options.path or expand_home(options.path).exists():
         return []
     return [Problem(f"{where}: data.path", f"'{options.path}' does not exist", "name a text file or a folder of them")]
@@ -151,7 +151,7 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
     if not options.path:
         return "python-standard-library", np.frombuffer(_read(_library_files(), STANDARD_LIBRARY_BYTES), dtype=np.uint8)
     if found := parquet.files(options.path):
-        return str(path), _from_parquet(found)
+        return str(path), _from_parquet(found, _columns(options))
     if path.suffix != ".npy":
         return str(path), np.frombuffer(_read(_user_files(path)), dtype=np.uint8)
     try:
@@ -165,11 +165,16 @@ def _tokens(options: DataOptions) -> tuple[str, np.ndarray]:
     return str(path), tokens_T.astype(np.int16) if tokens_T.dtype == np.uint8 else tokens_T
 
 
-def _from_parquet(found: list[Path]) -> np.ndarray:
+def _columns(options: DataOptions) -> tuple[tuple[str, ...], ...]:
+    """Return the columns to look for; a tokenizer reads text, whatever tokens somebody else made of it."""
+    return (("text",),) if options.tokenizer else _COLUMNS
+
+
+def _from_parquet(found: list[Path], columns: Sequence[Sequence[str]]) -> np.ndarray:
     """Return tokens [T]: those of all rows one after the other, or the bytes of all texts, one a line."""
     import numpy as np
 
-    [name] = parquet.choose(found, *_COLUMNS)
+    [name] = parquet.choose(found, *columns)
     column = parquet.read(found, [name])[name]
     if name == "text":
         texts = column.to_pylist()

@@ -22,14 +22,18 @@ export PYTHONUNBUFFERED=1
 local_folder='/local disk'/hpcpar-$SLURM_JOB_ID-$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
 python=$local_folder/bin/python
 on_every_node() { srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=1 "$@"; }
+# What an earlier start of this job could not remove.
+[ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] ||
+  on_every_node find '/local disk' -maxdepth 1 -user "$(id -u)" -name "hpcpar-$SLURM_JOB_ID-*" -exec rm -rf {} +
 if ! {
   sbcast '/shared/my env.tar' "$local_folder.tar" &&
     on_every_node mkdir -m 700 "$local_folder" &&
-    on_every_node tar -xf "$local_folder.tar" -C "$local_folder" &&
+    on_every_node tar --no-overwrite-dir -xf "$local_folder.tar" -C "$local_folder" &&
     on_every_node rm "$local_folder.tar" &&
     on_every_node "$python" -c ''
 }; then
   echo 'hpcpar: the environment could not be brought to the nodes; ranks take it as it lies' >&2
+  on_every_node rm -rf "$local_folder" "$local_folder.tar"
   python=/shared/venv/bin/python
 fi
 runs=(
