@@ -199,7 +199,8 @@ def page(cells: list[Cell], verdicts: Verdicts) -> str:
 def _shape(name: str) -> str:
     shape = matrix.SHAPES[name]
     words = ", ".join(f"{option} {value}" for option, value in {**shape.options, **shape.deep(matrix.UNITS)}.items())
-    return f"{words}; batch of {shape.global_batch}, lr {shape.sgd_lr:g} with SGD"
+    deep = f" ({shape.deep_sgd_lr:g} from {matrix.DEEP} units on)" if shape.deep_sgd_lr else ""
+    return f"{words}; batch of {shape.global_batch}, lr {shape.sgd_lr:g} with SGD{deep}"
 
 
 def _refusals(cells: list[Cell]) -> str:

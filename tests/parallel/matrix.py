@@ -42,6 +42,8 @@ class Shape(NamedTuple):
     sgd_lr: float
     """Small enough that rounding is not amplified: else two runs of one process that cut their batch differently are as
     far from each other as two strategies (the row `single` shows it under "accumulate")."""
+    deep_sgd_lr: float | None = None
+    """The same for models of DEEP units and more, where it must be smaller still."""
 
 
 SHAPES: dict[str, Shape] = {
@@ -73,10 +75,12 @@ SHAPES: dict[str, Shape] = {
         lambda units: {"layers": units},
         16,
         sgd_lr=0.001,
+        deep_sgd_lr=0.00025,
     ),
 }
 UNITS = 4
 """How deep a model is where no pipeline needs more."""
+DEEP = 16
 SAME_CODE = dict.fromkeys(["llama-15m", "llama-160m", "llama-1b", "llama-7b", "llama-8b"], "llama-tiny")
 """Workloads that are another size of one in SHAPES."""
 
@@ -290,10 +294,10 @@ def _words(problem: Problem) -> str:
 def _job(workload: str, row: Row, column: Column) -> Job:
     shape = SHAPES[workload]
     ranks = column.ranks if not column.special else _fewest(row, column.ranks)
-    depth = shape.deep(max(UNITS, ranks * row.stages))
-    options = {**shape.options, **depth, **OPTIMIZERS[column.optimizer]}
+    units = max(UNITS, ranks * row.stages)
+    options = {**shape.options, **shape.deep(units), **OPTIMIZERS[column.optimizer]}
     if column.optimizer == "sgd":
-        options["lr"] = shape.sgd_lr
+        options["lr"] = shape.sgd_lr if units < DEEP else shape.deep_sgd_lr or shape.sgd_lr
     strategy_options = dict(row.options)
     if column.special == "clip":
         options["max_grad_norm"] = CLIP_TO
