@@ -34,6 +34,7 @@ MEMORY_BOUND = 1.01
 MEMORY_RUNS = 3
 BUSY = 1.5
 """Load over CPUs above which figures are not to be believed."""
+SETTLE_S = 180.0
 PRELOAD = ["torch", "torch.distributed.fsdp", "torch.distributed.pipelining", "torch.distributed.tensor.parallel"]
 MODEL = {"dim": 128, "heads": 4, "kv_heads": 2, "hidden": 256, "layers": 6, "sequence": 64}
 LARGE = {"dim": 512, "heads": 8, "kv_heads": 8, "hidden": 1536, "layers": 8, "sequence": 64}
@@ -325,6 +326,14 @@ def row(one: Finding) -> str:
     )
 
 
+def load_once_settled() -> float:
+    """Return the load; what ran just before is in it for a minute or two, and is waited for."""
+    until = time.monotonic() + SETTLE_S
+    while (load := os.getloadavg()[0]) > BUSY * len(os.sched_getaffinity(0)) / 2 and time.monotonic() < until:
+        time.sleep(1)
+    return load
+
+
 def main() -> int:
     """Measure, print, write, judge."""
     parser = argparse.ArgumentParser(description="Measure hpcpar's training loop beside loops written by hand.")
@@ -335,7 +344,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.rounds < 2 or given.steps < 1:
         parser.error("--rounds must be at least 2 and --steps at least 1")
-    load = os.getloadavg()[0]
+    load = load_once_settled()
     findings = []
     for strategy in given.strategies:
         print(f"{strategy} ...", file=sys.stderr, flush=True)
