@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from pool import Pool
 
 from hpcpar import registry
 from hpcpar.decode import nested
 
 DOCS = Path(__file__).parents[2] / "docs"
+TRAINING_S = 840.0
+"""Of the longest training on two busy processors."""
 _PROMISE = re.compile(
     r"^\| `([\w-]+)` \| (defaults|`[^`]+`) \| (\d+) \| ([a-z ]+) (0\.\d+)(?:, loss ([\d.]+))? \|$", re.MULTILINE
 )
@@ -43,12 +47,21 @@ def test_every_workload_that_can_be_evaluated_has_a_promise(pools: Any) -> None:
     assert able == {promise.id for promise in _promises()}
 
 
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """Ranks that may take minutes, as some of these trainings do."""
+    pool = Pool(2, tmp_path_factory.mktemp("pool"), patience_s=TRAINING_S)
+    yield pool
+    pool.close()
+
+
+@pytest.mark.timeout(TRAINING_S + 60)
 @pytest.mark.parametrize("promise", _promises())
-def test_it_reaches_what_is_promised(pools: Any, promise: Promise) -> None:
+def test_it_reaches_what_is_promised(patient: Pool, promise: Promise) -> None:
     set_options = [] if promise.options == "defaults" else promise.options.strip("`").split()
     options = nested(dict(word.split("=") for word in set_options))
     arguments = {"workload": promise.workload, "workload_options": options, "steps": int(promise.steps)}
-    learned = pools(2).run("workload_cases.learn", **arguments)[0]
+    learned = patient.run("workload_cases.learn", **arguments)[0]
     assert learned.metric.replace("_", " ") == promise.metric
     assert learned.before < float(promise.least) <= learned.value
     assert learned.loss <= float(promise.most_loss or "inf")
