@@ -147,6 +147,14 @@ def test_finished_runs_correct_the_clock_and_narrow_the_band() -> None:
     assert abs(sure.expected / truth - 1) < abs(sure.naive / truth - 1)
 
 
+def test_cells_without_a_matrix_product_say_nothing_of_the_naive_estimate() -> None:
+    before = clock.first_clock(clock.cpu_rates(1))
+    none = Seen(work=msgspec.structs.replace(job(1.0), flops=0.0, useful_flops=0.0), ranks=2, time_s=0.5)
+    assert clock.calibrated(before, [none]).naive == before.naive
+    some = Seen(work=job(1.0), ranks=2, time_s=3.0)
+    assert clock.calibrated(before, [none, some]).naive == pytest.approx(3.0 * 2 / 1e11)
+
+
 def test_without_runs_the_clock_stays_as_it_is() -> None:
     before = clock.first_clock(clock.cpu_rates(4))
     assert clock.calibrated(before, []) is before
