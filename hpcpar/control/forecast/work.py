@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hpcpar import composition, schedules
 from hpcpar.control.forecast.engines import BUCKET, FUSION, Meeting, Ring, Server, Zero
@@ -12,12 +13,17 @@ from hpcpar.control.forecast.holdings import NUMBER
 from hpcpar.control.forecast.layout import Layout, Stage, stages_on
 from hpcpar.shapes import Answer, Model, UnitShape
 
+MOST = 1e30
+"""Operations or bytes: more than any step has, and sums and products of it are finite."""
+Amount = Annotated[float, Meta(ge=0, le=MOST)]
+"""Bounds are looked at where it is read from a file."""
+
 
 class Link(Struct, frozen=True, kw_only=True):
     """What goes over links of one kind in a step."""
 
-    calls: float = 0.0
-    wire_bytes: float = 0.0
+    calls: Amount = 0.0
+    wire_bytes: Amount = 0.0
     """What one rank sends: of an all-reduce over n ranks 2(n-1)/n of its payload, of others (n-1)/n, all of a send."""
 
     def plus(self, calls: float, wire_bytes: float) -> Link:
@@ -28,28 +34,28 @@ class Link(Struct, frozen=True, kw_only=True):
 class Work(Struct, frozen=True, kw_only=True):
     """What the busiest rank does in a step."""
 
-    flops: float
+    flops: Amount
     """Operations but for attention, what is computed a second time included."""
-    attention: float = 0.0
+    attention: Amount = 0.0
     """The same of fused attention."""
-    traffic: float
+    traffic: Amount
     """Bytes that operators read and write, the optimizer's included."""
-    operators: float
+    operators: Annotated[float, Meta(gt=0, le=MOST)]
     inside: Link
     """Between ranks of a node."""
     outside: Link
     """Between nodes."""
-    bubble: float
+    bubble: Annotated[float, Meta(ge=0, lt=1)]
     """The share of a step in which a rank of a pipeline waits, on average."""
     bubble_known: bool
     """False: there is no formula for this schedule, `bubble` is a bound from below."""
-    useful_flops: float
+    useful_flops: Amount
     """Operations of the whole step over all ranks without any that is done twice: what the naive estimate goes by."""
     behind_inside: Link = Link()
     """Between ranks of a node, while something else is computed: weights and gradients of replicas and shards."""
     behind_outside: Link = Link()
     """The same between nodes."""
-    sharing: float = 1.0
+    sharing: Annotated[float, Meta(ge=1, le=MOST)] = 1.0
     """How many ranks take turns on what one of them is said to have."""
 
 
