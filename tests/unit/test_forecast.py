@@ -212,6 +212,27 @@ def test_what_does_not_fit_says_which_number_and_which_change(shapes) -> None:
     assert row.change.need_bytes < row.capacity_bytes
 
 
+def test_on_cpus_a_rank_has_its_part_of_the_node_or_of_what_is_asked_for(shapes) -> None:
+    def capacity(where: ClusterProfile, **more) -> float | None:
+        asked = study(nodes=(1,), ranks_per_node=2, **more)
+        (row,) = forecasts.forecast(asked, where, "flags", advise=False).rows
+        return row.capacity_bytes
+
+    slurm, local, gpus = profile("slurm-test"), profile("local"), profile("perlmutter")
+    assert capacity(slurm) == 16 * 2**30 / 2
+    assert capacity(slurm, memory="8GiB") == 8 * 2**30 / 2
+    assert capacity(of_cpus(slurm, request_memory="whole-node"), memory="8GiB") == 16 * 2**30 / 2
+    assert capacity(of_cpus(slurm, memory=""), memory="8GiB") == 8 * 2**30 / 2
+    assert capacity(of_cpus(local, memory="16GiB"), memory="8GiB") == 16 * 2**30 / 2  # nobody is held to it there
+    assert capacity(gpus, memory="8GiB") == capacity(gpus)
+
+
+def of_cpus(where: ClusterProfile, **more) -> ClusterProfile:
+    """The profile with another kind of node "cpu"."""
+    kind = msgspec.structs.replace(where.node_types["cpu"], **more)
+    return msgspec.structs.replace(where, node_types={"cpu": kind})
+
+
 def test_a_cell_that_cannot_be_stands_beside_the_others(shapes) -> None:
     found = forecasts.forecast(study(strategies=("ddp", "pp"), nodes=(4,)), profile("perlmutter"), "flags")
     assert [row.strategy for row in found.rows] == ["ddp"]

@@ -235,7 +235,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: Job, 
     if isinstance(model, str) or isinstance(layout, str) or isinstance(shapes, str):
         return Row(fits="unknown", reason=layout if isinstance(layout, str) else str(model), **common)
     needed = need(model, layout, shapes.answer)
-    capacity = capacity_of(job.node_type, identity.ranks_per_node)
+    capacity = capacity_of(job, run.resources)
     todo = work(model, shapes.models[plain(layout)], layout, shapes.answer)  # type: ignore[arg-type]
     clock = clock_of(job, layout, identity)
     time = step_time(todo, clock, identity.world_size) if clock is not None else None

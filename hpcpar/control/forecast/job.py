@@ -14,7 +14,7 @@ from hpcpar.control.forecast.past import Past
 from hpcpar.control.plan import PlannedRun
 from hpcpar.devices import find_device
 from hpcpar.profile import ClusterProfile, NodeType
-from hpcpar.spec import Identity, Study
+from hpcpar.spec import Identity, Resources, Study
 from hpcpar.units import parse_memory, slurm_memory
 
 GIVE = 0.9
@@ -33,11 +33,17 @@ class Job(Struct, frozen=True, kw_only=True):
     clocks: dict[str, Clock | None] = msgspec.field(default_factory=dict)
 
 
-def capacity_of(node_type: NodeType, ranks_per_node: int) -> float | None:
-    """Return the memory that a rank can have, in bytes; None where the profile does not say."""
-    if node_type.gpus_per_node:
-        return parse_memory(node_type.accelerator_memory) * GIVE if node_type.accelerator_memory else None
-    return parse_memory(node_type.memory) / ranks_per_node if node_type.memory else None
+def capacity_of(job: Job, resources: Resources) -> float | None:
+    """Return the memory that a rank can have, in bytes; None where nobody says.
+
+    On CPUs that is its part of what the node has, or of what the job asks of it where that is less.
+    """
+    kind = job.node_type
+    if kind.gpus_per_node:
+        return parse_memory(kind.accelerator_memory) * GIVE if kind.accelerator_memory else None
+    asked = "" if job.profile.scheduler == "local" else resources.memory  # the local queue holds nobody to it
+    sizes = [parse_memory(size) for size in (kind.memory, asked) if size not in {"", "0"}]
+    return min(sizes) / resources.ranks_per_node if sizes else None
 
 
 def clock_of(job: Job, layout: Layout, identity: Identity) -> Clock | None:
