@@ -17,7 +17,8 @@ from hpcpar.control.forecast.attach import attach
 from hpcpar.control.forecast.clock import Seen
 from hpcpar.control.forecast.layout import Layout, in_flight
 from hpcpar.control.forecast.memory import need, verdict
-from hpcpar.control.forecast.spend import check_budget
+from hpcpar.control.forecast.spend import at_worst, check_budget
+from hpcpar.control.forecast.summary import total
 from hpcpar.control.forecast.work import Link, Work, bubble_of, reaches_out
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
@@ -231,6 +232,15 @@ def of_cpus(where: ClusterProfile, **more) -> ClusterProfile:
     """The profile with another kind of node "cpu"."""
     kind = msgspec.structs.replace(where.node_types["cpu"], **more)
     return msgspec.structs.replace(where, node_types={"cpu": kind})
+
+
+def test_a_quick_look_is_planned_as_it_is_sent(shapes) -> None:
+    lumi, asked = profile("lumi"), study(nodes=(2,), time="30m", steps=500, repeats=5, quick=True)
+    found = forecasts.forecast(asked, lumi, "flags")
+    assert (found.steps, found.repeats) == (30, 1)
+    worst = at_worst(make_plan(asked, lumi, "flags").runs, lumi)
+    assert total(found)[1] == worst
+    check_budget(found, [], lumi, worst.units)
 
 
 def test_a_cell_that_cannot_be_stands_beside_the_others(shapes) -> None:

@@ -26,6 +26,7 @@ from hpcpar.control.forecast.past import look_back
 from hpcpar.control.forecast.price import Price
 from hpcpar.control.forecast.work import Work, work
 from hpcpar.control.plan import PlannedRun, Survey, survey
+from hpcpar.control.planning import lengths
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
 from hpcpar.runs import StudyFolder
@@ -155,8 +156,8 @@ def forecast(
         cluster=profile.name,
         node_type=kind,
         workload=study.workload,
-        steps=study.steps or variants[0].declared.steps,
-        repeats=study.repeats,
+        steps=lengths.steps(study, variants[0].declared),
+        repeats=lengths.repeats(study),
         rows=tuple(sorted(rows, key=_rank)),
         refused=refused,
         charge_unit=profile.charge_unit,
