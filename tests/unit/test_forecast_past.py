@@ -1,4 +1,4 @@
-"""What finished runs say, and that it is nothing where their folder holds what cannot be."""
+"""What finished runs say: of which ranks, and nothing where their folder holds what cannot be."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from records_oracle import Oracle, Truth
 
 from hpcpar import assets
+from hpcpar.control.forecast.clock import cpu_rates, first_clock
 from hpcpar.control.forecast.past import SCHEMA, Past, look_back
 from hpcpar.control.forecast.work import Link, Work
 from hpcpar.decode import decode, read_toml
@@ -30,12 +31,14 @@ class Predicted(Oracle):
 
     truths: dict[str, Truth] = field(default_factory=lambda: {"ddp": Truth(0.0, 2**-8)})
     workload: str = "llama-tiny"
+    cpus: int = 1
     changed: dict[str, Any] = field(default_factory=dict)
 
     def spec(self, strategy: str, nodes: int, repeat: int) -> RunSpec:
         spec = super().spec(strategy, nodes, repeat)
+        identity = msgspec.structs.replace(spec.identity, cpus_per_rank=self.cpus)
         noted = {"schema": SCHEMA, "work": {**msgspec.to_builtins(WORK), **self.changed}}
-        return msgspec.structs.replace(spec, prediction=noted)
+        return msgspec.structs.replace(spec, key=identity.key(), identity=identity, prediction=noted)
 
 
 @pytest.fixture
@@ -47,6 +50,15 @@ def profile() -> ClusterProfile:
 def past(folder: Path, profile: ClusterProfile, **more: Any) -> Past:
     runs = Predicted(**more).write(folder)
     return look_back([StudyFolder(runs[0].path.parent)], profile, "cpu", trace=False)
+
+
+def test_on_cpus_only_ranks_with_as_many_say_how_fast_one_is(tmp_path: Path, profile: ClusterProfile) -> None:
+    found = past(tmp_path, profile, cpus=4)
+    assert found.seen.keys() == {"fp32 on 4 CPUs"}
+    first = first_clock(cpu_rates(1))
+    assert found.calibrate(first, "fp32 on 1 CPUs") is first
+    assert found.calibrate(first, "fp32 on 4 CPUs").runs == 3
+    assert found.start_s is not None
 
 
 @pytest.mark.parametrize(

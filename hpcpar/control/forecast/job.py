@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar.control.forecast.clock import USUAL, Clock, cpu_rates, first_clock, gpu_rates
-from hpcpar.control.forecast.layout import Layout
+from hpcpar.control.forecast.layout import Layout, pace
 from hpcpar.control.forecast.memory import Need, fits_for_certain
 from hpcpar.control.forecast.past import Past
 from hpcpar.control.plan import PlannedRun
@@ -31,6 +31,7 @@ class Job(Struct, frozen=True, kw_only=True):
     trace: bool
     left_s: float | None = None
     clocks: dict[str, Clock | None] = msgspec.field(default_factory=dict)
+    """By the pace of a rank (layout.py)."""
 
 
 def capacity_of(job: Job, resources: Resources) -> float | None:
@@ -47,9 +48,9 @@ def capacity_of(job: Job, resources: Resources) -> float | None:
 
 
 def clock_of(job: Job, layout: Layout, identity: Identity) -> Clock | None:
-    """Return the clock for this precision, calibrated where there are finished runs."""
-    precision = layout.case.precision
-    if precision not in job.clocks:
+    """Return the clock for this precision (and so many CPUs), calibrated where there are finished runs."""
+    precision, kind = layout.case.precision, pace(layout, identity)
+    if kind not in job.clocks:
         known: dict[str, float] = {}
         if layout.gpu:
             device = find_device(job.node_type.accelerator)
@@ -60,8 +61,8 @@ def clock_of(job: Job, layout: Layout, identity: Identity) -> Clock | None:
         else:
             rates = cpu_rates(identity.cpus_per_rank, job.node_type.links)
         naive = 1 / (known[precision] * USUAL[precision]) if layout.gpu and rates else None
-        job.clocks[precision] = job.past.calibrate(first_clock(rates, naive), precision) if rates else None
-    return job.clocks[precision]
+        job.clocks[kind] = job.past.calibrate(first_clock(rates, naive), kind) if rates else None
+    return job.clocks[kind]
 
 
 def memory_request(run: PlannedRun, needed: Need, job: Job) -> str:
