@@ -103,6 +103,14 @@ def test_frozen_weights_have_no_gradient_and_no_moments() -> None:
     assert (half.parameters, half.gradients) == (2 * N, 2 * 4000)
 
 
+@pytest.mark.parametrize(("stage", "vectors"), [(1, 1 + 1), (2, 1 + 4), (3, 2 * 4 + 4)])
+def test_zero_2_and_3_add_gradients_up_for_every_micro_batch(stage: int, vectors: int) -> None:
+    spread = layout(Mesh(dp_shard=4), Zero(stage, 4))._replace(grad_accum=4)
+    done = work(MODEL, MODEL, spread, ANSWER)
+    assert done.behind_inside.wire_bytes == vectors * 4 * N * 3 / 4
+    assert done.behind_outside.wire_bytes == done.inside.wire_bytes == 0
+
+
 def test_what_learns_otherwise_says_so() -> None:
     assert delays(Meeting(8, moments=True, outer=False)) == "replicas meet every 8 steps: learns otherwise"
     assert delays(Server(2)) == "gradients up to 2 updates late: learns otherwise"

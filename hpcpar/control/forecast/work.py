@@ -213,7 +213,9 @@ def _of_engine(weights: int, units: int, layout: Layout, moments: int) -> Iterat
         gathers = 2 * layout.grad_accum if beside.stage == 3 else 1
         over = (beside.shards - 1) / beside.shards
         yield axis, gathers * units, gathers * over * vector
-        yield axis, 1 + weights / BUCKET, over * vector
+        # Only stage 1 keeps whole gradients; the others add up those of every micro-batch (runtime/zero/stage*.py).
+        times = layout.grad_accum if beside.stage > 1 else 1
+        yield axis, times * (1 + weights / BUCKET), times * over * vector
     elif isinstance(beside, Meeting):
         averaged = (NUMBER + (moments if beside.moments else 0)) * weights
         yield "dp_replicate", 1 / beside.period, _wire("all-reduce", replicas) * averaged / beside.period
