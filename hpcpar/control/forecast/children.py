@@ -158,8 +158,8 @@ def family() -> Iterator[Family]:
 
 
 def _bound() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES:  # a login node may allow less than this
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    for which, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, CPU_S)):
+        hard = resource.getrlimit(which)[1]
+        if hard == resource.RLIM_INFINITY or hard > most:  # a login node may allow less than this
+            resource.setrlimit(which, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
