@@ -132,10 +132,13 @@ def _gradients_stay(layout: Layout) -> bool:
 
 
 def _accumulated(stages: list[Stage], layout: Layout) -> float:
-    """FSDP2 adds up the gradients of several micro-batches before it scatters them: whole ones, of all units."""
+    """FSDP2 adds up the gradients of several micro-batches before it scatters them: whole ones, of all units.
+
+    Those of experts, which it is not told of, are there as well.
+    """
     if layout.mesh.dp_shard == 1 or layout.grad_accum == 1 or layout.zero is not None:
         return 0.0
-    return NUMBER * sum(unit.trained for stage in stages for unit in stage.units)
+    return NUMBER * sum(unit.trained + unit.spread for stage in stages for unit in stage.units)
 
 
 def _kept(stage: Stage, loss: UnitShape, layout: Layout) -> float:
@@ -208,19 +211,33 @@ def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) 
 
 def _at_update(units: list[UnitShape], layout: Layout, answer: Answer, mine: Held) -> float:
     """Return what is copied between the last backward pass and the next step."""
-    mesh, copied = layout.mesh, 0.0
-    flat = (mesh.pp > 1 and mesh.dp_replicate > 1 and mesh.dp_shard == 1) or mesh.cp > 1
-    if flat and layout.zero is None:  # one message of all gradients, beside the gradients
-        copied = mine.gradients
+    copied = _flat(units, layout, mine)
     if answer.update is None:
         return copied
+    one = NUMBER if layout.gpu else highest(answer.update.peak, 1)
     if layout.zero is not None:  # one parameter to the optimizer: all that is this rank's, and its gradient in one
-        one = NUMBER if layout.gpu else highest(answer.update.peak, 1)
         return 0.0 if layout.zero.offload_optimizer else (NUMBER + one) * mine.trained
-    numbers = sum(unit.trained + unit.spread for unit in units) if layout.gpu else max(unit.largest for unit in units)
-    shares = mesh.dp_shard
-    # On a GPU torch updates all weights in one go and takes room for as many numbers again (torch.optim, "foreach").
-    return max(copied, (NUMBER if layout.gpu else highest(answer.update.peak, 1)) * numbers / shares)
+    return max(copied, one * _updated_at_a_time(units, layout))
+
+
+def _flat(units: list[UnitShape], layout: Layout, mine: Held) -> float:
+    """Return the larger one of the messages in which gradients are added up in one piece: of experts, of all others."""
+    mesh, experts = layout.mesh, NUMBER * sum(unit.spread for unit in units)
+    if layout.zero is not None:
+        return 0.0
+    dense_meet = mesh.cp > 1 or (mesh.pp > 1 and mesh.dp_replicate > 1 and mesh.dp_shard == 1)
+    experts_meet = mesh.cp > 1 or mesh.data_ranks > mesh.ep
+    return max(mine.gradients - experts if dense_meet else 0.0, experts if experts_meet else 0.0)
+
+
+def _updated_at_a_time(units: list[UnitShape], layout: Layout) -> float:
+    """Return of how many numbers the optimizer takes room at a time. dp_shard does not cut experts."""
+    shards = layout.mesh.dp_shard
+    if not layout.gpu:  # one parameter after the other
+        return max(max(unit.largest / shards, min(unit.largest, unit.spread)) for unit in units)
+    # torch.optim on `foreach`: a group in one go. Beside shards, experts are a group of their own.
+    dense, spread = sum(unit.trained for unit in units) / shards, sum(unit.spread for unit in units)
+    return max(dense, spread) if shards > 1 else dense + spread
 
 
 def verdict(needed: Need, capacity: float | None, *, gpu: bool) -> str:

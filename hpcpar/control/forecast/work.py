@@ -109,7 +109,7 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
         if axis in {"dp_shard", "dp_replicate"} and not layout.alone:
             where = f"behind_{where}"
         links[where] = links[where].plus(calls, wire)
-    numbers = sum(unit.trained + unit.spread for unit in units) / _updates_of(layout)
+    numbers = sum(unit.trained / _updates_of(layout) + unit.spread for unit in units)  # ep has cut experts already
     update = answer.update
     return Work(
         flops=m * sum(unit.forward.flops.at(b) + unit.backward.flops.at(b) for unit in chain),
@@ -173,6 +173,7 @@ def _of_gradients(stages: list[Stage], layout: Layout, moments: int) -> Iterator
     mesh, m, engine = layout.mesh, layout.grad_accum, layout.engine
     units = [unit for stage in stages for unit in stage.units]
     weights, trained = sum(unit.dense for unit in units), sum(unit.trained for unit in units)
+    spread = sum(unit.spread for unit in units)
     size = 2 if engine.compression in {"fp16", "bf16"} else NUMBER
     if layout.beside is not None:
         yield from _of_engine(weights, len(units), layout, moments)
@@ -186,10 +187,10 @@ def _of_gradients(stages: list[Stage], layout: Layout, moments: int) -> Iterator
         buckets = max(1.0, NUMBER * trained / (engine.bucket_mb * 2**20)) if mesh.pp == 1 else 1.0
         yield "dp_replicate", times * buckets, times * _wire("all-reduce", mesh.dp_replicate) * size * trained
     if mesh.cp > 1:
-        yield "cp", 1, _wire("all-reduce", mesh.cp) * NUMBER * trained / mesh.dp_shard
+        yield "cp", 1, _wire("all-reduce", mesh.cp) * NUMBER * (trained / mesh.dp_shard + spread)
     same = mesh.data_ranks // mesh.ep
     if mesh.ep > 1 and same > 1:
-        yield "dp_replicate", 1, _wire("all-reduce", same) * NUMBER * sum(unit.spread for unit in units)
+        yield "dp_replicate", 1, _wire("all-reduce", same) * NUMBER * spread
 
 
 def _of_shards(weights: int, trained: int, units: int, layout: Layout) -> Iterator[tuple[str, float, float]]:
