@@ -93,6 +93,30 @@ def test_zero_bubble_with_one_stage_is_zb_h1() -> None:
     assert bubble_of(layout(Mesh(pp=4), 1, 8, schedule="zbv"))[1] is False
 
 
+LARGE = 10**6
+"""Numbers of a unit beside which no activation counts."""
+
+
+def buffers(mesh: Mesh, units: int, **options) -> float:
+    """What the rank that needs most has of copies at its worst moment, in bytes a number of one unit."""
+    model = Model(kinds=(shape(LARGE, 500.0),), order=(0,) * units, loss=LOSS)
+    needed = need(model, layout(mesh, 1, 4, **options), ANSWER)
+    assert needed.moment.startswith("backward, end of unit")
+    return needed.buffers / LARGE
+
+
+def test_where_no_weights_are_given_back_those_of_all_stages_of_a_rank_are_there() -> None:
+    # At the end of a unit its whole gradient is there twice, and those that were accumulated of all units of the rank.
+    for schedule in ("zero-bubble", "zbv", "dualpipev"):
+        found = buffers(Mesh(pp=2, dp_shard=2), 4, schedule=schedule)
+        assert found == pytest.approx(4 * (2 + 2 + 2), rel=0.01)
+    # torch has three stages of a rank gathered at a time.
+    four = buffers(Mesh(pp=2, dp_shard=2), 8, schedule="zero-bubble", virtual_stages=4)
+    assert four == pytest.approx(4 * (3 + 4 + 2), rel=0.01)
+    alone = buffers(Mesh(dp_shard=2), 4, reshard_after_forward=False)
+    assert alone == pytest.approx(4 * (4 + 4 + 2), rel=0.01)
+
+
 def test_axes_leave_a_node_from_the_innermost_on() -> None:
     mesh = layout(Mesh(pp=2, dp_shard=2, tp=4))
     assert [reaches_out(mesh, axis) for axis in ("tp", "dp_shard", "pp")] == [False, True, True]

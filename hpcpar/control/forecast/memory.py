@@ -24,6 +24,8 @@ has what was measured)."""
 PROCESS = {"gpu": 1.0 * 2**30, "cpu": 0.75 * 2**30}
 """What a process takes without any tensor: torch itself on a CPU (0.4 GiB measured; more with DeepSpeed), the context
 and the libraries of a GPU (assumed: none was at hand)."""
+ACTIVE_STAGES = 3
+"""Stages of a rank whose weights torch has gathered at a time (distributed/pipelining/schedules.py)."""
 
 
 class Need(Struct, frozen=True, kw_only=True):
@@ -113,9 +115,10 @@ def _under_way(model: Model, stages: list[Stage], layout: Layout, mine: Held, wa
     each = [_kept(stage, model.loss, layout) for stage in stages]
     between = (waiting - 1) * sum(each) / len(each)
     gradients_stay = _gradients_stay(layout)
-    accumulated = _accumulated(stages, layout)
+    accumulated, whole = _accumulated(stages, layout), _whole(stages)
     for stage in stages:
-        for name, gradients, activations, buffers in _passes(stage, model.loss, layout, mine, stays=gradients_stay):
+        moments = _passes(stage, model.loss, layout, mine, stays=gradients_stay, whole=whole)
+        for name, gradients, activations, buffers in moments:
             yield _Moment(name, gradients, activations + between, buffers + accumulated)
 
 
@@ -162,7 +165,7 @@ def _layers(stage: Stage, loss: UnitShape, layout: Layout) -> list[float]:
     return sizes
 
 
-def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays: bool) -> Iterator[_Moment]:
+def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays: bool, whole: int) -> Iterator[_Moment]:
     """Go forward through a stage and back, and yield the highest points in every unit."""
     b = layout.micro_batch
     chain = [*stage.units, loss] if stage.last else list(stage.units)
@@ -176,7 +179,7 @@ def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays:
         there = mine.gradients if stays and not accumulates else 0.0
         kept_by_other = i == 0 or chain[i - 1].keeps_output or unit.keeps_input
         entry = 0.0 if kept_by_other else unit.input.at(b)
-        forward, backward = (_gathered(chain, i, layout, forward=forward) for forward in (True, False))
+        forward, backward = (_gathered(chain, i, layout, whole, forward=forward) for forward in (True, False))
         yield _Moment(f"forward, unit {i + 1}", there, below + entry + highest(unit.forward.peak, b), forward)
         # Going back, the units behind this one have made their gradients already.
         there += behind[i]
@@ -193,10 +196,16 @@ def _own(unit: UnitShape, layout: Layout) -> float:
     return unit.trained / (layout.mesh.dp_shard if layout.zero is None else 1) + unit.spread
 
 
-def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) -> float:
+def _whole(stages: list[Stage]) -> int:
+    """Return how many numbers of weights a rank has where FSDP2 gives none back: all of its stages that are active."""
+    return sum(sorted(sum(unit.dense for unit in stage.units) for stage in stages)[-ACTIVE_STAGES:])
+
+
+def _gathered(chain: list[UnitShape], i: int, layout: Layout, whole: int, *, forward: bool) -> float:
     """Return what FSDP2 (or ZeRO 3) has of other ranks' weights while unit i is at work.
 
     A unit's weights arrive in one flat buffer and are copied out of it; going back, the next unit's are fetched ahead.
+    `whole` is how many numbers there are where none are given back.
     """
     if layout.zero is not None:
         return NUMBER * gathered_at_most(layout, chain)
@@ -204,7 +213,7 @@ def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) 
         return 0.0
     size = 2 if layout.engine.precision != "fp32" else NUMBER
     if not composition.reshards(layout.mesh, layout.engine):
-        return size * (sum(unit.dense for unit in chain) + (chain[i].dense if forward else 0))
+        return size * (whole + (chain[i].dense if forward else 0))
     ahead = chain[i] if forward else chain[max(0, i - 1)]
     return float(size * (chain[i].dense + ahead.dense))
 
