@@ -117,6 +117,13 @@ def test_where_no_weights_are_given_back_those_of_all_stages_of_a_rank_are_there
     assert alone == pytest.approx(4 * (4 + 4 + 2), rel=0.01)
 
 
+def test_a_pipeline_keeps_what_it_has_gathered_on_the_way_back() -> None:
+    # In looped-bfs all micro-batches go back through one stage of a rank before any goes back through the other.
+    for schedule, stays in (("gpipe", 4), ("1f1b", 4), ("interleaved-1f1b", 4), ("looped-bfs", 2)):
+        found = buffers(Mesh(pp=2, dp_shard=2), 8, schedule=schedule)
+        assert found == pytest.approx(4 * (stays + 4 + 2), rel=0.01), schedule
+
+
 def test_axes_leave_a_node_from_the_innermost_on() -> None:
     mesh = layout(Mesh(pp=2, dp_shard=2, tp=4))
     assert [reaches_out(mesh, axis) for axis in ("tp", "dp_shard", "pp")] == [False, True, True]

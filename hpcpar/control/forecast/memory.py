@@ -197,7 +197,7 @@ def _own(unit: UnitShape, layout: Layout) -> float:
 
 
 def _whole(stages: list[Stage]) -> int:
-    """Return how many numbers of weights a rank has where FSDP2 gives none back: all of its stages that are active."""
+    """Return how many numbers of weights a rank has where none are given back: those of all stages that are active."""
     return sum(sorted(sum(unit.dense for unit in stage.units) for stage in stages)[-ACTIVE_STAGES:])
 
 
@@ -205,7 +205,7 @@ def _gathered(chain: list[UnitShape], i: int, layout: Layout, whole: int, *, for
     """Return what FSDP2 (or ZeRO 3) has of other ranks' weights while unit i is at work.
 
     A unit's weights arrive in one flat buffer and are copied out of it; going back, the next unit's are fetched ahead.
-    `whole` is how many numbers there are where none are given back.
+    `whole` is how many numbers there are of stages that keep theirs.
     """
     if layout.zero is not None:
         return NUMBER * gathered_at_most(layout, chain)
@@ -214,6 +214,9 @@ def _gathered(chain: list[UnitShape], i: int, layout: Layout, whole: int, *, for
     size = 2 if layout.engine.precision != "fp32" else NUMBER
     if not composition.reshards(layout.mesh, layout.engine):
         return size * (whole + (chain[i].dense if forward else 0))
+    if layout.mesh.pp > 1 and not forward:  # torch's pipelines keep what a backward pass has gathered for the next one
+        in_turn = layout.engine.schedule == "looped-bfs"  # all micro-batches go back through a stage, then the next
+        return float(size * (sum(unit.dense for unit in chain) if in_turn else whole))
     ahead = chain[i] if forward else chain[max(0, i - 1)]
     return float(size * (chain[i].dense + ahead.dense))
 
