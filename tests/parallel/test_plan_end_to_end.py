@@ -10,8 +10,9 @@ import pytest
 
 from hpcpar.cli import main
 from hpcpar.control.forecast.ask import Shapes, ask
+from hpcpar.control.forecast.children import family
 from hpcpar.runs import state_folder
-from hpcpar.shapes import Case, Model
+from hpcpar.shapes import Answer, Case, Model, Question
 
 WORDS = "plan --cluster perlmutter --workload mlp --global-batch 64 --nodes 1 --strategy ddp fsdp pp"
 
@@ -40,14 +41,31 @@ def test_a_plan_is_data_and_what_was_traced_is_kept(capsys: pytest.CaptureFixtur
     assert [path.stat().st_mtime_ns for path in kept] == stamps
 
 
-def test_without_torch_the_reason_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let children find no torch; return what is said then."""
     (tmp_path / "torch").mkdir()
     missing = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
     (tmp_path / "torch" / "__init__.py").write_text(missing)
     outer = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{outer}" if outer else str(tmp_path))
-    found = ask("mlp", {}, [Case()])
-    assert found == "torch is not installed here: pip install 'hpcpar[torch]'"
+    return "torch is not installed here: pip install 'hpcpar[torch]'"
+
+
+def test_without_torch_the_reason_is_said(no_torch: str) -> None:
+    assert ask("mlp", {}, [Case()]) == no_torch
+
+
+def test_a_child_that_has_ended_is_not_asked_again(no_torch: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('no such luck')\n")
+    crash, other = (Question(workload=name, options={}, cases=(Case(),)) for name in (f"{broken}:WORKLOAD", "mlp"))
+    with family() as children:
+        (words,) = children.ask([crash])
+        (answer,) = children.ask([other])
+    assert isinstance(words, str)
+    assert "no such luck" in words
+    assert answer == Answer(problem=no_torch)
 
 
 def test_without_a_trace_nothing_is_started() -> None:

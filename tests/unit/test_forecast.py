@@ -17,7 +17,8 @@ from hpcpar.control.forecast.attach import attach
 from hpcpar.control.forecast.clock import Seen
 from hpcpar.control.forecast.layout import Layout, in_flight
 from hpcpar.control.forecast.memory import need, verdict
-from hpcpar.control.forecast.spend import check_budget
+from hpcpar.control.forecast.spend import at_worst, check_budget
+from hpcpar.control.forecast.summary import total
 from hpcpar.control.forecast.work import Link, Work, bubble_of, reaches_out
 from hpcpar.control.plan import make_plan
 from hpcpar.decode import decode, read_toml
@@ -92,6 +93,37 @@ def test_zero_bubble_with_one_stage_is_zb_h1() -> None:
     assert bubble_of(layout(Mesh(pp=4), 1, 8, schedule="zbv"))[1] is False
 
 
+LARGE = 10**6
+"""Numbers of a unit beside which no activation counts."""
+
+
+def buffers(mesh: Mesh, units: int, **options) -> float:
+    """What the rank that needs most has of copies at its worst moment, in bytes a number of one unit."""
+    model = Model(kinds=(shape(LARGE, 500.0),), order=(0,) * units, loss=LOSS)
+    needed = need(model, layout(mesh, 1, 4, **options), ANSWER)
+    assert needed.moment.startswith("backward, end of unit")
+    return needed.buffers / LARGE
+
+
+def test_where_no_weights_are_given_back_those_of_all_stages_of_a_rank_are_there() -> None:
+    # At the end of a unit its whole gradient is there twice, and those that were accumulated of all units of the rank.
+    for schedule in ("zero-bubble", "zbv", "dualpipev"):
+        found = buffers(Mesh(pp=2, dp_shard=2), 4, schedule=schedule)
+        assert found == pytest.approx(4 * (2 + 2 + 2), rel=0.01)
+    # torch has three stages of a rank gathered at a time.
+    four = buffers(Mesh(pp=2, dp_shard=2), 8, schedule="zero-bubble", virtual_stages=4)
+    assert four == pytest.approx(4 * (3 + 4 + 2), rel=0.01)
+    alone = buffers(Mesh(dp_shard=2), 4, reshard_after_forward=False)
+    assert alone == pytest.approx(4 * (4 + 4 + 2), rel=0.01)
+
+
+def test_a_pipeline_keeps_what_it_has_gathered_on_the_way_back() -> None:
+    # In looped-bfs all micro-batches go back through one stage of a rank before any goes back through the other.
+    for schedule, stays in (("gpipe", 4), ("1f1b", 4), ("interleaved-1f1b", 4), ("looped-bfs", 2)):
+        found = buffers(Mesh(pp=2, dp_shard=2), 8, schedule=schedule)
+        assert found == pytest.approx(4 * (stays + 4 + 2), rel=0.01), schedule
+
+
 def test_axes_leave_a_node_from_the_innermost_on() -> None:
     mesh = layout(Mesh(pp=2, dp_shard=2, tp=4))
     assert [reaches_out(mesh, axis) for axis in ("tp", "dp_shard", "pp")] == [False, True, True]
@@ -145,6 +177,14 @@ def test_finished_runs_correct_the_clock_and_narrow_the_band() -> None:
     assert sure.high / sure.low < wild.high / wild.low / 2
     assert after.runs == 4
     assert abs(sure.expected / truth - 1) < abs(sure.naive / truth - 1)
+
+
+def test_cells_without_a_matrix_product_say_nothing_of_the_naive_estimate() -> None:
+    before = clock.first_clock(clock.cpu_rates(1))
+    none = Seen(work=msgspec.structs.replace(job(1.0), flops=0.0, useful_flops=0.0), ranks=2, time_s=0.5)
+    assert clock.calibrated(before, [none]).naive == before.naive
+    some = Seen(work=job(1.0), ranks=2, time_s=3.0)
+    assert clock.calibrated(before, [none, some]).naive == pytest.approx(3.0 * 2 / 1e11)
 
 
 def test_without_runs_the_clock_stays_as_it_is() -> None:
@@ -202,6 +242,36 @@ def test_what_does_not_fit_says_which_number_and_which_change(shapes) -> None:
     assert "GiB of activations at its worst moment" in row.reason
     assert row.change.flags.startswith("--micro-batch ")
     assert row.change.need_bytes < row.capacity_bytes
+
+
+def test_on_cpus_a_rank_has_its_part_of_the_node_or_of_what_is_asked_for(shapes) -> None:
+    def capacity(where: ClusterProfile, **more) -> float | None:
+        asked = study(nodes=(1,), ranks_per_node=2, **more)
+        (row,) = forecasts.forecast(asked, where, "flags", advise=False).rows
+        return row.capacity_bytes
+
+    slurm, local, gpus = profile("slurm-test"), profile("local"), profile("perlmutter")
+    assert capacity(slurm) == 16 * 2**30 / 2
+    assert capacity(slurm, memory="8GiB") == 8 * 2**30 / 2
+    assert capacity(of_cpus(slurm, request_memory="whole-node"), memory="8GiB") == 16 * 2**30 / 2
+    assert capacity(of_cpus(slurm, memory=""), memory="8GiB") == 8 * 2**30 / 2
+    assert capacity(of_cpus(local, memory="16GiB"), memory="8GiB") == 16 * 2**30 / 2  # nobody is held to it there
+    assert capacity(gpus, memory="8GiB") == capacity(gpus)
+
+
+def of_cpus(where: ClusterProfile, **more) -> ClusterProfile:
+    """The profile with another kind of node "cpu"."""
+    kind = msgspec.structs.replace(where.node_types["cpu"], **more)
+    return msgspec.structs.replace(where, node_types={"cpu": kind})
+
+
+def test_a_quick_look_is_planned_as_it_is_sent(shapes) -> None:
+    lumi, asked = profile("lumi"), study(nodes=(2,), time="30m", steps=500, repeats=5, quick=True)
+    found = forecasts.forecast(asked, lumi, "flags")
+    assert (found.steps, found.repeats) == (30, 1)
+    worst = at_worst(make_plan(asked, lumi, "flags").runs, lumi)
+    assert total(found)[1] == worst
+    check_budget(found, [], lumi, worst.units)
 
 
 def test_a_cell_that_cannot_be_stands_beside_the_others(shapes) -> None:

@@ -103,6 +103,48 @@ def test_frozen_weights_have_no_gradient_and_no_moments() -> None:
     assert (half.parameters, half.gradients) == (2 * N, 2 * 4000)
 
 
+@pytest.mark.parametrize(("stage", "vectors"), [(1, 1 + 1), (2, 1 + 4), (3, 2 * 4 + 4)])
+def test_zero_2_and_3_add_gradients_up_for_every_micro_batch(stage: int, vectors: int) -> None:
+    spread = layout(Mesh(dp_shard=4), Zero(stage, 4))._replace(grad_accum=4)
+    done = work(MODEL, MODEL, spread, ANSWER)
+    assert done.behind_inside.wire_bytes == vectors * 4 * N * 3 / 4
+    assert done.behind_outside.wire_bytes == done.inside.wire_bytes == 0
+
+
+EXPERTS = N // 5
+"""Of every unit, on one rank; the others are N // 20."""
+MIXED = msgspec.structs.replace(UNIT, spread=EXPERTS, largest=EXPERTS // 2)
+MIXTURE = Model(kinds=(MIXED,), order=(0,) * 4, loss=LOSS)
+
+
+def test_shards_do_not_cut_the_experts_that_are_updated() -> None:
+    shards = layout(Mesh(dp_shard=2, ep=2), None)
+    on_cpu, on_gpu = (need(MIXTURE, shards._replace(gpu=gpu), ANSWER) for gpu in (False, True))
+    assert on_cpu.moment == on_gpu.moment == "the update"
+    assert on_cpu.gradients == 4 * (4 * N // 20 // 2 + 4 * EXPERTS)
+    assert on_cpu.buffers == 8 * EXPERTS // 2  # of one parameter, what the optimizer takes of a number
+    assert on_gpu.buffers == 4 * 4 * EXPERTS  # all of them, after all shards
+    done = work(MIXTURE, MIXTURE, shards, ANSWER)
+    assert done.traffic == pytest.approx(28 * (4 * N / 20 / 2 + 4 * EXPERTS))
+
+
+def test_gradients_of_experts_stay_while_others_are_accumulated() -> None:
+    needed = need(MIXTURE, layout(Mesh(dp_shard=2, ep=2), None)._replace(grad_accum=2), ANSWER)
+    assert needed.moment.startswith("backward, end of unit")
+    gathered, twice = 4 * 2 * N // 20, 2 * 4 * N // 20
+    assert needed.buffers == 4 * N + gathered + twice
+
+
+def test_ranks_with_the_same_experts_add_their_gradients_up_in_one_piece() -> None:
+    same = layout(Mesh(dp_replicate=4, ep=2), None)
+    needed = need(MIXTURE, same, ANSWER)
+    assert (needed.moment, needed.buffers) == ("the update", 4 * 4 * EXPERTS)
+    done = work(MIXTURE, MIXTURE, same, ANSWER)
+    assert done.behind_inside.wire_bytes == 1.5 * 4 * 4 * N // 20 + 4 * 4 * EXPERTS
+    along = work(MIXTURE, MIXTURE, layout(Mesh(dp_shard=2, cp=2, ep=2), None), ANSWER)
+    assert along.inside.wire_bytes == 4 * (4 * N // 20 / 2 + 4 * EXPERTS)
+
+
 def test_what_learns_otherwise_says_so() -> None:
     assert delays(Meeting(8, moments=True, outer=False)) == "replicas meet every 8 steps: learns otherwise"
     assert delays(Server(2)) == "gradients up to 2 updates late: learns otherwise"

@@ -40,9 +40,14 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            preexec_fn=_bound,  # noqa: PLW1509 - children are started before threads are
+            preexec_fn=_bound,  # noqa: PLW1509 - where a child is started, no question is under way
             env={**os.environ, **threads, "CUDA_VISIBLE_DEVICES": ""},
         )
+
+    @property
+    def ended(self) -> bool:
+        """Say whether it has: it crashed, or was ended for the time that it took."""
+        return self._process.poll() is not None
 
     def ask(self, question: Question) -> Answer | str:
         """Return the answer; a sentence where the child did not live to give one."""
@@ -62,10 +67,12 @@ class Child:
         try:
             return msgspec.json.decode(line, type=Answer)
         except msgspec.DecodeError:
-            return f"its shapes were not traced within {PATIENCE_S:g} s" if late else self._last_words()
+            return self._last_words(late=late)
 
-    def _last_words(self) -> str:
+    def _last_words(self, *, late: bool) -> str:
         code = self._process.wait()
+        if late:
+            return f"its shapes were not traced within {PATIENCE_S:g} s"
         if code in {-signal.SIGXCPU, -signal.SIGKILL}:
             return f"its shapes were not traced within {CPU_S} s of one processor"
         self._errors.seek(0)
@@ -96,6 +103,9 @@ class Family:
 
     def ask(self, questions: Sequence[Question]) -> list[Answer | str]:
         """Return the answers in the order of the questions."""
+        for child in [child for child in self._children if child.ended]:
+            child.close()
+            self._children.remove(child)
         while len(self._children) < min(MOST, len(questions)):
             self._children.append(Child())
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -148,8 +158,8 @@ def family() -> Iterator[Family]:
 
 
 def _bound() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES:  # a login node may allow less than this
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    for which, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, CPU_S)):
+        hard = resource.getrlimit(which)[1]
+        if hard == resource.RLIM_INFINITY or hard > most:  # a login node may allow less than this
+            resource.setrlimit(which, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

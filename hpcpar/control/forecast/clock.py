@@ -7,6 +7,7 @@ doubt smaller (calibrate.py). A prediction has a band that holds 95 % of what th
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -242,6 +243,12 @@ def calibrated(clock: Clock, seen: Sequence[Seen]) -> Clock:
     both = tuple(
         tuple(covariance[places[a]][places[b]] if a in places and b in places else 0.0 for b in rates) for a in rates
     )
-    useful = [one.work.useful_flops * one.work.sharing / one.ranks for one in seen]
-    naive = math.exp(sum(math.log(one.time_s / share) for one, share in zip(seen, useful, strict=True)) / len(seen))
-    return Clock(rates=rates, covariance=both, naive=naive, runs=len(seen))
+    return Clock(rates=rates, covariance=both, naive=_naive(seen) or clock.naive, runs=len(seen))
+
+
+def _naive(seen: Sequence[Seen]) -> float | None:
+    """Return the seconds of a rank for a useful operation; None where no cell has any (models without a product)."""
+    each = [
+        one.time_s * one.ranks / (one.work.useful_flops * one.work.sharing) for one in seen if one.work.useful_flops > 0
+    ]
+    return statistics.geometric_mean(each) if each else None

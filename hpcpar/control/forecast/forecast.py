@@ -26,6 +26,7 @@ from hpcpar.control.forecast.past import look_back
 from hpcpar.control.forecast.price import Price
 from hpcpar.control.forecast.work import Work, work
 from hpcpar.control.plan import PlannedRun, Survey, survey
+from hpcpar.control.planning import lengths
 from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
 from hpcpar.runs import StudyFolder
@@ -155,8 +156,8 @@ def forecast(
         cluster=profile.name,
         node_type=kind,
         workload=study.workload,
-        steps=study.steps or variants[0].declared.steps,
-        repeats=study.repeats,
+        steps=lengths.steps(study, variants[0].declared),
+        repeats=lengths.repeats(study),
         rows=tuple(sorted(rows, key=_rank)),
         refused=refused,
         charge_unit=profile.charge_unit,
@@ -235,7 +236,7 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: Job, 
     if isinstance(model, str) or isinstance(layout, str) or isinstance(shapes, str):
         return Row(fits="unknown", reason=layout if isinstance(layout, str) else str(model), **common)
     needed = need(model, layout, shapes.answer)
-    capacity = capacity_of(job.node_type, identity.ranks_per_node)
+    capacity = capacity_of(job, run.resources)
     todo = work(model, shapes.models[plain(layout)], layout, shapes.answer)  # type: ignore[arg-type]
     clock = clock_of(job, layout, identity)
     time = step_time(todo, clock, identity.world_size) if clock is not None else None

@@ -8,13 +8,13 @@ import msgspec
 from msgspec import Struct
 
 from hpcpar.control.forecast.clock import USUAL, Clock, cpu_rates, first_clock, gpu_rates
-from hpcpar.control.forecast.layout import Layout
+from hpcpar.control.forecast.layout import Layout, pace
 from hpcpar.control.forecast.memory import Need, fits_for_certain
 from hpcpar.control.forecast.past import Past
 from hpcpar.control.plan import PlannedRun
 from hpcpar.devices import find_device
 from hpcpar.profile import ClusterProfile, NodeType
-from hpcpar.spec import Identity, Study
+from hpcpar.spec import Identity, Resources, Study
 from hpcpar.units import parse_memory, slurm_memory
 
 GIVE = 0.9
@@ -31,19 +31,26 @@ class Job(Struct, frozen=True, kw_only=True):
     trace: bool
     left_s: float | None = None
     clocks: dict[str, Clock | None] = msgspec.field(default_factory=dict)
+    """By the pace of a rank (layout.py)."""
 
 
-def capacity_of(node_type: NodeType, ranks_per_node: int) -> float | None:
-    """Return the memory that a rank can have, in bytes; None where the profile does not say."""
-    if node_type.gpus_per_node:
-        return parse_memory(node_type.accelerator_memory) * GIVE if node_type.accelerator_memory else None
-    return parse_memory(node_type.memory) / ranks_per_node if node_type.memory else None
+def capacity_of(job: Job, resources: Resources) -> float | None:
+    """Return the memory that a rank can have, in bytes; None where nobody says.
+
+    On CPUs that is its part of what the node has, or of what the job asks of it where that is less.
+    """
+    kind = job.node_type
+    if kind.gpus_per_node:
+        return parse_memory(kind.accelerator_memory) * GIVE if kind.accelerator_memory else None
+    asked = "" if job.profile.scheduler == "local" else resources.memory  # the local queue holds nobody to it
+    sizes = [parse_memory(size) for size in (kind.memory, asked) if size not in {"", "0"}]
+    return min(sizes) / resources.ranks_per_node if sizes else None
 
 
 def clock_of(job: Job, layout: Layout, identity: Identity) -> Clock | None:
-    """Return the clock for this precision, calibrated where there are finished runs."""
-    precision = layout.case.precision
-    if precision not in job.clocks:
+    """Return the clock for this precision (and so many CPUs), calibrated where there are finished runs."""
+    precision, kind = layout.case.precision, pace(layout, identity)
+    if kind not in job.clocks:
         known: dict[str, float] = {}
         if layout.gpu:
             device = find_device(job.node_type.accelerator)
@@ -54,8 +61,8 @@ def clock_of(job: Job, layout: Layout, identity: Identity) -> Clock | None:
         else:
             rates = cpu_rates(identity.cpus_per_rank, job.node_type.links)
         naive = 1 / (known[precision] * USUAL[precision]) if layout.gpu and rates else None
-        job.clocks[precision] = job.past.calibrate(first_clock(rates, naive), precision) if rates else None
-    return job.clocks[precision]
+        job.clocks[kind] = job.past.calibrate(first_clock(rates, naive), kind) if rates else None
+    return job.clocks[kind]
 
 
 def memory_request(run: PlannedRun, needed: Need, job: Job) -> str:

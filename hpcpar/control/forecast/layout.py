@@ -121,6 +121,12 @@ def layout_of(identity: Identity, gpu: bool, cpus: int | None = None) -> Layout 
     )
 
 
+def pace(layout: Layout, identity: Identity) -> str:
+    """Return what the rates of a rank depend on beside its node: the precision, and on CPUs how many it has."""
+    precision = layout.case.precision
+    return precision if layout.gpu else f"{precision} on {identity.cpus_per_rank} CPUs"
+
+
 def stages_on(model: Model, layout: Layout, place: int) -> list[Stage]:
     """Return the stages of the pipeline's rank `place`; the whole model without one."""
     units = model.units

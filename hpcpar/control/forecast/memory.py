@@ -24,6 +24,8 @@ has what was measured)."""
 PROCESS = {"gpu": 1.0 * 2**30, "cpu": 0.75 * 2**30}
 """What a process takes without any tensor: torch itself on a CPU (0.4 GiB measured; more with DeepSpeed), the context
 and the libraries of a GPU (assumed: none was at hand)."""
+ACTIVE_STAGES = 3
+"""Stages of a rank whose weights torch has gathered at a time (distributed/pipelining/schedules.py)."""
 
 
 class Need(Struct, frozen=True, kw_only=True):
@@ -113,9 +115,10 @@ def _under_way(model: Model, stages: list[Stage], layout: Layout, mine: Held, wa
     each = [_kept(stage, model.loss, layout) for stage in stages]
     between = (waiting - 1) * sum(each) / len(each)
     gradients_stay = _gradients_stay(layout)
-    accumulated = _accumulated(stages, layout)
+    accumulated, whole = _accumulated(stages, layout), _whole(stages)
     for stage in stages:
-        for name, gradients, activations, buffers in _passes(stage, model.loss, layout, mine, stays=gradients_stay):
+        moments = _passes(stage, model.loss, layout, mine, stays=gradients_stay, whole=whole)
+        for name, gradients, activations, buffers in moments:
             yield _Moment(name, gradients, activations + between, buffers + accumulated)
 
 
@@ -132,10 +135,13 @@ def _gradients_stay(layout: Layout) -> bool:
 
 
 def _accumulated(stages: list[Stage], layout: Layout) -> float:
-    """FSDP2 adds up the gradients of several micro-batches before it scatters them: whole ones, of all units."""
+    """FSDP2 adds up the gradients of several micro-batches before it scatters them: whole ones, of all units.
+
+    Those of experts, which it is not told of, are there as well.
+    """
     if layout.mesh.dp_shard == 1 or layout.grad_accum == 1 or layout.zero is not None:
         return 0.0
-    return NUMBER * sum(unit.trained for stage in stages for unit in stage.units)
+    return NUMBER * sum(unit.trained + unit.spread for stage in stages for unit in stage.units)
 
 
 def _kept(stage: Stage, loss: UnitShape, layout: Layout) -> float:
@@ -159,7 +165,7 @@ def _layers(stage: Stage, loss: UnitShape, layout: Layout) -> list[float]:
     return sizes
 
 
-def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays: bool) -> Iterator[_Moment]:
+def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays: bool, whole: int) -> Iterator[_Moment]:
     """Go forward through a stage and back, and yield the highest points in every unit."""
     b = layout.micro_batch
     chain = [*stage.units, loss] if stage.last else list(stage.units)
@@ -173,7 +179,7 @@ def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays:
         there = mine.gradients if stays and not accumulates else 0.0
         kept_by_other = i == 0 or chain[i - 1].keeps_output or unit.keeps_input
         entry = 0.0 if kept_by_other else unit.input.at(b)
-        forward, backward = (_gathered(chain, i, layout, forward=forward) for forward in (True, False))
+        forward, backward = (_gathered(chain, i, layout, whole, forward=forward) for forward in (True, False))
         yield _Moment(f"forward, unit {i + 1}", there, below + entry + highest(unit.forward.peak, b), forward)
         # Going back, the units behind this one have made their gradients already.
         there += behind[i]
@@ -190,10 +196,16 @@ def _own(unit: UnitShape, layout: Layout) -> float:
     return unit.trained / (layout.mesh.dp_shard if layout.zero is None else 1) + unit.spread
 
 
-def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) -> float:
+def _whole(stages: list[Stage]) -> int:
+    """Return how many numbers of weights a rank has where none are given back: those of all stages that are active."""
+    return sum(sorted(sum(unit.dense for unit in stage.units) for stage in stages)[-ACTIVE_STAGES:])
+
+
+def _gathered(chain: list[UnitShape], i: int, layout: Layout, whole: int, *, forward: bool) -> float:
     """Return what FSDP2 (or ZeRO 3) has of other ranks' weights while unit i is at work.
 
     A unit's weights arrive in one flat buffer and are copied out of it; going back, the next unit's are fetched ahead.
+    `whole` is how many numbers there are of stages that keep theirs.
     """
     if layout.zero is not None:
         return NUMBER * gathered_at_most(layout, chain)
@@ -201,26 +213,43 @@ def _gathered(chain: list[UnitShape], i: int, layout: Layout, *, forward: bool) 
         return 0.0
     size = 2 if layout.engine.precision != "fp32" else NUMBER
     if not composition.reshards(layout.mesh, layout.engine):
-        return size * (sum(unit.dense for unit in chain) + (chain[i].dense if forward else 0))
+        return size * (whole + (chain[i].dense if forward else 0))
+    if layout.mesh.pp > 1 and not forward:  # torch's pipelines keep what a backward pass has gathered for the next one
+        in_turn = layout.engine.schedule == "looped-bfs"  # all micro-batches go back through a stage, then the next
+        return float(size * (sum(unit.dense for unit in chain) if in_turn else whole))
     ahead = chain[i] if forward else chain[max(0, i - 1)]
     return float(size * (chain[i].dense + ahead.dense))
 
 
 def _at_update(units: list[UnitShape], layout: Layout, answer: Answer, mine: Held) -> float:
     """Return what is copied between the last backward pass and the next step."""
-    mesh, copied = layout.mesh, 0.0
-    flat = (mesh.pp > 1 and mesh.dp_replicate > 1 and mesh.dp_shard == 1) or mesh.cp > 1
-    if flat and layout.zero is None:  # one message of all gradients, beside the gradients
-        copied = mine.gradients
+    copied = _flat(units, layout, mine)
     if answer.update is None:
         return copied
+    one = NUMBER if layout.gpu else highest(answer.update.peak, 1)
     if layout.zero is not None:  # one parameter to the optimizer: all that is this rank's, and its gradient in one
-        one = NUMBER if layout.gpu else highest(answer.update.peak, 1)
         return 0.0 if layout.zero.offload_optimizer else (NUMBER + one) * mine.trained
-    numbers = sum(unit.trained + unit.spread for unit in units) if layout.gpu else max(unit.largest for unit in units)
-    shares = mesh.dp_shard
-    # On a GPU torch updates all weights in one go and takes room for as many numbers again (torch.optim, "foreach").
-    return max(copied, (NUMBER if layout.gpu else highest(answer.update.peak, 1)) * numbers / shares)
+    return max(copied, one * _updated_at_a_time(units, layout))
+
+
+def _flat(units: list[UnitShape], layout: Layout, mine: Held) -> float:
+    """Return the larger one of the messages in which gradients are added up in one piece: of experts, of all others."""
+    mesh, experts = layout.mesh, NUMBER * sum(unit.spread for unit in units)
+    if layout.zero is not None:
+        return 0.0
+    dense_meet = mesh.cp > 1 or (mesh.pp > 1 and mesh.dp_replicate > 1 and mesh.dp_shard == 1)
+    experts_meet = mesh.cp > 1 or mesh.data_ranks > mesh.ep
+    return max(mine.gradients - experts if dense_meet else 0.0, experts if experts_meet else 0.0)
+
+
+def _updated_at_a_time(units: list[UnitShape], layout: Layout) -> float:
+    """Return of how many numbers the optimizer takes room at a time. dp_shard does not cut experts."""
+    shards = layout.mesh.dp_shard
+    if not layout.gpu:  # one parameter after the other
+        return max(max(unit.largest / shards, min(unit.largest, unit.spread)) for unit in units)
+    # torch.optim on `foreach`: a group in one go. Beside shards, experts are a group of their own.
+    dense, spread = sum(unit.trained for unit in units) / shards, sum(unit.spread for unit in units)
+    return max(dense, spread) if shards > 1 else dense + spread
 
 
 def verdict(needed: Need, capacity: float | None, *, gpu: bool) -> str:

@@ -17,7 +17,7 @@ from hpcpar import workload_files
 from hpcpar.control.forecast import clock as step_clock
 from hpcpar.control.forecast.ask import ask
 from hpcpar.control.forecast.clock import Clock, Seen, calibrated
-from hpcpar.control.forecast.layout import Layout, host_cpus, layout_of
+from hpcpar.control.forecast.layout import Layout, host_cpus, layout_of, pace
 from hpcpar.control.forecast.times import Taken, taken
 from hpcpar.control.forecast.work import Work, work
 from hpcpar.errors import HpcparError
@@ -32,15 +32,15 @@ SCHEMA = 2
 
 
 class Past(Struct, frozen=True, kw_only=True):
-    """Finished cells by precision, and the start of a run in seconds (None: no run says)."""
+    """Finished cells by the pace of their ranks, and the start of a run in seconds (None: no run says)."""
 
     seen: dict[str, tuple[Seen, ...]]
     start_s: float | None = None
     notes: tuple[str, ...] = ()
 
-    def calibrate(self, clock: Clock, precision: str) -> Clock:
-        """Return the clock after these runs; what was fitted once is kept."""
-        seen = self.seen.get(precision, ())
+    def calibrate(self, clock: Clock, kind: str) -> Clock:
+        """Return the clock after the runs of one pace (layout.py); what was fitted once is kept."""
+        seen = self.seen.get(kind, ())
         if not seen:
             return clock
         code = Path(step_clock.__file__).stat().st_mtime_ns
@@ -71,8 +71,8 @@ def look_back(studies: Iterable[StudyFolder], profile: ClusterProfile, node_type
         if done is not None and isinstance(layout, Layout):
             mean = statistics.geometric_mean([one.step_s for _, one in runs if one.step_s])
             cell = Seen(work=done, ranks=spec.identity.world_size, time_s=mean, runs=len(runs))
-            seen[layout.case.precision].append(cell)
-    found = {precision: tuple(several) for precision, several in seen.items()}
+            seen[pace(layout, spec.identity)].append(cell)
+    found = {kind: tuple(several) for kind, several in seen.items()}
     starts = [one.start_s for runs in cells.values() for _, one in runs]
     return Past(seen=found, start_s=statistics.median(starts) if starts else None)
 

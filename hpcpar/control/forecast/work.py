@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hpcpar import composition, schedules
 from hpcpar.control.forecast.engines import BUCKET, FUSION, Meeting, Ring, Server, Zero
@@ -12,12 +13,17 @@ from hpcpar.control.forecast.holdings import NUMBER
 from hpcpar.control.forecast.layout import Layout, Stage, stages_on
 from hpcpar.shapes import Answer, Model, UnitShape
 
+MOST = 1e30
+"""Operations or bytes: more than any step has, and sums and products of it are finite."""
+Amount = Annotated[float, Meta(ge=0, le=MOST)]
+"""Bounds are looked at where it is read from a file."""
+
 
 class Link(Struct, frozen=True, kw_only=True):
     """What goes over links of one kind in a step."""
 
-    calls: float = 0.0
-    wire_bytes: float = 0.0
+    calls: Amount = 0.0
+    wire_bytes: Amount = 0.0
     """What one rank sends: of an all-reduce over n ranks 2(n-1)/n of its payload, of others (n-1)/n, all of a send."""
 
     def plus(self, calls: float, wire_bytes: float) -> Link:
@@ -28,28 +34,28 @@ class Link(Struct, frozen=True, kw_only=True):
 class Work(Struct, frozen=True, kw_only=True):
     """What the busiest rank does in a step."""
 
-    flops: float
+    flops: Amount
     """Operations but for attention, what is computed a second time included."""
-    attention: float = 0.0
+    attention: Amount = 0.0
     """The same of fused attention."""
-    traffic: float
+    traffic: Amount
     """Bytes that operators read and write, the optimizer's included."""
-    operators: float
+    operators: Annotated[float, Meta(gt=0, le=MOST)]
     inside: Link
     """Between ranks of a node."""
     outside: Link
     """Between nodes."""
-    bubble: float
+    bubble: Annotated[float, Meta(ge=0, lt=1)]
     """The share of a step in which a rank of a pipeline waits, on average."""
     bubble_known: bool
     """False: there is no formula for this schedule, `bubble` is a bound from below."""
-    useful_flops: float
+    useful_flops: Amount
     """Operations of the whole step over all ranks without any that is done twice: what the naive estimate goes by."""
     behind_inside: Link = Link()
     """Between ranks of a node, while something else is computed: weights and gradients of replicas and shards."""
     behind_outside: Link = Link()
     """The same between nodes."""
-    sharing: float = 1.0
+    sharing: Annotated[float, Meta(ge=1, le=MOST)] = 1.0
     """How many ranks take turns on what one of them is said to have."""
 
 
@@ -103,7 +109,7 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
         if axis in {"dp_shard", "dp_replicate"} and not layout.alone:
             where = f"behind_{where}"
         links[where] = links[where].plus(calls, wire)
-    numbers = sum(unit.trained + unit.spread for unit in units) / _updates_of(layout)
+    numbers = sum(unit.trained / _updates_of(layout) + unit.spread for unit in units)  # ep has cut experts already
     update = answer.update
     return Work(
         flops=m * sum(unit.forward.flops.at(b) + unit.backward.flops.at(b) for unit in chain),
@@ -167,6 +173,7 @@ def _of_gradients(stages: list[Stage], layout: Layout, moments: int) -> Iterator
     mesh, m, engine = layout.mesh, layout.grad_accum, layout.engine
     units = [unit for stage in stages for unit in stage.units]
     weights, trained = sum(unit.dense for unit in units), sum(unit.trained for unit in units)
+    spread = sum(unit.spread for unit in units)
     size = 2 if engine.compression in {"fp16", "bf16"} else NUMBER
     if layout.beside is not None:
         yield from _of_engine(weights, len(units), layout, moments)
@@ -180,10 +187,10 @@ def _of_gradients(stages: list[Stage], layout: Layout, moments: int) -> Iterator
         buckets = max(1.0, NUMBER * trained / (engine.bucket_mb * 2**20)) if mesh.pp == 1 else 1.0
         yield "dp_replicate", times * buckets, times * _wire("all-reduce", mesh.dp_replicate) * size * trained
     if mesh.cp > 1:
-        yield "cp", 1, _wire("all-reduce", mesh.cp) * NUMBER * trained / mesh.dp_shard
+        yield "cp", 1, _wire("all-reduce", mesh.cp) * NUMBER * (trained / mesh.dp_shard + spread)
     same = mesh.data_ranks // mesh.ep
     if mesh.ep > 1 and same > 1:
-        yield "dp_replicate", 1, _wire("all-reduce", same) * NUMBER * sum(unit.spread for unit in units)
+        yield "dp_replicate", 1, _wire("all-reduce", same) * NUMBER * spread
 
 
 def _of_shards(weights: int, trained: int, units: int, layout: Layout) -> Iterator[tuple[str, float, float]]:
@@ -207,7 +214,9 @@ def _of_engine(weights: int, units: int, layout: Layout, moments: int) -> Iterat
         gathers = 2 * layout.grad_accum if beside.stage == 3 else 1
         over = (beside.shards - 1) / beside.shards
         yield axis, gathers * units, gathers * over * vector
-        yield axis, 1 + weights / BUCKET, over * vector
+        # Only stage 1 keeps whole gradients; the others add up those of every micro-batch (runtime/zero/stage*.py).
+        times = layout.grad_accum if beside.stage > 1 else 1
+        yield axis, times * (1 + weights / BUCKET), times * over * vector
     elif isinstance(beside, Meeting):
         averaged = (NUMBER + (moments if beside.moments else 0)) * weights
         yield "dp_replicate", 1 / beside.period, _wire("all-reduce", replicas) * averaged / beside.period
