@@ -63,11 +63,11 @@ def filter_program(family: socket.AddressFamily, addresses: Iterable[bytes]) -> 
         *start, last = struct.unpack(f"!{len(address) // 4}I", address)
         groups[tuple(start)].append(last)
     program = []
-    for start, lasts in groups.items():
+    for alike, lasts in groups.items():
         source = _NETWORK_HEADER + _SOURCE[family]
-        here = [(_LOAD_WORD, 0, 0, source + 4 * len(start))]
+        here = [(_LOAD_WORD, 0, 0, source + 4 * len(alike))]
         here += [one for last in lasts for one in ((_EQUAL, 0, 1, last), (_RETURN, 0, 0, _TAKE))]
-        for place in reversed(range(len(start))):  # jumps count from the instruction that follows
-            here[:0] = [(_LOAD_WORD, 0, 0, source + 4 * place), (_EQUAL, 1, 0, start[place]), (_JUMP, 0, 0, len(here))]
+        for place in reversed(range(len(alike))):  # jumps count from the instruction that follows
+            here[:0] = [(_LOAD_WORD, 0, 0, source + 4 * place), (_EQUAL, 1, 0, alike[place]), (_JUMP, 0, 0, len(here))]
         program += here
     return [*program, (_RETURN, 0, 0, _DROP)]
