@@ -116,7 +116,7 @@ class Tracer:
         ring.apply(module, unit, context)
         experts.apply(module, unit, context, self._workload.declared, options)
         experts.mark(module, unit, context)
-        world.balance(module, unit, options)
+        world.balance(module, unit, options, self._workload.declared)
         precision.apply(module, unit, context.device, options)
         recompute.apply(module, options)
         return module

@@ -12,6 +12,7 @@ from torch import nn
 
 from hpcpar.mesh import AXES, Mesh
 from hpcpar.mesh_options import EngineOptions
+from hpcpar.registry import Declaration
 from hpcpar.worker.neural import Unit
 
 
@@ -53,12 +54,13 @@ def fake(mesh: Mesh, options: EngineOptions) -> Iterator[Any]:
         distributed.destroy_process_group()
 
 
-def balance(module: Any, unit: Unit, options: EngineOptions) -> None:
+def balance(module: Any, unit: Unit, options: EngineOptions, declared: Declaration) -> None:
     """Have the router of a mixture send as many tokens to every expert: where they go is not known without numbers."""
     for path, style in unit.experts.items():
         target: Any = module.get_submodule(path)
         if style == "dispatch" and not options.capacity:
-            module.set_submodule(path, _Even())
+            assert declared.experts is not None
+            module.set_submodule(path, _Even(declared.experts.number))
         elif style == "experts" and isinstance(target.forward, partial):  # spread over ep
             target.forward = partial(target.forward, equal=True)
         elif style == "router":
@@ -66,12 +68,15 @@ def balance(module: Any, unit: Unit, options: EngineOptions) -> None:
 
 
 class _Even(nn.Module):
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self._experts = experts  # in all: this rank has the weights of some
+
     def forward(self, x_BSD: Any, chosen_BSK: Any, experts: Any) -> Any:
         """Return what the experts make of the tokens [B, S, K, D], as the workload's own way does."""
-        number = next(iter(experts.parameters())).shape[0]
         rows_BSKD = x_BSD.unsqueeze(2).expand(*chosen_BSK.shape, x_BSD.shape[-1])
         order_N = chosen_BSK.flatten().argsort(stable=True)
         sorted_ND = rows_BSKD.reshape(len(order_N), -1).index_select(0, order_N)
-        each, more = divmod(len(order_N), number)
-        made_ND = experts(sorted_ND, [each + (i < more) for i in range(number)])
+        each, more = divmod(len(order_N), self._experts)
+        made_ND = experts(sorted_ND, [each + (i < more) for i in range(self._experts)])
         return made_ND.index_select(0, order_N.argsort()).view_as(rows_BSKD)
