@@ -1,6 +1,6 @@
 """What the measurement itself costs, at steps of 10 ms: clocks, windows, their exchange and the records.
 
-    python benchmarks/measurement.py [--rounds 5 --steps 1500]
+    python benchmarks/measurement.py [--rounds 10 --steps 600]
 
 The loop of every run (worker/measure/loop.py) beside a bare `for` with the same trainer, which computes for 10 ms of
 processor time a step, in blocks A B B A in one process group. Judged is processor time: other work on the machine
@@ -140,8 +140,8 @@ def line(ranks: int, found: list[list[Block]]) -> tuple[str, bool]:
 def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description="Measure what measuring costs at steps of 10 ms.")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of four blocks (default: 5)")
-    parser.add_argument("--steps", type=int, default=1500, help="steps a block (default: 1500, fifteen seconds)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of four blocks (default: 10)")
+    parser.add_argument("--steps", type=int, default=600, help="steps a block (default: 600, six seconds)")
     given = parser.parse_args()
     if given.rounds < 2 or given.steps < 1:
         parser.error("--rounds must be at least 2 and --steps at least 1")

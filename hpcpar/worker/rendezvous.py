@@ -144,6 +144,11 @@ def _choose_interfaces(spec: RunSpec, info: RankInfo) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
+def _is_closed(spec: RunSpec, info: RankInfo) -> bool:
+    """Say whether rank 0's port is closed to other machines: on a single one it listens where none of them comes."""
+    return spec.closed_rendezvous and not one_machine(info)
+
+
 # ---------------------------------------------------------------- rank 0
 
 
@@ -151,7 +156,7 @@ def _listen(spec: RunSpec, info: RankInfo, folder: RunFolder, patience: float) -
     from torch import distributed
 
     listener, address = _bind(spec, info)
-    if spec.closed_rendezvous and not one_machine(info):
+    if _is_closed(spec, info):
         _close(listener, address, spec, info)
     listener.listen(4096)
     place = Place(address, listener.getsockname()[1])
@@ -235,7 +240,7 @@ def _connect(spec: RunSpec, place: Place, info: RankInfo, patience: float) -> An
     except RuntimeError as error:
         what = f"rank {info.rank} on {info.node_name} cannot reach rank 0 at {place.host}:{place.port}"
         why = str(error).splitlines()[0]
-        if spec.closed_rendezvous:
+        if _is_closed(spec, info):
             own = source_address(place.host, place.port) or "no way to it"
             why += f" ({_CLOSED} lets the addresses of the nodes' names in, and this is {own})"
         raise RunError(Cause.NETWORK, f"{what}: {why}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from worker_spec import make_spec
+from worker_spec import make_info, make_spec
 
 from hpcpar.errors import RunError
 from hpcpar.records import Cause
@@ -118,20 +118,7 @@ def test_the_same_address_twice_is_one_test_of_it(listener: socket.socket) -> No
 
 
 def _info(**changes: object) -> RankInfo:
-    plain = RankInfo(
-        rank=0,
-        local_rank=0,
-        node_rank=0,
-        nodes=2,
-        world_size=2,
-        hostnames=("n1", "n2"),
-        attempt="7.0",
-        job_id="7",
-        cpus_asked=1,
-        scheduler="slurm",
-        node_name="n1",
-    )
-    return msgspec.structs.replace(plain, **changes)
+    return make_info(**{"nodes": 2, "hostnames": ("n1", "n2"), "attempt": "7.0", "node_name": "n1", **changes})
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from worker_spec import make_spec
+from worker_spec import make_info, make_spec
 
 from hpcpar.errors import RunError
 from hpcpar.records import RankFacts
@@ -138,21 +138,8 @@ def test_a_worker_that_nobody_started_says_how_to_start_it(monkeypatch: pytest.M
 
 
 def _info(**changes: object) -> RankInfo:
-    plain = RankInfo(
-        rank=0,
-        local_rank=0,
-        node_rank=0,
-        nodes=2,
-        world_size=2,
-        hostnames=("n1", "n2"),
-        attempt="1.0",
-        job_id="1",
-        cpus_asked=1,
-        scheduler="slurm",
-        node_name="n1",
-        launch_address="10.0.0.9",
-    )
-    return msgspec.structs.replace(plain, **changes)
+    usual = {"nodes": 2, "hostnames": ("n1", "n2"), "node_name": "n1", "launch_address": "10.0.0.9"}
+    return make_info(**{**usual, **changes})
 
 
 NAMES = {"n1": ["127.0.0.1"], "n1i": ["10.1.0.1"], "10.0.0.9": ["10.0.0.9"], "127.0.0.1": ["127.0.0.1"]}
