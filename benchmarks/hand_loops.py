@@ -20,6 +20,11 @@ Step = Callable[[int], Any]
 Batches = Callable[[int], tuple[Any, Any]]
 
 
+def usual(name: str, parameter: Any) -> None:
+    """Fill a parameter with numbers of the usual size."""
+    nn.init.ones_(parameter) if parameter.dim() == 1 else nn.init.normal_(parameter, std=0.02)
+
+
 class Job(NamedTuple):
     """What a loop is to do; `micro_batches` only where there is a pipeline."""
 
@@ -36,15 +41,17 @@ class Job(NamedTuple):
     bf16: bool = False
     compile: bool = False
     fused: bool = False
+    initialise: Callable[[str, Any], None] = usual
+    """(UNIT.PARAMETER, tensor): fill it in place."""
 
 
 def model_of(job: Job, begin: int = 0, end: int | None = None) -> nn.Sequential:
-    """Build some of the units, with weights of the usual size."""
+    """Build some of the units, and give them their first weights."""
     units = job.units[begin:end]
     with job.device:
         model = nn.Sequential(OrderedDict((unit.name, unit.build()) for unit in units))
-    for parameter in model.parameters():
-        nn.init.ones_(parameter) if parameter.dim() == 1 else nn.init.normal_(parameter, std=0.02)
+    for name, parameter in model.named_parameters():
+        job.initialise(name, parameter.detach())
     return model
 
 

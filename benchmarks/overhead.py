@@ -145,7 +145,8 @@ def make_runners(strategy: str, side: Side, rank: int, folder: Path) -> dict[str
     runners: dict[str, Any] = {}
     if side != "hpcpar":
         device = torch.device("cpu")
-        job = Job(rank, context.device_mesh, loaded.units, loaded.samples, BATCH, subject.micro_batches, device)
+        mesh, samples = context.device_mesh, _Shuffled(loaded.samples)
+        job = Job(rank, mesh, loaded.units, samples, BATCH, subject.micro_batches, device, initialise=_first(loaded))
         runners["A"] = _by_hand(LOOPS[strategy](job))
     if side != "hand":
         runners["B"] = _by_hpcpar(spread.build(context, loaded, options), subject.ranks, rank, folder)
@@ -170,6 +171,29 @@ def _context(strategy: str, mesh: Any, subject: Subject, rank: int) -> Any:
         attempt="1.0", job_id="1", cpus_asked=1, scheduler="local", node_name="here",
     )  # fmt: skip
     return make_context(info, identity, torch.device("cpu"))
+
+
+class _Shuffled:
+    """The samples in the order in which hpcpar takes them: a mixture's busiest rank holds what its samples send there,
+    so that memory could not be compared over different ones."""
+
+    def __init__(self, samples: Any) -> None:
+        from hpcpar.worker.sampling import Sampler
+
+        self._samples, self._ids = samples, Sampler(len(samples), len(samples), 0).ids(1)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def fetch(self, places_B: Any) -> Any:
+        return self._samples.fetch(self._ids[places_B])
+
+
+def _first(loaded: Any) -> Any:
+    """Return what gives a loop by hand the same first weights as hpcpar's, for the same reason."""
+    from hpcpar.worker.mesh_engine.weights import generator
+
+    return lambda name, values: loaded.initialise(name, values, generator(loaded.seed, name))
 
 
 def _by_hand(step: Any) -> Any:
