@@ -11,6 +11,7 @@ Exit code 1: a run is not done, its result is not made of every step once, or th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -91,7 +92,8 @@ def _soak(arena: Arena, chance: random.Random, patience_s: float) -> Counter[str
 
 def _kill_a_rank(arena: Arena, row: dict[str, Any], chance: random.Random) -> None:
     for pid in Processes.ranks(row["run"], 0):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended since the look
+            os.kill(pid, signal.SIGKILL)
 
 
 def _requeue_a_job(arena: Arena, row: dict[str, Any], chance: random.Random) -> None:
