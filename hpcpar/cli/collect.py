@@ -53,6 +53,7 @@ Examples:
     default="text",
     help="On stdout.",
 )
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
     "--for",
     "programme",
@@ -78,6 +79,7 @@ def command(
     warmup_steps: int | None,
     efficiency_target: float,
     form: str,
+    as_json: bool,
     programme: str | None,
     largest_job: int | None,
     out: Path | None,
@@ -88,6 +90,8 @@ def command(
     PATHS are runs folders or studies; without one: HPCPAR_RUNS, ./runs, or the study submitted last. Failed and missing
     runs are rows, too; exit code 1 while there are any.
     """
+    if as_json and form not in ("text", "json"):
+        raise click.UsageError(f"--json and --format {form} are two answers: give one of them")
     studies = choose_studies(paths, latest=True)
     if not offline:
         _ask_the_scheduler(studies)
@@ -107,7 +111,7 @@ def command(
     if programme:
         gaps = _propose(results, programme, largest_job, out)
     else:
-        _print(_printed(results, form))
+        _print(_printed(results, "json" if as_json else form))
     if out is not None:
         names = [str(path.relative_to(out.absolute())) for path in results.save(out.absolute(), warn)]
         click.echo(f"wrote {len(names)} files to {out.absolute()}: {', '.join(names[:3])}, ...", err=True)

@@ -708,6 +708,7 @@ def test_a_dry_run_names_the_files_that_won(run, mine):
     [
         ["status", "--json"],
         ["collect", "--format", "json", "--offline"],
+        ["collect", "--json", "--offline"],
         ["list", "clusters", "--json"],
         ["list", "strategies", "--json"],
         ["list", "workloads", "--json"],
@@ -725,6 +726,12 @@ def test_json_answers_parse(run, study, arguments):
     code, out, _ = run(*arguments)
     assert code == 0
     assert json.loads(out)
+
+
+def test_two_forms_of_one_answer_are_refused(run, study):
+    code, out, err = run("collect", "--json", "--format", "csv", "--offline")
+    assert (code, out) == (2, "")
+    assert "give one of them" in err
 
 
 @pytest.mark.parametrize("kind", ["strategies", "workloads"])
