@@ -3,6 +3,7 @@
 Three things happen here, all of them safe to repeat and safe to be killed in:
 adopt   a submission whose answer was lost (submit was killed) is found again by its tag and noted in its runs;
 ask     one squeue for all jobs, one sacct for each 200 array ids that left the queue, none when every run has ended;
+        a second squeue before a job is called gone of which nobody has said how it ended;
 settle  a final word of the scheduler is written into the run's submission.jsonl.
 """
 
@@ -26,6 +27,9 @@ IN_FLIGHT_S = 60.0
 """So long a submission without an answer may still be on its way to the scheduler."""
 ACCOUNTING_LAG_S = 30.0
 """So long sacct may know nothing of a job that has left the queue."""
+SECOND_LOOK_S = 2.0
+"""So long after the first look the second one comes: a busy controller may leave an array out of an answer, and a run
+that is called gone may be sent again."""
 _ENDING = frozenset({"COMPLETING", "STAGE_OUT"})
 _WAITING = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
@@ -192,18 +196,34 @@ def _attempt_of(folder: BatchFolder, job_ids: set[str]) -> bool:
 def _slurm(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Live], trouble: list[str]) -> None:
     queue = slurm.squeue()
     _find_lost(lost, queue, trouble)
+    left = _look(open_runs, queue, live)
+    gone = _ask_accounting(left, live, trouble) if left else {}
+    if gone:
+        time.sleep(SECOND_LOOK_S)
+        still = _look([one for one in left if one.run.path in gone], slurm.squeue(), live)
+        for one in still:
+            why = gone[one.run.path]
+            if why is not None:
+                _settle(one, "", "", why, trouble)
+            live[one.run.path] = Live("gone")
+
+
+def _look(open_runs: list[_Open], queue: list[slurm.QueueRow], live: dict[Path, Live]) -> list[_Open]:
+    """Note the state of the runs that are in the queue, and return the others.
+
+    A row of an array that does not say which of its tasks it is stands for all that have no row of their own.
+    """
     by_task = {(row.job, task): row for row in queue for task in (row.tasks or {None})}
-    left = []
     restarts = _restarts(open_runs)
+    left = []
     for one in open_runs:
-        row = by_task.get((one.job, one.task))
+        row = by_task.get((one.job, one.task)) or by_task.get((one.job, None))
         if row is None:
             left.append(one)
         else:
             found = _from_queue(row)
             live[one.run.path] = _of_shared(one, found, restarts) if one.submission.shared else found
-    if left:
-        _ask_accounting(left, live, trouble)
+    return left
 
 
 def _restarts(open_runs: list[_Open]) -> dict[str, int]:
@@ -277,8 +297,13 @@ def _from_queue(row: slurm.QueueRow) -> Live:
     return Live("running", elapsed_s=slurm.elapsed_s(row.elapsed), nodes=row.nodes)
 
 
-def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str]) -> None:
-    """Ask sacct for what has left the queue; write down what is final."""
+def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str]) -> dict[Path, str | None]:
+    """Ask sacct for what has left the queue; write down what is final.
+
+    Returns:
+        The runs of which nobody knows how they ended, and what their end is to be noted with; None: it is not, as the
+        accounting takes them to be under way.
+    """
     accounting = True
     rows: list[slurm.AccountingRow] = []
     try:
@@ -287,16 +312,18 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
         accounting = False
         trouble.append(f"accounting does not answer, the runs' own records speak for them: {error}")
     by_task = {(found.job, task): found for found in rows for task in (found.tasks or {None})}
+    gone: dict[Path, str | None] = {}
     for one in left:
         word = by_task.get((one.job, one.task))
         if word is not None and word.state not in UNFINISHED:
             _settle(one, word.state, word.exit_code, word.reason, trouble)
-        elif not accounting or _last_sign(one) + ACCOUNTING_LAG_S < time.time():
-            if word is None:
-                _settle(one, "", "", "" if accounting else "accounting is off", trouble)
-            live[one.run.path] = Live("gone")
+        elif not accounting:
+            gone[one.run.path] = "accounting is off"
+        elif _last_sign(one) + ACCOUNTING_LAG_S < time.time():
+            gone[one.run.path] = "" if word is None else None
         else:
             live[one.run.path] = Live("ending")
+    return gone
 
 
 def _last_sign(one: _Open) -> float:
