@@ -19,19 +19,21 @@ from hpcpar.spec import Identity
 
 SETTINGS = {"given back": {"MALLOC_MMAP_THRESHOLD_": "65536"}, "default": {}}
 """What the C library does with blocks that are free."""
-LLAMA = "heads=8 kv_heads=8 layers=6"
+EVALUATED = "data.evaluation=16"
+"""Samples of the evaluation: more need more time and no more memory."""
+LLAMA = f"heads=8 kv_heads=8 {EVALUATED}"
 SHAPES = {
     "llama-tiny": (
-        f"{LLAMA} dim=768 hidden=2048 vocabulary=2048 sequence=128",
-        f"{LLAMA} dim=64 hidden=128 vocabulary=256 sequence=32",
+        f"{LLAMA} layers=6 dim=768 hidden=2048 vocabulary=2048 sequence=128",
+        f"{LLAMA} layers=6 dim=64 hidden=128 vocabulary=256 sequence=32",
     ),
     "llama-moe": (
-        f"{LLAMA} dim=256 hidden=1024 vocabulary=2048 sequence=128",
-        f"{LLAMA} dim=64 hidden=32 vocabulary=256 sequence=32",
+        f"{LLAMA} layers=6 dim=256 hidden=1024 vocabulary=2048 sequence=128",
+        f"{LLAMA} layers=6 dim=64 hidden=32 vocabulary=256 sequence=32",
     ),
     "llama-lora": (
-        "heads=8 kv_heads=8 layers=10 dim=1024 hidden=2816 vocabulary=2048 sequence=128",
-        "heads=8 kv_heads=8 layers=10 dim=64 hidden=128 vocabulary=256 sequence=32",
+        f"{LLAMA} layers=10 dim=1024 hidden=2816 vocabulary=2048 sequence=128",
+        f"{LLAMA} layers=10 dim=64 hidden=128 vocabulary=256 sequence=32",
     ),
     "mlp": ("hidden=2700", "hidden=32"),
     "vgg11": ("classifier=5120", "classifier=64 width=4"),

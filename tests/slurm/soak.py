@@ -58,6 +58,7 @@ def main() -> int:
     given = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="hpcpar-soak-"))
     slurm = faults.new_cluster()
+    code = 1
     try:
         # Two ranks a node at a time: eight processes in all.
         slurm.script("up", "--nodes", "4", "--cpus", "2", "--slurmd-timeout", "10", timeout=120)
@@ -65,11 +66,15 @@ def main() -> int:
         slurm.hpcpar("submit", str(place / "soak.toml"), "--runs", str(place / "runs"))
         arena = Arena(slurm, place / "runs")
         broken = _soak(arena, random.Random(given.seed), given.minutes * 60)
-        return _account(arena, given.runs, broken)
+        code = _account(arena, given.runs, broken)
     finally:
         slurm.script("down", timeout=120)
         shutil.rmtree(slurm.folder, ignore_errors=True)
-        shutil.rmtree(place, ignore_errors=True)
+        if code == 0:
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            print(f"the runs are left in {place}")
+    return code
 
 
 def _soak(arena: Arena, chance: random.Random, patience_s: float) -> Counter[str]:
@@ -123,6 +128,7 @@ def _account(arena: Arena, runs: int, broken: Counter[str]) -> int:
     again = sum(row["attempts"] > 1 for row in rows)
     left = arena.slurm.jobs()
     print(f"{runs} runs, {sum(broken.values())} faults ({dict(broken)}): {dict(states)};")
+    print(*(f"not every step once: {name}" for name in wrong), sep="\n", end="\n" if wrong else "")
     print(
         f"{again} runs had more than one attempt; {len(wrong)} are not made of every step once; {len(left)} jobs left"
     )

@@ -7,12 +7,12 @@ import pytest
 
 from hpcpar import assets, registry
 from hpcpar.control.forecast import clock
-from hpcpar.control.forecast.engines import BUCKET, ENGINES, LIVE, Engine, Meeting, Ring, Server, Zero, delays
+from hpcpar.control.forecast.engines import BUCKET, ENGINES, LIVE, PREFETCH, Engine, Meeting, Ring, Server, Zero, delays
 from hpcpar.control.forecast.explore import with_all_strategies
 from hpcpar.control.forecast.holdings import gathered_at_most, held
 from hpcpar.control.forecast.layout import Layout, layout_of
-from hpcpar.control.forecast.memory import need
-from hpcpar.control.forecast.work import work
+from hpcpar.control.forecast.memory import DDP_PIECES, need
+from hpcpar.control.forecast.work import Link, work
 from hpcpar.control.plan import survey
 from hpcpar.decode import decode, read_toml
 from hpcpar.mesh import Mesh
@@ -54,9 +54,33 @@ def test_zero_shards_state_then_gradients_then_weights() -> None:
     assert [stage.parameters for stage in (one, two, three)] == [4 * N, 4 * N, N]
     assert {stage.moments for stage in (one, two, three)} == {12 * N / 4}  # the moments, and a copy of the weights
     assert one.gradients == 4 * N
-    assert two.gradients == three.gradients == 4 * N + N  # a model smaller than a bucket, and the part
+    assert two.gradients == N
+    assert three.gradients == 4 * N + N  # the bucket that it keeps, of a model that is smaller, and the part
     offloaded = holds(mesh, Zero(2, 4, offload_optimizer=True))
-    assert (offloaded.moments, offloaded.gradients) == (0, 4 * N)
+    assert (offloaded.moments, offloaded.gradients) == (0, 0)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_backward_pass_ends_with_the_bucket_and_what_it_is_filled_from_or_sent_by(stage: int) -> None:
+    spread = layout(Mesh(dp_shard=2), Zero(stage, 2))
+    on_cpu, on_gpu = (need(MODEL, spread._replace(gpu=gpu), ANSWER) for gpu in (False, True))
+    assert on_cpu.moment == "the reduction"
+    assert (on_cpu.gradients, on_cpu.buffers) == (0, 2 * 4 * N)
+    assert on_gpu.buffers + on_gpu.gradients == pytest.approx(4 * BUCKET + 4 * N, rel=1e-3), "a GPU has all of it"
+    several = need(MODEL, spread._replace(grad_accum=2), ANSWER)
+    part = 4 * N / 2 if stage == 2 else 0
+    assert (several.moment, several.gradients, several.buffers) == ("the reduction", part, 2 * 4 * N)
+
+
+def test_ddp_brings_frozen_weights_to_all_ranks_when_it_is_built() -> None:
+    frozen = msgspec.structs.replace(UNIT, frozen=UNIT.parameters - 1000)
+    model = Model(kinds=(frozen,), order=(0,) * 4, loss=LOSS)
+    needed = need(model, layout(Mesh(dp_replicate=2), None), ANSWER)
+    assert (needed.moment, needed.gradients, needed.buffers) == ("the start", 0, 4 * N)
+    assert need(model, layout(Mesh(), None), ANSWER).moment != "the start"
+    large = msgspec.structs.replace(frozen, parameters=10**9, whole=10**9, frozen=10**9 - 1000)
+    most = need(Model(kinds=(large,), order=(0,), loss=LOSS), layout(Mesh(dp_replicate=2), None), ANSWER)
+    assert most.buffers == DDP_PIECES
 
 
 def test_the_bucket_and_what_stays_gathered_are_bounded() -> None:
@@ -64,8 +88,8 @@ def test_the_bucket_and_what_stays_gathered_are_bounded() -> None:
     mesh, zero = Mesh(dp_shard=4), Zero(3, 4)
     found = held([large] * 4, layout(mesh, zero), 8)
     assert found.gradients == 4 * BUCKET + 4 * 8 * BUCKET / 4
-    assert gathered_at_most(layout(mesh, zero), [large] * 4) == LIVE
-    assert gathered_at_most(layout(mesh, zero), [UNIT]) == UNIT.parameters
+    assert gathered_at_most(layout(mesh, zero), [large] * 4) == LIVE + PREFETCH
+    assert gathered_at_most(layout(mesh, zero), [UNIT]) == 2 * UNIT.parameters
     assert gathered_at_most(layout(mesh, Zero(2, 4)), [large]) == 0
 
 
@@ -126,6 +150,17 @@ def test_shards_do_not_cut_the_experts_that_are_updated() -> None:
     assert on_gpu.buffers == 4 * 4 * EXPERTS  # all of them, after all shards
     done = work(MIXTURE, MIXTURE, shards, ANSWER)
     assert done.traffic == pytest.approx(28 * (4 * N / 20 / 2 + 4 * EXPERTS))
+
+
+def test_gradients_of_experts_are_no_part_of_the_buckets_of_ddp() -> None:
+    keeps = msgspec.structs.replace(MIXED, kept=Line(0.0, 1e9))
+    model = Model(kinds=(keeps,), order=(0,) * 4, loss=msgspec.structs.replace(LOSS, kept=Line(0.0, 0.0)))
+    spread = layout(Mesh(dp_replicate=2, ep=2), None)
+    needed = need(model, spread, ANSWER)
+    assert needed.moment.endswith("unit 5"), "the loss: nothing of a gradient has been made"
+    assert needed.gradients == 4 * 4 * N // 20
+    several = need(model, spread._replace(grad_accum=2), ANSWER)
+    assert several.gradients == 4 * (4 * N // 20 + 4 * EXPERTS), "those of the pass before"
 
 
 def test_gradients_of_experts_stay_while_others_are_accumulated() -> None:
@@ -190,6 +225,19 @@ def test_ranks_that_share_processors_take_turns() -> None:
     waits = msgspec.structs.replace(done, bubble=0.5)
     both = msgspec.structs.replace(waits, sharing=2.0)
     assert clock.seconds(both, values) == pytest.approx(clock.seconds(waits, values))
+
+
+def test_a_message_of_a_pipeline_is_waited_for_while_others_go_on() -> None:
+    values = {name: rate.value for name, rate in clock.cpu_rates(1).items()}
+    alone = work(MODEL, MODEL, layout(Mesh(), None), ANSWER)
+    passes = msgspec.structs.replace(alone, passed_outside=Link(calls=10, wire_bytes=1e6))
+    late, copied = 10 * values["s_per_call_outside"], 1e6 * values["s_per_wire_outside"]
+    assert clock.seconds(passes, values) == pytest.approx(clock.seconds(alone, values) + late + copied)
+    shared = msgspec.structs.replace(passes, sharing=2.0)
+    assert clock.seconds(shared, values) == pytest.approx(2 * (clock.seconds(alone, values) + copied))
+    slow = {**values, "s_per_call_outside": 1.0}
+    assert clock.seconds(shared, slow) == pytest.approx(clock.seconds(alone, values) + copied + 10.0)
+    assert clock.parts_of(shared, slow)["bubble"] == 0
 
 
 def test_what_is_sent_meanwhile_stands_out_in_part() -> None:

@@ -176,6 +176,15 @@ def test_after_a_requeue_what_is_done_is_not_done_again(slurm: StubSlurm, tmp_pa
     assert (code, started) == (0, [second.path.name, third.path.name])
 
 
+def test_two_starts_that_slurm_counts_as_one_write_into_files_of_their_own(slurm: StubSlurm, tmp_path: Path) -> None:
+    send(slurm)
+    for _ in range(2):
+        run_script(slurm, tmp_path)
+    for run in jobs(slurm)["1_0"]:
+        assert run.attempts() == ["1_0.0", "1_0.1"]
+        assert [len(run.events(name).records) for name in run.attempts()] == [1, 1]
+
+
 def test_status_tells_whose_turn_it_is(slurm: StubSlurm, capsys: Any) -> None:
     send(slurm, "[policy]\npython_error = { retry = 3 }\n")
     first, second, third = jobs(slurm)["1_0"]

@@ -93,24 +93,32 @@ def seconds(work: Work, values: Mapping[str, float]) -> float:
 def parts_of(work: Work, values: Mapping[str, float]) -> dict[str, float]:
     """Return what a step is made of, which is added up.
 
-    Of the messages that replicas and shards send while they compute, a share stands out.
+    Of the messages that replicas and shards send while they compute, a share stands out. What a rank of a pipeline
+    passes on is waited for by the one that receives it.
     """
     compute = work.flops * values["s_per_flop"] + work.attention * values["s_per_attention"]
     memory = work.traffic * values["s_per_byte"]
     operators = work.operators * values["s_per_operator"]
-    sent = {
-        where: _sent(link, where, values) + values["exposed"] * _sent(behind, where, values)
-        for where, link, behind in (
-            ("inside", work.inside, work.behind_inside),
-            ("outside", work.outside, work.behind_outside),
-        )
-    }
-    busy = compute + memory + operators
-    # While a rank waits, those that share its processors go on: a bubble costs what is left of it then.
-    waiting = max(0.0, busy / (1 - work.bubble) - busy * work.sharing)
+    sent, waits = {}, {}
+    for where, link, behind, passed in (
+        ("inside", work.inside, work.behind_inside, work.passed_inside),
+        ("outside", work.outside, work.behind_outside, work.passed_outside),
+    ):
+        waits[where] = _sent(Link(calls=passed.calls), where, values)
+        copied = _sent(Link(wire_bytes=passed.wire_bytes), where, values)
+        sent[where] = _sent(link, where, values) + values["exposed"] * _sent(behind, where, values) + copied
+    busy, sending = compute + memory + operators, sum(sent.values())
+    # While a rank waits, those that share its processors go on: waiting costs what is left of it then.
+    waiting = max(0.0, busy / (1 - work.bubble) + sum(waits.values()) - busy - (busy + sending) * (work.sharing - 1))
+    for_messages = min(waiting, sum(waits.values()))
+    late = {where: for_messages * each / sum(waits.values()) if each else 0.0 for where, each in waits.items()}
     parts = {"compute": compute, "memory traffic": memory, "operators": operators}
-    parts |= {"inside nodes": sent["inside"], "between nodes": sent["outside"]}
-    return {**{name: part * work.sharing for name, part in parts.items()}, "bubble": waiting}
+    parts = {name: part * work.sharing for name, part in parts.items()}
+    parts |= {
+        name: sent[where] * work.sharing + late[where]
+        for name, where in (("inside nodes", "inside"), ("between nodes", "outside"))
+    }
+    return {**parts, "bubble": waiting - for_messages}
 
 
 def _sent(link: Link, where: str, values: Mapping[str, float]) -> float:

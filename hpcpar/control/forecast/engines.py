@@ -45,7 +45,9 @@ class Ring(NamedTuple):
 BUCKET = 500_000_000
 """Numbers of gradients that ZeRO 2 and 3 let gather before they are reduced (reduce_bucket_size), and"""
 LIVE = 1_000_000_000
-"""numbers of weights that ZeRO 3 lets stay gathered (stage3_max_live_parameters): defaults of DeepSpeed 0.19,
+"""numbers of weights that ZeRO 3 lets stay gathered (stage3_max_live_parameters), and"""
+PREFETCH = 50_000_000
+"""numbers that it gathers in one piece (stage3_prefetch_bucket_size): defaults of DeepSpeed 0.19,
 runtime/zero/config.py, which hpcpar does not change."""
 Engine = Zero | Meeting | Server | Ring
 FUSION = 128 * 2**20

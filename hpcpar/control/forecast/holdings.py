@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hpcpar.control.forecast.engines import BUCKET, FUSION, LIVE, Meeting, Ring, Server, Zero
+from hpcpar.control.forecast.engines import BUCKET, FUSION, LIVE, PREFETCH, Meeting, Ring, Server, Zero
 from hpcpar.control.forecast.layout import Layout
 from hpcpar.shapes import UnitShape
 
@@ -31,7 +31,7 @@ def held(units: list[UnitShape], layout: Layout, moments: int) -> Held:
     """Return what a rank holds of these units; `moments` is what the optimizer keeps of a number."""
     beside = layout.beside
     if isinstance(beside, Zero):
-        return _zero(units, beside, moments)
+        return _zero(units, layout, beside, moments)
     plain = _mesh(units, layout, moments)
     replicas = layout.mesh.dp_replicate
     if isinstance(beside, Meeting) and beside.outer:  # common weights, their gradients and momentum
@@ -54,34 +54,44 @@ def _mesh(units: list[UnitShape], layout: Layout, moments: int) -> Held:
     return Held(NUMBER * mine + buffers, NUMBER * trained, moments * trained, trained=trained)
 
 
-def _zero(units: list[UnitShape], zero: Zero, moments: int) -> Held:
-    """DeepSpeed updates copies of its part; whole gradients gather in a bucket until it is full."""
+def _zero(units: list[UnitShape], layout: Layout, zero: Zero, moments: int) -> Held:
+    """DeepSpeed updates copies of its part; stage 3 keeps the bucket in which gradients gather."""
     dense, buffers = sum(unit.dense for unit in units), sum(unit.buffers for unit in units)
     part = dense / zero.shards
     parameters = part if zero.stage == 3 else dense
-    bucket = NUMBER * (dense if zero.stage == 1 else min(dense, BUCKET))
+    gradients = NUMBER * (dense if zero.stage == 1 else 0 if zero.offload_optimizer else part)
     return Held(
         NUMBER * (0 if zero.offload_parameters else parameters) + buffers,
-        bucket + (NUMBER * part if zero.stage > 1 and not zero.offload_optimizer else 0),
+        gradients + (bucket(dense, layout) if zero.stage == 3 else 0.0),
         0 if zero.offload_optimizer else (moments + NUMBER) * part,
         trained=part,
     )
 
 
+def bucket(filled: float, layout: Layout) -> float:
+    """Return what DeepSpeed's bucket takes with so many numbers in it: what was never touched is no memory on a CPU."""
+    return NUMBER * float(BUCKET if layout.gpu else min(filled, BUCKET))
+
+
 def _server(plain: Held, ranks: int) -> Held:
-    """Return what rank 0 holds, which serves: of every other rank, the parameters sent to it and its last gradient."""
+    """Return what rank 0 holds, which serves: of every other rank, the parameters sent to it and its last gradient.
+
+    Its own gradient has no way to go and is the first one: when the last arrives, what it took itself is given back.
+    """
     vector = plain.gradients
     return Held(
         2 * plain.parameters,
         vector,
         plain.moments,
-        copies=(3 + 2 * (ranks - 1)) * vector,  # what it took itself, the mean of gradients, a vector to compare with
+        copies=(2 + 2 * (ranks - 1)) * vector,  # the mean of the last gradients, and a vector to receive like
         trained=plain.trained,
     )
 
 
 def gathered_at_most(layout: Layout, units: list[UnitShape]) -> float:
-    """Return how many numbers of other ranks' weights ZeRO 3 lets be there: it gives none back that come again soon."""
+    """Return how many numbers of gathered weights ZeRO 3 lets be there: it gives none back that come again soon, and
+    copies them out of the piece in which they came."""
     zero = layout.zero
     assert zero is not None
-    return min(sum(unit.dense for unit in units), LIVE) if zero.stage == 3 else 0.0
+    dense = sum(unit.dense for unit in units)
+    return float(min(dense, LIVE) + min(dense, PREFETCH)) if zero.stage == 3 else 0.0

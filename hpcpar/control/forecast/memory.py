@@ -11,8 +11,8 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from hpcpar import composition
-from hpcpar.control.forecast.engines import Meeting, Server
-from hpcpar.control.forecast.holdings import NUMBER, Held, gathered_at_most, held
+from hpcpar.control.forecast.engines import BUCKET, Meeting, Server
+from hpcpar.control.forecast.holdings import NUMBER, Held, bucket, gathered_at_most, held
 from hpcpar.control.forecast.layout import Layout, Stage, in_flight, stages_on
 from hpcpar.shapes import Answer, Model, UnitShape, highest
 
@@ -24,6 +24,9 @@ has what was measured)."""
 PROCESS = {"gpu": 1.0 * 2**30, "cpu": 0.75 * 2**30}
 """What a process takes without any tensor: torch itself on a CPU (0.4 GiB measured; more with DeepSpeed), the context
 and the libraries of a GPU (assumed: none was at hand)."""
+DDP_PIECES = 2 * 250 * 2**20
+"""DDP brings weights to all ranks in pieces of 250 MiB, two at a time (torch, nn/parallel/distributed.py and
+c10d/comm.cpp)."""
 ACTIVE_STAGES = 3
 """Stages of a rank whose weights torch has gathered at a time (distributed/pipelining/schedules.py)."""
 
@@ -68,7 +71,9 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Need:
     fixed = _received(stages, layout, in_flight(layout, place)) + mine.copies
     batch = answer.sample_bytes * layout.micro_batch * layout.grad_accum / layout.mesh.cp
     moments = [
+        *_start(stages, layout),
         *_under_way(model, stages, layout, mine, in_flight(layout, place)),
+        *_reduction(stages, layout),
         _update(stages, layout, answer, mine),
         *_meetings(layout, mine),
     ]
@@ -106,8 +111,8 @@ def _meetings(layout: Layout, mine: Held) -> Iterator[_Moment]:
         averaged = mine.gradients + (inner if layout.beside.moments else 0)
         yield _Moment("the meeting", mine.gradients, 0.0, 2 * averaged)
     if isinstance(layout.beside, Server):
-        # A gradient, its copy in one vector; and the sum over ranks, a product, the sum so far.
-        yield _Moment("the server's update", 2 * mine.gradients, 0.0, 4 * mine.gradients)
+        # A gradient, its copy in one vector; and the sum so far, a product, the sum of both.
+        yield _Moment("the server's update", 2 * mine.gradients, 0.0, 3 * mine.gradients)
 
 
 def _under_way(model: Model, stages: list[Stage], layout: Layout, mine: Held, waiting: int) -> Iterator[_Moment]:
@@ -122,16 +127,38 @@ def _under_way(model: Model, stages: list[Stage], layout: Layout, mine: Held, wa
             yield _Moment(name, gradients, activations + between, buffers + accumulated)
 
 
+def _start(stages: list[Stage], layout: Layout) -> Iterator[_Moment]:
+    """Yield what DDP copies when it is built: frozen weights, too, come from rank 0 in pieces."""
+    if _is_ddp(layout):
+        whole = sum(NUMBER * (unit.dense + unit.spread) + unit.buffers for stage in stages for unit in stage.units)
+        yield _Moment("the start", 0.0, 0.0, min(whole, DDP_PIECES))
+
+
+def _reduction(stages: list[Stage], layout: Layout) -> Iterator[_Moment]:
+    """Yield the end of a backward pass under ZeRO 1 and 2: a full bucket, and whole gradients or what is sent."""
+    zero = layout.zero
+    if zero is not None and zero.stage < 3:
+        dense = sum(unit.trained for stage in stages for unit in stage.units)
+        sent = dense if zero.stage == 1 else min(dense, BUCKET)
+        arrived = dense / zero.shards if zero.stage == 2 and (layout.grad_accum > 1 or dense > BUCKET) else 0.0
+        yield _Moment("the reduction", NUMBER * arrived, 0.0, NUMBER * sent + bucket(dense, layout))
+
+
 def _update(stages: list[Stage], layout: Layout, answer: Answer, mine: Held) -> _Moment:
     units = [unit for stage in stages for unit in stage.units]
-    return _Moment("the update", mine.gradients, 0.0, _at_update(units, layout, answer, mine))
+    # ZeRO 1 and 2 have nothing but their part of them by then, in the piece that they update with.
+    there = 0.0 if layout.zero is not None and layout.zero.stage < 3 else mine.gradients
+    return _Moment("the update", there, 0.0, _at_update(units, layout, answer, mine))
+
+
+def _is_ddp(layout: Layout) -> bool:
+    mesh = layout.mesh
+    return mesh.dp_replicate > 1 and mesh.dp_shard == 1 and mesh.pp == 1 and not layout.alone and layout.zero is None
 
 
 def _gradients_stay(layout: Layout) -> bool:
     """Say whether gradients are there while a backward pass goes on: of replicas in buckets, else of other passes."""
-    mesh = layout.mesh
-    ddp = mesh.dp_replicate > 1 and mesh.dp_shard == 1 and mesh.pp == 1 and not layout.alone
-    return ddp or layout.grad_accum > 1 or layout.zero is not None
+    return _is_ddp(layout) or layout.grad_accum > 1 or (layout.zero is not None and layout.zero.stage == 3)
 
 
 def _accumulated(stages: list[Stage], layout: Layout) -> float:
@@ -170,25 +197,45 @@ def _passes(stage: Stage, loss: UnitShape, layout: Layout, mine: Held, *, stays:
     b = layout.micro_batch
     chain = [*stage.units, loss] if stage.last else list(stage.units)
     layers = _layers(stage, loss, layout)
-    behind = [0.0 if stays else NUMBER * sum(_own(unit, layout) for unit in chain[i + 1 :]) for i in range(len(chain))]
     sharded = layout.mesh.dp_shard > 1 and layout.zero is None
-    accumulates = sharded and layout.grad_accum > 1
+    # FSDP2 makes a unit's share where it gives the whole up, which is counted as accumulated.
+    there = mine.gradients if stays and not (sharded and layout.grad_accum > 1) else 0.0
+    if _experts_apart(layout):
+        there -= NUMBER * sum(unit.spread for unit in chain)
     below = 0.0
     for i, unit in enumerate(chain):
-        # FSDP2 makes a unit's share where it gives the whole up, which is counted as accumulated.
-        there = mine.gradients if stays and not accumulates else 0.0
         kept_by_other = i == 0 or chain[i - 1].keeps_output or unit.keeps_input
         entry = 0.0 if kept_by_other else unit.input.at(b)
         forward, backward = (_gathered(chain, i, layout, whole, forward=forward) for forward in (True, False))
         yield _Moment(f"forward, unit {i + 1}", there, below + entry + highest(unit.forward.peak, b), forward)
-        # Going back, the units behind this one have made their gradients already.
-        there += behind[i]
+        made = there + _made(chain[i + 1 :], layout, stays=stays)
+        if _experts_apart(layout):
+            made += NUMBER * unit.spread
         peak = highest(unit.backward_again if stays and not sharded else unit.backward.peak, b)
-        yield _Moment(f"backward, unit {i + 1}", there, below + peak, backward)
+        yield _Moment(f"backward, unit {i + 1}", made, below + peak, backward)
         if sharded:  # when it ends, its whole gradient is there twice: once in the buffer that is scattered
             twice = 2 * NUMBER * unit.trained
-            yield _Moment(f"backward, end of unit {i + 1}", there, below + unit.input.at(b), backward + twice)
+            yield _Moment(f"backward, end of unit {i + 1}", made, below + unit.input.at(b), backward + twice)
         below += layers[i]
+
+
+def _made(behind: list[UnitShape], layout: Layout, *, stays: bool) -> float:
+    """Return what the units behind the one that is at work have made of gradients beside those that are there anyway.
+
+    Those of ZeRO 1 and 2 go into a bucket, too; stage 2 has nothing else of them.
+    """
+    made = NUMBER * sum(_own(unit, layout) for unit in behind)
+    if layout.zero is not None and layout.zero.stage < 3:
+        filled = bucket(sum(unit.trained for unit in behind), layout)
+        return filled + (made if layout.zero.stage == 1 and not stays else 0.0)
+    if _experts_apart(layout):
+        return NUMBER * sum(float(unit.spread) for unit in behind)
+    return 0.0 if stays else made
+
+
+def _experts_apart(layout: Layout) -> bool:
+    """Say whether DDP has the gradients of all but the experts in its buckets: theirs come and go with the passes."""
+    return _is_ddp(layout) and layout.grad_accum == 1
 
 
 def _own(unit: UnitShape, layout: Layout) -> float:

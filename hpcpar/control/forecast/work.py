@@ -55,6 +55,10 @@ class Work(Struct, frozen=True, kw_only=True):
     """Between ranks of a node, while something else is computed: weights and gradients of replicas and shards."""
     behind_outside: Link = Link()
     """The same between nodes."""
+    passed_inside: Link = Link()
+    """From stage to stage of a pipeline, between ranks of a node; calls are those in which a rank receives."""
+    passed_outside: Link = Link()
+    """The same between nodes."""
     sharing: Annotated[float, Meta(ge=1, le=MOST)] = 1.0
     """How many ranks take turns on what one of them is said to have."""
 
@@ -85,6 +89,8 @@ def work(model: Model, plain: Model, layout: Layout, answer: Answer) -> Work:
         outside=slowest.outside,
         behind_inside=slowest.behind_inside,
         behind_outside=slowest.behind_outside,
+        passed_inside=slowest.passed_inside,
+        passed_outside=slowest.passed_outside,
         bubble=bubble,
         bubble_known=known,
         useful_flops=useful,
@@ -103,11 +109,13 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
     units = [unit for stage in stages for unit in stage.units]
     chain = units + [model.loss for stage in stages if stage.last]
     b, m = layout.micro_batch, layout.grad_accum
-    links = dict.fromkeys(("inside", "outside", "behind_inside", "behind_outside"), Link())
+    links = {f"{kind}{where}": Link() for kind in ("", "behind_", "passed_") for where in ("inside", "outside")}
     for axis, calls, wire in _messages(stages, chain, layout, answer.moments):
         where = "outside" if reaches_out(layout, axis) else "inside"
         if axis in {"dp_shard", "dp_replicate"} and not layout.alone:
             where = f"behind_{where}"
+        elif axis == "pp":
+            where = f"passed_{where}"
         links[where] = links[where].plus(calls, wire)
     numbers = sum(unit.trained / _updates_of(layout) + unit.spread for unit in units)  # ep has cut experts already
     update = answer.update
@@ -122,6 +130,8 @@ def _on(model: Model, layout: Layout, answer: Answer, place: int) -> Work:
         outside=links["outside"],
         behind_inside=links["behind_inside"],
         behind_outside=links["behind_outside"],
+        passed_inside=links["passed_inside"],
+        passed_outside=links["passed_outside"],
         bubble=0.0,
         bubble_known=True,
         useful_flops=0.0,
@@ -161,7 +171,7 @@ def _messages(
     for stage in stages:
         # Of every boundary with another rank: what goes on, and what comes back.
         received = stage.units[0].input.at(b) if not stage.first else stage.units[-1].output.at(b)
-        yield "pp", 2 * m * stage.neighbours, m * stage.neighbours * received
+        yield "pp", m * stage.neighbours, m * stage.neighbours * received
     yield from _of_gradients(stages, layout, moments)
 
 

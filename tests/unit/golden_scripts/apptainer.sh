@@ -25,6 +25,11 @@ run_name=${runs[${SLURM_ARRAY_TASK_ID:-0}]}
 export HPCPAR_ATTEMPT="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}.${SLURM_RESTART_COUNT:-0}"
 run_folder=/runs/s/$run_name
 mkdir -p "$run_folder/logs"
+# A controller that was killed may start a job twice and count it once: no two starts write into the same files.
+while ! (set -o noclobber && : >"$run_folder/events.$HPCPAR_ATTEMPT.jsonl") 2>/dev/null &&
+  [ -e "$run_folder/events.$HPCPAR_ATTEMPT.jsonl" ]; do
+  HPCPAR_ATTEMPT=${HPCPAR_ATTEMPT%.*}.$((${HPCPAR_ATTEMPT##*.} + 1))
+done
 
 # --cpus-per-task stands here because srun does not inherit it (Slurm 22.05 to 23.02); a rank that dies ends the others.
 srun --nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=8 --kill-on-bad-exit=1 --output="${run_folder//%/%%}/logs/$HPCPAR_ATTEMPT.%t.log" \
