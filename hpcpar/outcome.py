@@ -72,6 +72,8 @@ class Live(NamedTuple):
     nodes: str = ""
     starts: float | None = None
     """When the scheduler expects what waits to start, in seconds since the epoch."""
+    queue: str = ""
+    """Folder of the local queue that has it, where that is another than this process's."""
 
 
 def decide(folder: RunFolder, live: Live | None = None) -> Outcome:

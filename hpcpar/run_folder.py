@@ -7,6 +7,7 @@ A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -208,6 +209,15 @@ class RunFolder:
     def last_step(self, attempt: str) -> int:
         """Return the number of the last recorded step, 0 where there is none."""
         return max((step.step for step in self.last_steps(attempt)), default=0)
+
+    def last_written(self) -> float:
+        """Return when its attempts last wrote events or steps, in seconds since the epoch; 0 where none did."""
+        newest = 0.0
+        for attempt in self.attempts():
+            for path in (self.events_path(attempt), self.steps_path(attempt)):
+                with contextlib.suppress(OSError):
+                    newest = max(newest, path.stat().st_mtime)
+        return newest
 
 
 _time = operator.attrgetter("time")

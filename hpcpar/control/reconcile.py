@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcpar.control import local_queue, slurm
+from hpcpar.control import elsewhere, local_queue, slurm
 from hpcpar.control.pending import in_words
 from hpcpar.errors import NoSchedulerError, SchedulerError, StorageError
 from hpcpar.outcome import Live, is_outdated
@@ -130,6 +130,7 @@ def note_submission(folder: BatchFolder, batch: Batch) -> None:
             reason=batch.why.get(index, ""),
             excluded=batch.excluded,
             shared=index in batch.shared,
+            queue=accepted.queue,
         )
         run.add_submission(line)
 
@@ -151,6 +152,7 @@ def _adopt(folder: BatchFolder, job_id: str) -> None:
             script_sha256=intent.script_sha256,
             gate=intent.gate,
             code_sha256=intent.code_sha256,
+            queue=intent.queue,
         )
     )
     note_submission(folder, folder.read())
@@ -159,8 +161,10 @@ def _adopt(folder: BatchFolder, job_id: str) -> None:
 def _give_up(folder: BatchFolder) -> None:
     """Say of a submission that it never reached the scheduler, once it cannot be on its way any more."""
     intent = _intent(folder)
-    alive = intent.host == socket.gethostname() and Path(f"/proc/{intent.pid}").exists() and intent.pid != os.getpid()
-    if not alive and (time.time() - intent.time > IN_FLIGHT_S or intent.scheduler == "local"):
+    here = intent.host == socket.gethostname()
+    alive = here and Path(f"/proc/{intent.pid}").exists() and intent.pid != os.getpid()
+    known_dead = intent.scheduler == "local" and (here or not intent.host)
+    if not alive and (known_dead or time.time() - intent.time > IN_FLIGHT_S):
         folder.journal(BatchLine(kind="refused", time=time.time(), error="it never reached the scheduler"))
 
 
@@ -169,16 +173,20 @@ def _give_up(folder: BatchFolder) -> None:
 
 def _local(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Live]) -> None:
     for folder in lost:
-        if _intent(folder).scheduler != "local":
+        intent = _intent(folder)
+        if intent.scheduler != "local":
             continue
-        if local_queue.holds(folder) or _attempt_of(folder, {local_queue.job_id_of(folder.key, 0, 2)}):
+        queue = Path(intent.queue) if intent.queue else None
+        if local_queue.holds(folder, queue) or _attempt_of(folder, {local_queue.job_id_of(folder.key, 0, 2)}):
             _adopt(folder, local_queue.job_id_of(folder.key, 0, 1))
-        else:
+        elif elsewhere.may_give_up(intent):
             _give_up(folder)
-    mine = [one for one in open_runs if one.submission.scheduler == "local"]
+    local = [one for one in open_runs if one.submission.scheduler == "local"]
+    mine = [one for one in local if not elsewhere.queue_of(one.submission)]
     if mine:
         states = local_queue.live_states()
         live.update({one.run.path: states.get(one.submission.job_id, Live("gone")) for one in mine})
+    live.update(elsewhere.states(one for one in local if elsewhere.queue_of(one.submission)))
 
 
 def _attempt_of(folder: BatchFolder, job_ids: set[str]) -> bool:
@@ -301,14 +309,7 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
 
 def _last_sign(one: _Open) -> float:
     """Return when the run or its submission last showed a sign of life."""
-    newest = one.submission.time
-    for attempt in one.run.attempts():
-        for path in (one.run.events_path(attempt), one.run.steps_path(attempt)):
-            try:
-                newest = max(newest, path.stat().st_mtime)
-            except OSError:
-                continue
-    return newest
+    return max(one.submission.time, one.run.last_written())
 
 
 def _settle(one: _Open, state: str, exit_code: str, reason: str, trouble: list[str]) -> None:

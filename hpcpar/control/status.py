@@ -137,7 +137,7 @@ def _look(studies: list[StudyFolder]) -> Status:
         counts={state: counts[state] for state in STATES if counts[state]},
         causes=dict(Counter(row.cause for row in rows if row.state == "failed").most_common()),
         unreadable=unreadable,
-        trouble=[*knowledge.trouble, *_queue_trouble(rows), *_unreadable_trouble(unreadable)],
+        trouble=[*knowledge.trouble, *_queue_trouble(rows, knowledge.live), *_unreadable_trouble(unreadable)],
     )
 
 
@@ -196,9 +196,10 @@ def _unreadable_trouble(names: list[str]) -> list[str]:
     return [f"not shown, because spec.json is gone or damaged: {shown}; `hpcpar collect` lists them"]
 
 
-def _queue_trouble(rows: list[StatusRow]) -> list[str]:
-    waiting = any(row.state == "queued" and row.job_id.startswith(local_queue.JOB_PREFIX) for row in rows)
-    if waiting and not local_queue.is_alive():
+def _queue_trouble(rows: list[StatusRow], live: dict[Path, Live]) -> list[str]:
+    waiting = (row for row in rows if row.state == "queued" and row.job_id.startswith(local_queue.JOB_PREFIX))
+    mine = any(Path(row.folder) not in live or not live[Path(row.folder)].queue for row in waiting)
+    if mine and not local_queue.is_alive():
         return [
             "the local queue has stopped before its end (its process was killed, or the machine was restarted); "
             "`hpcpar resume` goes on where it stopped"
