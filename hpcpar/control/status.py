@@ -55,7 +55,7 @@ class Status(Struct, kw_only=True):
     causes: dict[str, int]
     """Failed runs by cause, the most frequent first."""
     unreadable: list[str]
-    """Runs that no row can be made of: their spec.json is gone or damaged. As STUDY/RUN."""
+    """Runs that no row can be made of: their spec.json is gone, damaged, or may not be read. As STUDY/RUN."""
     trouble: list[str]
     sent: list[str] = []
     """What the studies' policies sent again, a sentence for each run; and what had waited for room in the queue."""
@@ -193,7 +193,7 @@ def _unreadable_trouble(names: list[str]) -> list[str]:
     if not names:
         return []
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return [f"not shown, because spec.json is gone or damaged: {shown}; `hpcpar collect` lists them"]
+    return [f"not shown, because spec.json is gone, damaged, or may not be read: {shown}; `hpcpar collect` lists them"]
 
 
 def _queue_trouble(rows: list[StatusRow], live: dict[Path, Live]) -> list[str]:

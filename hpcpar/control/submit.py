@@ -20,11 +20,12 @@ import msgspec
 from hpcpar.control import local_queue, slurm, writing
 from hpcpar.control.again import requests
 from hpcpar.control.forecast.ask import known
+from hpcpar.control.noting import Knowledge, note_submission
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.planning import pairing
 from hpcpar.control.planning.limits import limit_problems
 from hpcpar.control.planning.pairing import Job
-from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
+from hpcpar.control.reconcile import reconcile
 from hpcpar.control.render import Script
 from hpcpar.control.scripts import code_of, script_of, worker_script_of
 from hpcpar.errors import InputError, NoSchedulerError, Problem, SchedulerError
