@@ -136,6 +136,16 @@ class RunFolder:
         """Say whether there is a result, readable or not."""
         return os.path.isfile(f"{self.at}/record.json")  # noqa: PTH113
 
+    def record_refused(self) -> str:
+        """Say why record.json cannot be read although it is there: no right to, or its disk fails; "" where it can."""
+        try:
+            open_file(f"{self.at}/record.json").close()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        return ""
+
     def newer_record(self) -> records.Head | None:
         """Return the head of a result that only a newer hpcpar can read; None where it is none."""
         head = records.read_one(f"{self.at}/record.json", records.Head) if self.record() is None else None

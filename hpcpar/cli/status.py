@@ -69,7 +69,7 @@ def _look_once(studies: list[StudyFolder], *, policy: bool) -> Status:
 
 
 def _exit_code(status: Status) -> int:
-    return int(status.counts.get("failed", 0) > 0 or bool(status.unreadable))
+    return int(any(status.counts.get(state) for state in ("failed", "unreadable")) or bool(status.unreadable))
 
 
 def choose_studies(paths: tuple[Path, ...], *, latest: bool = False) -> list[StudyFolder]:

@@ -11,7 +11,14 @@ from hpcpar.units import human_duration
 if TYPE_CHECKING:
     from hpcpar.control.status import Status, StatusRow
 
-_COLOURS = {"done": "green", "failed": "red", "running": "cyan", "queued": "yellow", "submitted": "yellow"}
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "unreadable": "red",
+    "running": "cyan",
+    "queued": "yellow",
+    "submitted": "yellow",
+}
 _COLUMNS = ("run", "strategy", "mesh", "nodes", "repeat", "state", "step", "elapsed", "left", "note")
 _NUMBERS = ("nodes", "repeat", "step", "elapsed", "left")
 _AROUND = 6
@@ -91,7 +98,7 @@ def note(row: StatusRow) -> str:
 
 def _most_telling(rows: list[StatusRow], most: int) -> list[StatusRow]:
     """Choose what fits: failures first, then what runs, then the rest; kept in the table's order."""
-    rank = {"failed": 0, "running": 1, "queued": 2, "submitted": 2, "planned": 3, "done": 4}
+    rank = {"failed": 0, "unreadable": 0, "running": 1, "queued": 2, "submitted": 2, "planned": 3, "done": 4}
     chosen = sorted(range(len(rows)), key=lambda i: (rank.get(rows[i].state, 5), i))[:most]
     return [rows[i] for i in sorted(chosen)]
 

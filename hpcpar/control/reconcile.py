@@ -17,7 +17,7 @@ from hpcpar.control import elsewhere, local_queue, slurm
 from hpcpar.control.noting import Knowledge, adopt, give_up, intent_of, note_what_can_be
 from hpcpar.control.pending import in_words
 from hpcpar.errors import NoSchedulerError, SchedulerError, StorageError
-from hpcpar.outcome import Live, is_outdated
+from hpcpar.outcome import Live, is_outdated, result_of
 from hpcpar.runs import BatchFolder, RunFolder, StudyFolder, batch_tag
 from hpcpar.spec import Submission
 
@@ -69,8 +69,8 @@ def _open(run: RunFolder) -> _Open | None:
     submitted = next((line for line in reversed(submissions) if line.kind == "submitted"), None)
     if run.has_record():
         again = sum(line.kind == "submitted" for line in submissions) > 1
-        record = run.record() if again else None  # only a second submission can outdate a result
-        if record is None or not is_outdated(record, submitted):
+        result = result_of(run) if again else None  # only a second submission can outdate a result
+        if result is None or not (result.wrong or (result.record and is_outdated(result.record, submitted))):
             return None
     if submitted is None or any(s.kind == "ended" and s.job_id == submitted.job_id for s in submissions):
         return None

@@ -12,12 +12,12 @@ from msgspec import Struct
 from hpcpar.control import local_queue
 from hpcpar.control.again import requests
 from hpcpar.control.reconcile import reconcile
-from hpcpar.outcome import Live, Outcome, decide
+from hpcpar.outcome import UNREADABLE, Live, Outcome, decide
 from hpcpar.records import Step
 from hpcpar.runs import RunFolder, StudyFolder
 
-STATES = ("planned", "submitted", "queued", "running", "done", "failed")
-FINAL = frozenset({"done", "failed", "planned"})
+STATES = ("planned", "submitted", "queued", "running", "done", "failed", UNREADABLE)
+FINAL = frozenset({"done", "failed", "planned", UNREADABLE})
 
 
 class StatusRow(Struct, kw_only=True):
@@ -174,7 +174,7 @@ def _row(study: StudyFolder, folder: RunFolder, live: Live | None) -> StatusRow 
 
 
 def _elapsed_s(found: Outcome, live: Live | None) -> float | None:
-    if found.state in ("planned", "queued", "submitted"):
+    if found.state in ("planned", "queued", "submitted", UNREADABLE):
         return None
     if live is not None and live.elapsed_s is not None:
         return live.elapsed_s

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records_oracle import Oracle, Truth, change_record, loss_at, peak_bytes
+from records_oracle import Oracle, Truth, change_record, loss_at, peak_bytes, refuse
 
 from hpcpar import records
 from hpcpar.analysis.rows.reduce import UNREADABLE, Row, reduce_run
@@ -112,8 +112,17 @@ def test_a_record_of_another_run_is_no_result(run):
 
     row = reduce_run(run)
 
-    assert (row.state, row.usable) == ("failed", False)
-    assert "record.json belongs to another run (0123456789)" in row.message
+    assert (row.state, row.cause, row.usable) == ("failed", "data", False)
+    assert row.message.count("record.json belongs to another run (0123456789)") == 1
+
+
+def test_a_record_that_may_not_be_read_is_no_failure(run, monkeypatch):
+    refuse(monkeypatch, run.record_path)
+
+    row = reduce_run(run)
+
+    assert (row.state, row.cause, row.usable) == (UNREADABLE, "", False)
+    assert row.message == "record.json cannot be read: Permission denied"
 
 
 def test_a_damaged_record_is_no_result_and_counted(run):
