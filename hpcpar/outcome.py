@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hpcpar.records import Cause, Event, Head, RunRecord
+from hpcpar.records import Cause, Event, Head, RunRecord, span_s
 from hpcpar.runs import RunFolder
 from hpcpar.spec import SCHEMA, Submission
 
@@ -64,6 +64,11 @@ class Outcome(NamedTuple):
     """Lines of the run's own files that could not be read."""
     nodes: tuple[str, ...] = ()
     """Of a failure: the node that told its cause, else all nodes of the attempt."""
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds from its start to its end; None where it lacks one of them, or they are impossible."""
+        return None if self.started is None or self.ended is None else span_s(self.started, self.ended)
 
 
 class Live(NamedTuple):

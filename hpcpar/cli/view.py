@@ -25,6 +25,7 @@ _DISPENSABLE = ("note", "repeat", "left", "mesh", "strategy", "elapsed", "step",
 _NOTE_WIDTH = 24
 """A note that got less would be a tower of syllables: it stands below the table then."""
 _NUMBERS = ("nodes", "repeat", "step", "elapsed", "left")
+_BEGAN = frozenset({"running", "done", "failed"})
 _GAP = 2
 """Blanks between two columns, and around the table."""
 WIDE = 200
@@ -108,7 +109,8 @@ def _cells(row: StatusRow) -> list[Any]:
     state = Text(row.state + (f": {row.cause}" if row.cause else ""), style=_COLOURS.get(row.state, ""))
     step = f"{row.step}/{row.steps}" if row.step else ""
     words = (row.run, row.strategy, row.mesh, str(row.nodes), str(row.repeat))
-    times = (_duration(row.elapsed_s), _duration(row.left_s, "~"))
+    unknown = "-" if row.state in _BEGAN else ""
+    times = (_duration(row.elapsed_s) or unknown, _duration(row.left_s, "~"))
     return [*map(_safe, words), state, *map(Text, (step, *times)), _safe(note(row))]
 
 

@@ -37,7 +37,7 @@ class StatusRow(Struct, kw_only=True):
     step: int
     steps: int
     elapsed_s: float | None
-    """Wall time since its first rank began (running) or until its end (done, failed)."""
+    """Wall time since its first rank began (running) or until its end (done, failed); None where a clock was set."""
     left_s: float | None
     """Of what runs: about how long its remaining steps take, at the pace of the last ones."""
     starts: float | None
@@ -177,8 +177,8 @@ def _elapsed_s(found: Outcome, live: Live | None) -> float | None:
     if found.state in ("planned", "queued", "submitted", UNREADABLE):
         return None
     if live is not None and live.elapsed_s is not None:
-        return live.elapsed_s
-    return None if found.started is None else (found.ended or time.time()) - found.started
+        return live.elapsed_s if live.elapsed_s >= 0 else None
+    return found._replace(ended=time.time() if found.ended is None else found.ended).wall_s
 
 
 def _left_s(last: list[Step], num_left: int) -> float | None:

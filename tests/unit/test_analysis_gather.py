@@ -136,6 +136,12 @@ def test_runs_that_shared_a_machine_at_the_same_time_are_marked(tmp_path):
     assert shared == {runs[0].path.name: 1, runs[1].path.name: 1}
 
 
+def test_a_run_with_an_impossible_end_is_no_company_for_those_after_it(tmp_path):
+    runs = ORACLE.write(tmp_path)
+    change_record(runs[0], ended=1e300)
+    assert not any(row.shared_with for row in gather([tmp_path]).rows)
+
+
 def test_runs_that_follow_each_other_or_use_no_cpu_share_nothing(tmp_path):
     runs = ORACLE.write(tmp_path)
     first = runs[0].record()

@@ -164,6 +164,25 @@ def test_impossible_sizes_are_damage(run, field, size):
     assert f"{field} {size}" in row.message
 
 
+@pytest.mark.parametrize(
+    ("started", "ended"), [(1e9, 1e300), (1e9, 0.0), (1e9, 1e9 - 1.0), (-5.0, 1e9), (1e300, 1e300)]
+)
+def test_impossible_times_are_left_out_and_said(run, started, ended):
+    record = run.record()
+    records.append(run.events_path(record.attempt), Event(time=record.ended, kind="script_exit", data={"code": 0}))
+    before = reduce_run(run)
+    change_record(run, started=started, ended=ended)
+
+    row = reduce_run(run)
+
+    assert row.usable
+    assert row.step_time_s == before.step_time_s
+    assert (row.started, row.ended, row.wall_s, row.effective_time_ratio) == (None, None, None, None)
+    assert row.measured_node_h == pytest.approx(before.measured_node_h, rel=0.01), "by its events"
+    assert "idle" not in row.phases
+    assert any("its times were left out" in note for note in row.notes)
+
+
 def test_a_newer_schema_is_read_and_said(run):
     change_record(run, schema=SCHEMA + 1)
 

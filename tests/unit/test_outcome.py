@@ -1,6 +1,7 @@
 """What became of a run: the run's own words, the scheduler's, and who is believed when they differ."""
 
 import os
+import time
 from typing import Any
 
 import msgspec
@@ -245,6 +246,24 @@ def test_a_later_job_is_asked_for_where_the_earlier_result_is_damaged(story, com
     commands.write("squeue", r"printf '8|N/A|RUNNING|0:01|N/A|n1|n|n1\n'")
     (row,) = get_status([StudyFolder(story.folder.path.parent)]).rows
     assert row.state == "running"
+
+
+@pytest.mark.parametrize("times", [{"started": 1e9, "ended": 1.0}, {"ended": 1e300}, {"started": -1e9}])
+def test_of_times_that_no_clock_showed_there_is_no_duration(story, times, capsys):
+    story.submitted().event("start").record(**times)
+    study = StudyFolder(story.folder.path.parent)
+    (row,) = get_status([study]).rows
+    assert (row.state, row.elapsed_s) == ("done", None)
+    assert main(["status", str(study.path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if row.run in line]
+    assert line.split()[-1] == "-"
+
+
+def test_a_start_in_the_future_is_no_negative_duration(story, commands):
+    story.submitted()
+    records.append(story.folder.events_path(ATTEMPT), Event(time=time.time() + 1e6, kind="start"))
+    (row,) = get_status([StudyFolder(story.folder.path.parent)]).rows
+    assert (row.state, row.elapsed_s) == ("running", None)
 
 
 def test_a_run_that_nobody_knows_any_more_vanished(story):

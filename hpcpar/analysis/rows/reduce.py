@@ -12,9 +12,9 @@ import msgspec
 from hpcpar.analysis.rows import billing, diagnosed, usage
 from hpcpar.analysis.rows.attempts import goodput, read_history
 from hpcpar.analysis.rows.row import MISSING, UNREADABLE, Row
-from hpcpar.analysis.rows.window import LONGEST_S, Window, measure
+from hpcpar.analysis.rows.window import Window, measure
 from hpcpar.outcome import Outcome, decide, result_of
-from hpcpar.records import Cause, RunRecord
+from hpcpar.records import LONGEST_S, Cause, RunRecord
 from hpcpar.runs import RunFolder, Snapshot
 from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec
 from hpcpar.storage import in_utf8
@@ -86,7 +86,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         **_evaluated(record),
         whole_program=whole,
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
-        notes=_notes(spec, record, window),
+        notes=_notes(spec, record, outcome, window),
         replayed_steps=history.replayed_steps,
         **goodput(window, history.wall_s, whole=whole),
     )
@@ -193,6 +193,7 @@ def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window:
     state, cause = outcome.state, outcome.cause.value if outcome.cause else ""
     if state == "done" and record is None:  # of a newer version, which the message says
         state, cause = UNREADABLE, ""
+    possible = not _is_impossible(outcome)
     words = [outcome.message, "" if record_note in outcome.message else record_note]
     if record is not None and state == "failed" and not outcome.message:
         words += record.notes
@@ -204,9 +205,13 @@ def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window:
         "message": "; ".join(filter(None, words)),
         "attempts": outcome.num_attempts,
         "too_few_steps": bool(window.reason) and (outcome.num_attempts > 0 or state == "done"),
-        "started": outcome.started,
-        "ended": outcome.ended,
+        "started": outcome.started if possible else None,
+        "ended": outcome.ended if possible else None,
     }
+
+
+def _is_impossible(outcome: Outcome) -> bool:
+    return outcome.started is not None and outcome.ended is not None and outcome.wall_s is None
 
 
 def _is_whole(record: RunRecord | None) -> bool:
@@ -310,7 +315,7 @@ def _possible(seconds: float) -> bool:
     return 0 <= seconds <= LONGEST_S
 
 
-def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:
+def _notes(spec: RunSpec, record: RunRecord | None, outcome: Outcome, window: Window) -> tuple[str, ...]:
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
         notes.append("written by a newer hpcpar: fields unknown to this one were left out")
@@ -319,6 +324,8 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     if record is not None and record.lineage:
         resumed = ", ".join(str(span.first) for span in record.lineage[1:])
         notes.append(f"went on from a checkpoint before step {resumed}")
+    if _is_impossible(outcome):
+        notes.append("its times were left out: a clock was set while it ran, or they are damaged")
     lost = [] if record is None else [name for name, seconds in record.phases.items() if not _possible(seconds)]
     if lost:
         notes.append(f"impossible seconds of the phases {', '.join(lost)} were left out")
