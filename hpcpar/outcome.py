@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hpcpar.records import Cause, Event, Head, RunRecord
+from hpcpar.records import Cause, Event, Head, RunRecord, span_s
 from hpcpar.runs import RunFolder
 from hpcpar.spec import SCHEMA, Submission
 
@@ -45,11 +45,15 @@ CHECKPOINTED_CODE = 85
 """Exit code of a job script whose run stopped before the time limit and left a checkpoint to go on from."""
 
 
+UNREADABLE = "unreadable"
+"""State of a run whose files are there and say nothing: nobody knows what became of it, so it is not sent again."""
+
+
 class Outcome(NamedTuple):
     """The state of a run for a person."""
 
     state: str
-    """planned, submitted, queued, running, done, failed."""
+    """planned, submitted, queued, running, done, failed, unreadable."""
     cause: Cause | None
     message: str
     attempt: str
@@ -60,6 +64,11 @@ class Outcome(NamedTuple):
     """Lines of the run's own files that could not be read."""
     nodes: tuple[str, ...] = ()
     """Of a failure: the node that told its cause, else all nodes of the attempt."""
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds from its start to its end; None where it lacks one of them, or they are impossible."""
+        return None if self.started is None or self.ended is None else span_s(self.started, self.ended)
 
 
 class Live(NamedTuple):
@@ -72,6 +81,39 @@ class Live(NamedTuple):
     nodes: str = ""
     starts: float | None = None
     """When the scheduler expects what waits to start, in seconds since the epoch."""
+    queue: str = ""
+    """Folder of the local queue that has it, where that is another than this process's."""
+
+
+class Result(NamedTuple):
+    """record.json as far as it counts for its run."""
+
+    record: RunRecord | None
+    wrong: str = ""
+    """Why a record.json that is there does not count, in words."""
+    refused: bool = False
+    """It could not be opened, so that what it says is unknown."""
+    newer: Head | None = None
+    """Of a record.json that only a newer version can read."""
+
+
+def result_of(folder: RunFolder) -> Result:
+    """Read a run's result; one that is damaged or of another run is none."""
+    record = folder.record()
+    if record is None:
+        return _no_result(folder) if folder.has_record() else Result(None)
+    spec = folder.spec()
+    if spec is not None and record.key != spec.key:
+        return Result(None, f"record.json belongs to another run ({record.key})")
+    return Result(record)
+
+
+def _no_result(folder: RunFolder) -> Result:
+    refused = folder.record_refused()
+    if refused:
+        return Result(None, f"record.json cannot be read: {refused}", refused=True)
+    newer = folder.newer_record()
+    return Result(None, "record.json is damaged") if newer is None else Result(None, newer=newer)
 
 
 def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
@@ -88,17 +130,16 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
     events: list[Event] = reading.records if reading else []
     rejected = reading.rejected if reading else 0
     submitted = _last(submissions, "submitted")
-    record = folder.record()
-    unreadable = record is None and folder.has_record()
+    result = result_of(folder)
+    record = result.record
     if record is not None and is_outdated(record, submitted) and live is not None and live.state != "gone":
         record = None
     started = events[0].time if events else None
     if record is not None:
         return _done(record, len(attempts), rejected)
     base = Outcome("", None, "", attempt, len(attempts), started, None, rejected)
-    newer = folder.newer_record() if unreadable else None
-    if newer is not None:
-        return _of_a_newer_version(base, newer)
+    if result.newer is not None:
+        return _of_a_newer_version(base, result.newer)
     ended = _last(submissions, "ended")
     resubmitted = submitted is not None and not _belongs(attempt, submitted.job_id)
     if resubmitted:  # a later job is on its way; what the earlier attempt left is history
@@ -108,11 +149,15 @@ def decide(folder: RunFolder, live: Live | None = None) -> Outcome:
         ended = None
     if live is not None and live.state in ("queued", "running"):
         return base._replace(state=live.state, message=live.reason)
-    closed = _closed(base, events, ended, unreadable=unreadable)
+    if result.refused:
+        return base._replace(state=UNREADABLE, message=result.wrong)
+    closed = _closed(base, events, ended, result.wrong)
     awaited = ended is None and live is not None and live.state == "ending"
     if awaited and closed is not None and closed.cause not in _SPECIFIC:
         # A signal or a lost connection is a consequence: in a moment the scheduler will say of what.
         return base._replace(state="running", message="it ended; the scheduler's word on why is awaited")
+    if closed is None and result.wrong and not resubmitted:  # whoever wrote a result had ended
+        return base._replace(state="failed", cause=Cause.DATA, message=result.wrong)
     return closed or _open(base, events, submitted, live)
 
 
@@ -133,8 +178,8 @@ def _of_a_newer_version(base: Outcome, head: Head) -> Outcome:
     return base._replace(state="done" if done else "failed", cause=cause, message=message)
 
 
-def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unreadable: bool) -> Outcome | None:
-    """Return the outcome when somebody said that it is over."""
+def _closed(base: Outcome, events: list[Event], ended: Submission | None, wrong: str) -> Outcome | None:
+    """Return the outcome when somebody said that it is over; `wrong` is what is wrong with its result."""
     errors = [event for event in events if event.kind == "error"]
     exits = [event for event in events if event.kind in ("exit", "script_exit")]
     if not exits and ended is None:
@@ -156,8 +201,8 @@ def _closed(base: Outcome, events: list[Event], ended: Submission | None, *, unr
         message = "by `hpcpar cancel`" if ours else f"the scheduler says {ended.state}"
         return base._replace(cause=by_scheduler, message=message)
     cause, message = _from_code(code, events, ended)
-    if unreadable:
-        cause, message = Cause.DATA, "record.json is damaged"
+    if wrong:
+        cause, message = Cause.DATA, wrong
     return base._replace(cause=cause, message=message)
 
 

@@ -29,6 +29,18 @@ MAX_BYTES_OF_ONE = 32 * 1024**2
 """The largest file that can be one record: 10,000 ranks have 3 MiB."""
 
 
+LONGEST_S = 1e9
+"""No step and no run lasts thirty years: such a time is a damaged number."""
+_LATEST = 1e11
+"""No record is of the year 5138."""
+
+
+def span_s(started: float, ended: float) -> float | None:
+    """Return the seconds from one moment to another; None where a clock was set in between, or a number is damaged."""
+    possible = 0 <= started <= ended <= _LATEST and ended - started <= LONGEST_S
+    return ended - started if possible else None
+
+
 class Cause(enum.StrEnum):
     """Why a run ended; `ok` is the only good one."""
 
@@ -245,6 +257,11 @@ class RunRecord(Struct, kw_only=True):
     notes: list[str] = field(default_factory=list)
     lineage: list[Span] = field(default_factory=list)
     """Which attempts did which updates, where the run went on from a checkpoint; empty: `attempt` did all."""
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds from the start of its first rank to its end; None where these times are impossible."""
+        return span_s(self.started, self.ended)
 
 
 class Head(Struct, kw_only=True):

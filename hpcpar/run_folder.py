@@ -7,6 +7,7 @@ A is the attempt, JOBID[_TASK].RESTARTS. Append-only files are the truth.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -135,6 +136,16 @@ class RunFolder:
         """Say whether there is a result, readable or not."""
         return os.path.isfile(f"{self.at}/record.json")  # noqa: PTH113
 
+    def record_refused(self) -> str:
+        """Say why record.json cannot be read although it is there: no right to, or its disk fails; "" where it can."""
+        try:
+            open_file(f"{self.at}/record.json").close()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        return ""
+
     def newer_record(self) -> records.Head | None:
         """Return the head of a result that only a newer hpcpar can read; None where it is none."""
         head = records.read_one(f"{self.at}/record.json", records.Head) if self.record() is None else None
@@ -208,6 +219,15 @@ class RunFolder:
     def last_step(self, attempt: str) -> int:
         """Return the number of the last recorded step, 0 where there is none."""
         return max((step.step for step in self.last_steps(attempt)), default=0)
+
+    def last_written(self) -> float:
+        """Return when its attempts last wrote events or steps, in seconds since the epoch; 0 where none did."""
+        newest = 0.0
+        for attempt in self.attempts():
+            for path in (self.events_path(attempt), self.steps_path(attempt)):
+                with contextlib.suppress(OSError):
+                    newest = max(newest, path.stat().st_mtime)
+        return newest
 
 
 _time = operator.attrgetter("time")

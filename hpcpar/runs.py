@@ -77,6 +77,8 @@ class BatchLine(Struct, kw_only=True, omit_defaults=True):
     error: str = ""
     host: str = ""
     pid: int = 0
+    queue: str = ""
+    """Folder of the local queue that was asked; "": Slurm, or an older version."""
 
 
 class Batch(NamedTuple):

@@ -287,6 +287,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     """Nodes that this job was kept away from."""
     shared: bool = False
     """The job has other runs too (`submit --paired`)."""
+    queue: str = ""
+    """Folder of the local queue that has it: of one machine and one state folder. "": Slurm, or an older version."""
     state: str = ""
     reason: str = ""
     """Of what is submitted: why, where nobody asked for it by `submit`. Of what has ended: the scheduler's word."""

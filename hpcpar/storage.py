@@ -40,7 +40,10 @@ def make_folder(path: Path, *, exist_ok: bool = True) -> None:
         _make_one(path, exist_ok=exist_ok)  # mostly it is the last folder alone that is missing
     except (FileNotFoundError, NotADirectoryError):
         _make_parents(path)
-        _make_one(path, exist_ok=exist_ok)
+        try:
+            _make_one(path, exist_ok=exist_ok)
+        except (FileNotFoundError, NotADirectoryError) as error:  # as below /proc
+            raise StorageError(path, error) from error
 
 
 def _make_parents(path: Path) -> None:

@@ -30,8 +30,7 @@ def command(runs: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
     targets, trouble = under_way(select_runs(runs))
     for text in trouble:
         warn(text)
-    if not dry_run:
-        cancel(targets)
+    cancel(targets, dry_run=dry_run)
     if as_json:
         print_json([run.path.name for run in targets])
         return 0

@@ -22,15 +22,17 @@ Examples:
   hpcpar logs 4c457a06ee --follow         and what comes, until the run has ended
 """
 
+_NOT_BEGUN = "no rank has begun: see `hpcpar status`"
+
 
 @click.command(epilog=_EPILOG)
 @click.argument("run", metavar="RUN")
-@click.option("--rank", type=click.IntRange(min=0), default=0, help="Which rank (default: 0).")
+@click.option("--rank", type=click.IntRange(min=0), help="Which rank (default: 0).")
 @click.option("--attempt", default="", help="An earlier attempt, as --json lists them (default: the latest).")
 @click.option("-n", "--lines", type=click.IntRange(min=1), help="Only the last lines of each file.")
 @click.option("--follow", is_flag=True, help="Go on with what is printed, until the run has ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print the paths of all logs, by attempt.")
-def command(run: str, *, rank: int, attempt: str, lines: int | None, follow: bool, as_json: bool) -> int:
+def command(run: str, *, rank: int | None, attempt: str, lines: int | None, follow: bool, as_json: bool) -> int:
     """Print what the job script and a rank of RUN printed. RUN is a name as `hpcpar status` shows it, or a folder.
 
     What a terminal would obey is shown as escapes.
@@ -42,9 +44,13 @@ def command(run: str, *, rank: int, attempt: str, lines: int | None, follow: boo
     if as_json:
         print_json({name: [str(path) for path in _logs(folder, name)] for name in _attempts(folder)})
         return 0
+    _refuse_attempt(folder, attempt)
+    if rank is not None:
+        _refuse_rank(folder, attempt, rank, follow=follow)
+    rank = rank or 0
     paths = _wanted(folder, attempt, rank)
     if not follow and not paths:
-        raise InputError(Problem(folder.path.name, f"has no log of rank {rank}", _hint(folder, attempt)))
+        raise _no_log(folder, attempt, rank)
     places = {path: _print(path, 0, lines) for path in paths}
     going = follow
     while going:
@@ -53,6 +59,35 @@ def command(run: str, *, rank: int, attempt: str, lines: int | None, follow: boo
         for path in _wanted(folder, attempt, rank):
             places[path] = _print(path, places.get(path, 0), None)
     return 0
+
+
+def _refuse_attempt(folder: RunFolder, attempt: str) -> None:
+    there = _attempts(folder)
+    if attempt and attempt not in there:
+        hint = f"there are: {', '.join(there)}" if there else _NOT_BEGUN
+        raise InputError(Problem(folder.path.name, f"has no attempt '{attempt}'", hint))
+
+
+def _refuse_rank(folder: RunFolder, attempt: str, rank: int, *, follow: bool) -> None:
+    """Refuse a rank without a log, unless it is one of the run's own that may still print something."""
+    spec = folder.spec()
+    may_come = follow and (spec is None or rank < spec.identity.world_size)
+    if rank not in _ranks(folder, _latest(folder, attempt)) and not may_come:
+        raise _no_log(folder, attempt, rank)
+
+
+def _no_log(folder: RunFolder, attempt: str, rank: int) -> InputError:
+    ranks = ", ".join(map(str, _ranks(folder, _latest(folder, attempt))))
+    hint = f"ranks with a log: {ranks}" if ranks else _NOT_BEGUN
+    return InputError(Problem(folder.path.name, f"has no log of rank {rank}", hint))
+
+
+def _ranks(folder: RunFolder, attempt: str) -> list[int]:
+    """Return the ranks of an attempt that printed something."""
+    mark = f"{attempt}."
+    names = [path.name for path in _files(folder.logs) if path.name.startswith(mark)]
+    numbers = (name.removeprefix(mark).removesuffix(".log") for name in names)
+    return sorted(int(number) for number in numbers if number.isascii() and number.isdecimal())
 
 
 def _wanted(folder: RunFolder, attempt: str, rank: int) -> list[Path]:
@@ -92,14 +127,6 @@ def _files(path: Path) -> list[Path]:
         return [entry for entry in path.iterdir() if entry.name.endswith(".log") and not entry.is_symlink()]
     except OSError:
         return []
-
-
-def _hint(folder: RunFolder, attempt: str) -> str:
-    name = _latest(folder, attempt)
-    ranks = [path.name.rsplit(".", 2)[1] for path in _files(folder.logs) if path.name.startswith(f"{name}.")]
-    if not ranks:
-        return "it has not begun: see `hpcpar status`"
-    return f"ranks with a log: {', '.join(sorted(ranks, key=int))}"
 
 
 def _print(path: Path, place: int, last: int | None) -> int:

@@ -69,7 +69,7 @@ def _look_once(studies: list[StudyFolder], *, policy: bool) -> Status:
 
 
 def _exit_code(status: Status) -> int:
-    return int(status.counts.get("failed", 0) > 0 or bool(status.unreadable))
+    return int(any(status.counts.get(state) for state in ("failed", "unreadable")) or bool(status.unreadable))
 
 
 def choose_studies(paths: tuple[Path, ...], *, latest: bool = False) -> list[StudyFolder]:
@@ -154,7 +154,7 @@ def _watch_on_terminal(look: Callable[[], Status], interval: float | None) -> St
             sent += status.sent
             status.sent = sent[-3:]
             pause_s = _pause_s(status, interval)
-            screen.update(view.screen(status, console.height, pause_s), refresh=True)
+            screen.update(view.screen(status, console.height, pause_s, console.width), refresh=True)
             if status.finished:
                 return status
             time.sleep(pause_s)
@@ -167,9 +167,8 @@ def _print(status: Status, *, show_all: bool, as_json: bool) -> None:
     from rich.console import Console
 
     terminal = sys.stdout.isatty()
-    # In a file or a pipe a table must not be cut at some invented width.
-    console = Console(highlight=False, width=None if terminal else 200)
-    console.print(view.table(status, None if show_all else ROWS_SHOWN))
+    console = Console(highlight=False, width=None if terminal else view.WIDE)
+    console.print(view.table(status, None if show_all else ROWS_SHOWN, console.width))
     for text in status.sent:
         click.echo(printable(text), err=True)
     for text in status.trouble:

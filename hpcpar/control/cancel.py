@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpcpar import records
-from hpcpar.control import local_queue, slurm
+from hpcpar.control import elsewhere, local_queue, slurm
 from hpcpar.control.reconcile import reconcile
 from hpcpar.errors import InputError, Problem
 from hpcpar.outcome import CANCELLED_BY_USER, decide
@@ -35,15 +35,19 @@ def under_way(runs: Iterable[RunFolder]) -> tuple[list[RunFolder], list[str]]:
     return found, knowledge.trouble
 
 
-def cancel(runs: Iterable[RunFolder]) -> int:
+def cancel(runs: Iterable[RunFolder], *, dry_run: bool = False) -> int:
     """Cancel runs that wait or run; return how many. A run that ended by itself in the meantime keeps its result.
 
+    `dry_run`: only refuse what would be refused.
+
     Raises:
-        InputError: a run shares its job with others that are not named.
+        InputError: a run shares its job with others that are not named, or is in another local queue.
         SchedulerError, NoSchedulerError: Slurm did not take the order; its runs are as they were.
     """
     targets = [target for run in runs if (target := _target(run)) is not None]
-    _refuse_parts(targets)
+    _refuse(targets)
+    if dry_run:
+        return len(targets)
     here = [target for target in targets if target.submission.scheduler == "local"]
     _note(here)  # first: the queue passes over what is noted
     local_queue.stop({target.submission.job_id for target in here})
@@ -54,18 +58,30 @@ def cancel(runs: Iterable[RunFolder]) -> int:
     return len(targets)
 
 
-def _refuse_parts(targets: list[_Target]) -> None:
-    """Refuse to end a job whose other runs nobody named."""
+def _refuse(targets: list[_Target]) -> None:
+    """Refuse what cannot be ended from here, or not alone."""
+    problems = [*_not_here(targets), *_parts(targets)]
+    if problems:
+        raise InputError(problems)
+
+
+def _not_here(targets: list[_Target]) -> Iterable[Problem]:
+    """Yield the runs of other local queues: a process of another machine, or of other records, cannot be ended."""
+    for run, submitted in targets:
+        if elsewhere.queue_of(submitted):
+            what = f"belongs to {elsewhere.in_words(submitted.queue)}"
+            yield Problem(run.path.name, what, "cancel it there, or name only other runs")
+
+
+def _parts(targets: list[_Target]) -> Iterable[Problem]:
+    """Yield the runs that share a job with others that nobody named."""
     named = {target.run.path for target in targets}
-    problems = []
     for run, submitted in targets:
         if submitted.shared:
             others = [path for path in _sharing(run, submitted) if path not in named]
             if others:
                 names = ", ".join(path.name for path in others)
-                problems.append(Problem(run.path.name, "shares its job with other runs", f"name them too: {names}"))
-    if problems:
-        raise InputError(problems)
+                yield Problem(run.path.name, "shares its job with other runs", f"name them too: {names}")
 
 
 def _sharing(run: RunFolder, submitted: Submission) -> list[Path]:

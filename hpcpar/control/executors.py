@@ -32,6 +32,8 @@ class _OneBatch:
     """Whether the runs were checked: "passed" or "skipped"."""
     code: str
     """Digest of the snapshot of the user's code, or ""."""
+    queue = ""
+    """Folder of the local queue; "" where it is Slurm that is asked."""
     scheduler: str
     submit: Any
     batch: Any
@@ -80,7 +82,13 @@ class _OneBatch:
 
     def _journal(self, kind: Any, **fields: Any) -> None:
         line = BatchLine(
-            kind=kind, time=time.time(), scheduler=self.scheduler, host=socket.gethostname(), pid=os.getpid(), **fields
+            kind=kind,
+            time=time.time(),
+            scheduler=self.scheduler,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queue=self.queue,
+            **fields,
         )
         self.batch_folder.journal(line)
 
@@ -114,6 +122,7 @@ class LocalBatchExecutor(_OneBatch, LocalExecutor):
         self, batch_folder: BatchFolder, script_sha256: str, begun: float, gate: str = "", code: str = ""
     ) -> None:
         super().__init__(batch_folder.path)
+        self.queue = str(local_queue.folder())
         self.batch_folder, self.script_sha256, self.begun = batch_folder, script_sha256, begun
         self.gate, self.code = gate, code
 

@@ -82,9 +82,9 @@ def enqueue(batch: BatchFolder) -> str:
     return job_id_of(batch.key, 0, 1)
 
 
-def holds(batch: BatchFolder) -> bool:
-    """Say whether a batch stands in the queue."""
-    return any(path.name.endswith(f"-{batch.key}.json") for path in _entry_paths())
+def holds(batch: BatchFolder, queue: Path | None = None) -> bool:
+    """Say whether a batch stands in the queue; `queue` as in `waiting_elements`."""
+    return any(path.name.endswith(f"-{batch.key}.json") for path in _entry_paths(queue))
 
 
 def start() -> None:
@@ -132,10 +132,13 @@ def live_states() -> dict[str, Live]:
     return states
 
 
-def waiting_elements() -> list[Element]:
-    """List what is left to do, in order: as queued, and within one submission in the study's order."""
+def waiting_elements(queue: Path | None = None) -> list[Element]:
+    """List what is left to do, in order: as queued, and within one submission in the study's order.
+
+    `queue`: the folder of another queue than this process's.
+    """
     found = []
-    for path in _entry_paths():
+    for path in _entry_paths(queue):
         entry = records.read_one(path, Entry)
         if entry is not None:
             found += _elements(entry)
@@ -146,23 +149,29 @@ def waiting_elements() -> list[Element]:
 def _elements(entry: Entry) -> list[Element]:
     batch = BatchFolder(Path(entry.batch))
     manifest = batch.read()
+    begun, sent = (manifest.intent.begun, manifest.intent.time) if manifest.intent else (entry.queued, entry.queued)
     left = []
     for index, name in sorted(manifest.runs.items()):
         run = batch.study.run(name)
         job_id = job_id_of(batch.key, index, len(manifest.runs))
         own = [attempt for attempt in run.attempts() if attempt.rpartition(".")[0] == job_id]
-        if _has_ended(run, own) or _is_cancelled(run, job_id):
+        if _has_ended(run, own) or _is_cancelled(run, job_id) or _is_overtaken(run, batch.key, sent):
             continue
         spec = run.spec()
         if spec is None:
             continue
-        begun = manifest.intent.begun if manifest.intent else entry.queued
         left.append(Element((begun, spec.order, index), batch, index, job_id, len(own), entry.cwd))
     return left
 
 
 def _is_cancelled(run: RunFolder, job_id: str) -> bool:
     return any(line.kind == "ended" and line.job_id == job_id for line in run.submissions())
+
+
+def _is_overtaken(run: RunFolder, batch_key: str, sent: float) -> bool:
+    """Say whether a run was submitted once more since: another queue thought that this one is gone, and runs it."""
+    later = (line for line in run.submissions() if line.kind == "submitted" and line.batch != batch_key)
+    return any(line.time > sent for line in later)
 
 
 def _has_ended(run: RunFolder, attempts: list[str]) -> bool:
@@ -272,9 +281,10 @@ def _forget_finished() -> None:
             path.unlink(missing_ok=True)
 
 
-def _entry_paths() -> list[Path]:
+def _entry_paths(queue: Path | None = None) -> list[Path]:
     try:
-        return sorted(path for path in folder().iterdir() if path.name.endswith(".json") and path.name[0].isdigit())
+        entries = (queue or folder()).iterdir()
+        return sorted(path for path in entries if path.name.endswith(".json") and path.name[0].isdigit())
     except OSError:
         return []
 

@@ -9,22 +9,19 @@ settle  a final word of the scheduler is written into the run's submission.jsonl
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcpar.control import local_queue, slurm
+from hpcpar.control import elsewhere, local_queue, slurm
+from hpcpar.control.noting import Knowledge, adopt, give_up, intent_of, note_what_can_be
 from hpcpar.control.pending import in_words
 from hpcpar.errors import NoSchedulerError, SchedulerError, StorageError
-from hpcpar.outcome import Live, is_outdated
-from hpcpar.runs import Batch, BatchFolder, BatchLine, RunFolder, StudyFolder, batch_tag
+from hpcpar.outcome import Live, is_outdated, result_of
+from hpcpar.runs import BatchFolder, RunFolder, StudyFolder, batch_tag
 from hpcpar.spec import Submission
 
-IN_FLIGHT_S = 60.0
-"""So long a submission without an answer may still be on its way to the scheduler."""
 ACCOUNTING_LAG_S = 30.0
 """So long sacct may know nothing of a job that has left the queue."""
 SECOND_LOOK_S = 2.0
@@ -35,15 +32,6 @@ _WAITING = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 )
 UNFINISHED = frozenset({"", "PENDING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING", "CONFIGURING"})
-
-
-class Knowledge(NamedTuple):
-    """What was learnt: the present state of runs that have not ended, and what stood in the way of learning more."""
-
-    live: dict[Path, Live]
-    trouble: list[str]
-    unasked: str = ""
-    """Why the scheduler's queue is unknown; "" where it was asked, or needed not be."""
 
 
 class _Open(NamedTuple):
@@ -65,21 +53,19 @@ class _Open(NamedTuple):
 def reconcile(studies: Iterable[StudyFolder]) -> Knowledge:
     """Adopt, ask and settle for all runs of these studies; see the module."""
     studies = list(studies)
-    lost = [batch for study in studies for batch in _note_accepted(study)]
+    known = Knowledge({}, [])
+    lost = [batch for study in studies for batch in _note_accepted(study, known)]
     open_runs = [found for study in studies for run in study.runs() if (found := _open(run)) is not None]
-    live: dict[Path, Live] = {}
-    trouble: list[str] = []
-    unasked = ""
-    _local(open_runs, lost, live)
+    _local(open_runs, lost, known)
     on_slurm = [one for one in open_runs if one.submission.scheduler == "slurm"]
-    lost_slurm = [batch for batch in lost if _intent(batch).scheduler == "slurm"]
+    lost_slurm = [batch for batch in lost if intent_of(batch).scheduler == "slurm"]
     if on_slurm or lost_slurm:
         try:
-            _slurm(on_slurm, lost_slurm, live, trouble)
+            _slurm(on_slurm, lost_slurm, known)
         except (SchedulerError, NoSchedulerError) as error:
-            trouble.append(f"the scheduler could not be asked: {error}")
-            unasked = str(error)
-    return Knowledge(live, trouble, unasked)
+            known.trouble.append(f"the scheduler could not be asked: {error}")
+            return known._replace(unasked=str(error))
+    return known
 
 
 def _open(run: RunFolder) -> _Open | None:
@@ -87,8 +73,8 @@ def _open(run: RunFolder) -> _Open | None:
     submitted = next((line for line in reversed(submissions) if line.kind == "submitted"), None)
     if run.has_record():
         again = sum(line.kind == "submitted" for line in submissions) > 1
-        record = run.record() if again else None  # only a second submission can outdate a result
-        if record is None or not is_outdated(record, submitted):
+        result = result_of(run) if again else None  # only a second submission can outdate a result
+        if result is None or not (result.wrong or (result.record and is_outdated(result.record, submitted))):
             return None
     if submitted is None or any(s.kind == "ended" and s.job_id == submitted.job_id for s in submissions):
         return None
@@ -98,91 +84,37 @@ def _open(run: RunFolder) -> _Open | None:
 # ---------------------------------------------------------------- adopt
 
 
-def _note_accepted(study: StudyFolder) -> list[BatchFolder]:
+def _note_accepted(study: StudyFolder, known: Knowledge) -> list[BatchFolder]:
     """Give every run of an accepted batch its submission line; return the batches whose answer is missing."""
     lost = []
     for folder in study.batches():
         batch = folder.read()
         if batch.accepted is not None:
-            note_submission(folder, batch)
+            note_what_can_be(folder, batch, known)
         elif batch.intent is not None and batch.refused is None:
             lost.append(folder)
     return lost
 
 
-def note_submission(folder: BatchFolder, batch: Batch) -> None:
-    """Write the submission line of every run of an accepted batch that has none yet."""
-    accepted = batch.accepted
-    assert accepted is not None
-    num_tasks = batch.num_tasks
-    for index, name in batch.runs.items():
-        run = folder.study.run(name)
-        if any(line.batch == folder.key for line in run.submissions()) or not run.path.is_dir():
-            continue
-        if accepted.scheduler == "local":
-            job_id = local_queue.job_id_of(folder.key, index, len(batch.runs))
-        else:
-            job_id = f"{accepted.job_id}_{batch.task(index)}" if num_tasks > 1 else accepted.job_id
-        line = Submission(
-            time=accepted.time,
-            batch=folder.key,
-            scheduler=accepted.scheduler,
-            job_id=job_id,
-            script_sha256=accepted.script_sha256,
-            gate=accepted.gate,
-            code_sha256=accepted.code_sha256,
-            reason=batch.why.get(index, ""),
-            excluded=batch.excluded,
-            shared=index in batch.shared,
-        )
-        run.add_submission(line)
-
-
-def _intent(folder: BatchFolder) -> BatchLine:
-    intent = folder.read().intent
-    assert intent is not None
-    return intent
-
-
-def _adopt(folder: BatchFolder, job_id: str) -> None:
-    intent = _intent(folder)
-    folder.journal(
-        BatchLine(
-            kind="accepted",
-            time=intent.time,
-            scheduler=intent.scheduler,
-            job_id=job_id,
-            script_sha256=intent.script_sha256,
-            gate=intent.gate,
-            code_sha256=intent.code_sha256,
-        )
-    )
-    note_submission(folder, folder.read())
-
-
-def _give_up(folder: BatchFolder) -> None:
-    """Say of a submission that it never reached the scheduler, once it cannot be on its way any more."""
-    intent = _intent(folder)
-    alive = intent.host == socket.gethostname() and Path(f"/proc/{intent.pid}").exists() and intent.pid != os.getpid()
-    if not alive and (time.time() - intent.time > IN_FLIGHT_S or intent.scheduler == "local"):
-        folder.journal(BatchLine(kind="refused", time=time.time(), error="it never reached the scheduler"))
-
-
 # ---------------------------------------------------------------- local
 
 
-def _local(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Live]) -> None:
+def _local(open_runs: list[_Open], lost: list[BatchFolder], known: Knowledge) -> None:
     for folder in lost:
-        if _intent(folder).scheduler != "local":
+        intent = intent_of(folder)
+        if intent.scheduler != "local":
             continue
-        if local_queue.holds(folder) or _attempt_of(folder, {local_queue.job_id_of(folder.key, 0, 2)}):
-            _adopt(folder, local_queue.job_id_of(folder.key, 0, 1))
-        else:
-            _give_up(folder)
-    mine = [one for one in open_runs if one.submission.scheduler == "local"]
+        queue = Path(intent.queue) if intent.queue else None
+        if local_queue.holds(folder, queue) or _attempt_of(folder, {local_queue.job_id_of(folder.key, 0, 2)}):
+            adopt(folder, local_queue.job_id_of(folder.key, 0, 1), known)
+        elif elsewhere.may_give_up(intent):
+            give_up(folder, known)
+    local = [one for one in open_runs if one.submission.scheduler == "local"]
+    mine = [one for one in local if not elsewhere.queue_of(one.submission)]
     if mine:
         states = local_queue.live_states()
-        live.update({one.run.path: states.get(one.submission.job_id, Live("gone")) for one in mine})
+        known.live.update({one.run.path: states.get(one.submission.job_id, Live("gone")) for one in mine})
+    known.live.update(elsewhere.states(one for one in local if elsewhere.queue_of(one.submission)))
 
 
 def _attempt_of(folder: BatchFolder, job_ids: set[str]) -> bool:
@@ -193,19 +125,19 @@ def _attempt_of(folder: BatchFolder, job_ids: set[str]) -> bool:
 # ---------------------------------------------------------------- slurm
 
 
-def _slurm(open_runs: list[_Open], lost: list[BatchFolder], live: dict[Path, Live], trouble: list[str]) -> None:
+def _slurm(open_runs: list[_Open], lost: list[BatchFolder], known: Knowledge) -> None:
     queue = slurm.squeue()
-    _find_lost(lost, queue, trouble)
-    left = _look(open_runs, queue, live)
-    gone = _ask_accounting(left, live, trouble) if left else {}
+    _find_lost(lost, queue, known)
+    left = _look(open_runs, queue, known.live)
+    gone = _ask_accounting(left, known.live, known.trouble) if left else {}
     if gone:
         time.sleep(SECOND_LOOK_S)
-        still = _look([one for one in left if one.run.path in gone], slurm.squeue(), live)
+        still = _look([one for one in left if one.run.path in gone], slurm.squeue(), known.live)
         for one in still:
             why = gone[one.run.path]
             if why is not None:
-                _settle(one, "", "", why, trouble)
-            live[one.run.path] = Live("gone")
+                _settle(one, "", "", why, known.trouble)
+            known.live[one.run.path] = Live("gone")
 
 
 def _look(open_runs: list[_Open], queue: list[slurm.QueueRow], live: dict[Path, Live]) -> list[_Open]:
@@ -253,28 +185,28 @@ def _of_shared(one: _Open, job: Live, restarts: dict[str, int]) -> Live:
     return Live("gone") if any(event.kind == "script_exit" for event in events) else job
 
 
-def _find_lost(lost: list[BatchFolder], queue: list[slurm.QueueRow], trouble: list[str]) -> None:
+def _find_lost(lost: list[BatchFolder], queue: list[slurm.QueueRow], known: Knowledge) -> None:
     """Find submissions without an answer by their tag: in the queue, in their own runs' events, in the accounting."""
     names = {batch_tag(folder.study.name, folder.key): folder for folder in lost}
     for row in queue:
         if row.name in names:
-            _adopt(names.pop(row.name), row.job)
+            adopt(names.pop(row.name), row.job, known)
     for name, folder in list(names.items()):
         job_id = _job_that_ran(folder)
         if job_id:
-            _adopt(names.pop(name), job_id)
+            adopt(names.pop(name), job_id, known)
     if not names:
         return
-    oldest = min(_intent(folder).time for folder in names.values())
+    oldest = min(intent_of(folder).time for folder in names.values())
     since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(oldest - 120))
     try:
         for found in slurm.sacct_by_name(sorted(names), since):
             if found.name in names:
-                _adopt(names.pop(found.name), found.job)
+                adopt(names.pop(found.name), found.job, known)
     except SchedulerError as error:
-        trouble.append(f"accounting does not answer: {error.stderr or error}")
+        known.trouble.append(f"accounting does not answer: {error.stderr or error}")
     for folder in names.values():
-        _give_up(folder)
+        give_up(folder, known)
 
 
 def _job_that_ran(folder: BatchFolder) -> str:
@@ -328,14 +260,7 @@ def _ask_accounting(left: list[_Open], live: dict[Path, Live], trouble: list[str
 
 def _last_sign(one: _Open) -> float:
     """Return when the run or its submission last showed a sign of life."""
-    newest = one.submission.time
-    for attempt in one.run.attempts():
-        for path in (one.run.events_path(attempt), one.run.steps_path(attempt)):
-            try:
-                newest = max(newest, path.stat().st_mtime)
-            except OSError:
-                continue
-    return newest
+    return max(one.submission.time, one.run.last_written())
 
 
 def _settle(one: _Open, state: str, exit_code: str, reason: str, trouble: list[str]) -> None:

@@ -12,12 +12,12 @@ from msgspec import Struct
 from hpcpar.control import local_queue
 from hpcpar.control.again import requests
 from hpcpar.control.reconcile import reconcile
-from hpcpar.outcome import Live, Outcome, decide
+from hpcpar.outcome import UNREADABLE, Live, Outcome, decide
 from hpcpar.records import Step
 from hpcpar.runs import RunFolder, StudyFolder
 
-STATES = ("planned", "submitted", "queued", "running", "done", "failed")
-FINAL = frozenset({"done", "failed", "planned"})
+STATES = ("planned", "submitted", "queued", "running", "done", "failed", UNREADABLE)
+FINAL = frozenset({"done", "failed", "planned", UNREADABLE})
 
 
 class StatusRow(Struct, kw_only=True):
@@ -37,7 +37,7 @@ class StatusRow(Struct, kw_only=True):
     step: int
     steps: int
     elapsed_s: float | None
-    """Wall time since its first rank began (running) or until its end (done, failed)."""
+    """Wall time since its first rank began (running) or until its end (done, failed); None where a clock was set."""
     left_s: float | None
     """Of what runs: about how long its remaining steps take, at the pace of the last ones."""
     starts: float | None
@@ -55,7 +55,7 @@ class Status(Struct, kw_only=True):
     causes: dict[str, int]
     """Failed runs by cause, the most frequent first."""
     unreadable: list[str]
-    """Runs that no row can be made of: their spec.json is gone or damaged. As STUDY/RUN."""
+    """Runs that no row can be made of: their spec.json is gone, damaged, or may not be read. As STUDY/RUN."""
     trouble: list[str]
     sent: list[str] = []
     """What the studies' policies sent again, a sentence for each run; and what had waited for room in the queue."""
@@ -137,7 +137,7 @@ def _look(studies: list[StudyFolder]) -> Status:
         counts={state: counts[state] for state in STATES if counts[state]},
         causes=dict(Counter(row.cause for row in rows if row.state == "failed").most_common()),
         unreadable=unreadable,
-        trouble=[*knowledge.trouble, *_queue_trouble(rows), *_unreadable_trouble(unreadable)],
+        trouble=[*knowledge.trouble, *_queue_trouble(rows, knowledge.live), *_unreadable_trouble(unreadable)],
     )
 
 
@@ -174,11 +174,11 @@ def _row(study: StudyFolder, folder: RunFolder, live: Live | None) -> StatusRow 
 
 
 def _elapsed_s(found: Outcome, live: Live | None) -> float | None:
-    if found.state in ("planned", "queued", "submitted"):
+    if found.state in ("planned", "queued", "submitted", UNREADABLE):
         return None
     if live is not None and live.elapsed_s is not None:
-        return live.elapsed_s
-    return None if found.started is None else (found.ended or time.time()) - found.started
+        return live.elapsed_s if live.elapsed_s >= 0 else None
+    return found._replace(ended=time.time() if found.ended is None else found.ended).wall_s
 
 
 def _left_s(last: list[Step], num_left: int) -> float | None:
@@ -193,12 +193,13 @@ def _unreadable_trouble(names: list[str]) -> list[str]:
     if not names:
         return []
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return [f"not shown, because spec.json is gone or damaged: {shown}; `hpcpar collect` lists them"]
+    return [f"not shown, because spec.json is gone, damaged, or may not be read: {shown}; `hpcpar collect` lists them"]
 
 
-def _queue_trouble(rows: list[StatusRow]) -> list[str]:
-    waiting = any(row.state == "queued" and row.job_id.startswith(local_queue.JOB_PREFIX) for row in rows)
-    if waiting and not local_queue.is_alive():
+def _queue_trouble(rows: list[StatusRow], live: dict[Path, Live]) -> list[str]:
+    waiting = (row for row in rows if row.state == "queued" and row.job_id.startswith(local_queue.JOB_PREFIX))
+    mine = any(Path(row.folder) not in live or not live[Path(row.folder)].queue for row in waiting)
+    if mine and not local_queue.is_alive():
         return [
             "the local queue has stopped before its end (its process was killed, or the machine was restarted); "
             "`hpcpar resume` goes on where it stopped"

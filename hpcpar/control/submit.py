@@ -20,15 +20,16 @@ import msgspec
 from hpcpar.control import local_queue, slurm, writing
 from hpcpar.control.again import requests
 from hpcpar.control.forecast.ask import known
+from hpcpar.control.noting import Knowledge, note_submission
 from hpcpar.control.plan import Plan, PlannedRun, make_plan
 from hpcpar.control.planning import pairing
 from hpcpar.control.planning.limits import limit_problems
 from hpcpar.control.planning.pairing import Job
-from hpcpar.control.reconcile import Knowledge, note_submission, reconcile
+from hpcpar.control.reconcile import reconcile
 from hpcpar.control.render import Script
 from hpcpar.control.scripts import code_of, script_of, worker_script_of
 from hpcpar.errors import InputError, NoSchedulerError, Problem, SchedulerError
-from hpcpar.outcome import decide
+from hpcpar.outcome import UNREADABLE, decide
 from hpcpar.profile import ClusterProfile
 from hpcpar.runs import BatchFolder, StudyFolder, remember_study
 from hpcpar.snapshot import Snapshot
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from hpcpar.control.gate.checks import Case
 
 _UNDER_WAY = ("submitted", "queued", "running")
+_WITH_RESULT = ("done", UNREADABLE)
 
 
 class Wish(NamedTuple):
@@ -268,7 +270,7 @@ def _select(
         folder = study.run(name)
         known = has_runs and is_file(folder.spec_path)
         state = decide(folder, knowledge.live.get(folder.path)).state if known else "planned"
-        if state in _UNDER_WAY or (state == "done" and not request.again):
+        if state in _UNDER_WAY or (state in _WITH_RESULT and not request.again):
             skipped[state] += 1
         else:
             todo.append(_as_wished(run, request, study) if request.only is not None else run)

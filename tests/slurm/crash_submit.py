@@ -20,10 +20,10 @@ from submitit.core.utils import DelayedSubmission
 
 from hpcpar import records, runs, storage
 from hpcpar.cli import main
-from hpcpar.control import executors, gate, local_queue, reconcile, slurm, status, submit, writing  # noqa: F401 - before the forks
+from hpcpar.control import executors, gate, local_queue, noting, slurm, status, submit, writing  # noqa: F401 - before the forks
 
 # A submission without an answer counts as lost at once: whoever asked died together with its sbatch.
-reconcile.IN_FLIGHT_S = 0.0
+noting.IN_FLIGHT_S = 0.0
 # A few runs are written as many are: that all of them are waited for at once is a boundary, too.
 writing._FEW = 0
 

@@ -7,21 +7,26 @@ steps after the warm-up is exact, so that the only randomness that reaches a tab
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from hpcpar import records
+from hpcpar import records, storage
 from hpcpar.mesh import Mesh, parse_mesh
 from hpcpar.records import Cause, Event, RankFacts, RunRecord, Step
 from hpcpar.runs import RunFolder
 from hpcpar.spec import Identity, RunSpec, Submission
 from hpcpar.storage import write_file
+
+if TYPE_CHECKING:
+    import pytest
 
 WARMUP_FACTOR = 5.0
 
@@ -209,6 +214,18 @@ def change_record(folder: RunFolder, **changes: Any) -> None:
     record = folder.record()
     assert record is not None
     write_record(folder, msgspec.structs.replace(record, **changes))
+
+
+def refuse(patch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let a file be one that may not be read; root, who runs tests in containers, may read every real one."""
+    true = storage._open
+
+    def opened(wanted: Path | str) -> tuple[int, int]:
+        if str(wanted) == str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return true(wanted)
+
+    patch.setattr(storage, "_open", opened)
 
 
 def ideal(**changes: Any) -> Oracle:

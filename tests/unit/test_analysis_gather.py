@@ -1,5 +1,7 @@
 """Finding runs: all of them, once, in an order that depends on nothing but the runs."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +86,37 @@ def test_a_run_that_lost_its_spec_is_a_row(tmp_path):
     assert [(row.run, row.state) for row in rows if not row.usable] == [(runs[0].path.name, UNREADABLE)]
 
 
+def test_a_run_whose_folder_says_nothing_is_a_row_all_the_same(tmp_path, monkeypatch):
+    runs = ORACLE.write(tmp_path)
+    study = StudyFolder(tmp_path / "oracle")
+    study.batch("b").create("", [run.path.name for run in runs[:3]])
+    for run in runs[:3]:
+        shutil.rmtree(run.path)
+    for run in runs[:2]:
+        run.path.mkdir()
+    true = os.listdir
+
+    def listed(path):
+        if str(path) == str(runs[0].path):  # root may list every folder
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return true(path)
+
+    monkeypatch.setattr(os, "listdir", listed)
+    found = {row.run: (row.state, row.message) for row in gather([tmp_path]).rows if not row.usable}
+    assert found == {
+        runs[0].path.name: (UNREADABLE, "batch b names it, but its folder cannot be read: Permission denied"),
+        runs[1].path.name: (UNREADABLE, "batch b names it, but its folder has no spec.json"),
+        runs[2].path.name: (MISSING, "batch b names it, but its folder is gone"),
+    }
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../..", "/etc", "a/b", "\0"])
+def test_a_manifest_leads_nowhere_out_of_its_study(tmp_path, name):
+    ORACLE.write(tmp_path)
+    StudyFolder(tmp_path / "oracle").batch("b").create("", [name])
+    assert all(row.usable for row in gather([tmp_path]).rows)
+
+
 def test_a_folder_of_reports_beside_the_runs_is_no_run(tmp_path):
     ORACLE.write(tmp_path)
     (tmp_path / "oracle" / "report").mkdir()
@@ -101,6 +134,12 @@ def test_runs_that_shared_a_machine_at_the_same_time_are_marked(tmp_path):
 
     assert second.ended < third.started
     assert shared == {runs[0].path.name: 1, runs[1].path.name: 1}
+
+
+def test_a_run_with_an_impossible_end_is_no_company_for_those_after_it(tmp_path):
+    runs = ORACLE.write(tmp_path)
+    change_record(runs[0], ended=1e300)
+    assert not any(row.shared_with for row in gather([tmp_path]).rows)
 
 
 def test_runs_that_follow_each_other_or_use_no_cpu_share_nothing(tmp_path):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from records_oracle import Oracle, Truth, change_record, loss_at, peak_bytes
+from records_oracle import Oracle, Truth, change_record, loss_at, peak_bytes, refuse
 
 from hpcpar import records
 from hpcpar.analysis.rows.reduce import UNREADABLE, Row, reduce_run
@@ -112,8 +112,17 @@ def test_a_record_of_another_run_is_no_result(run):
 
     row = reduce_run(run)
 
-    assert (row.state, row.usable) == ("failed", False)
-    assert "record.json belongs to another run (0123456789)" in row.message
+    assert (row.state, row.cause, row.usable) == ("failed", "data", False)
+    assert row.message.count("record.json belongs to another run (0123456789)") == 1
+
+
+def test_a_record_that_may_not_be_read_is_no_failure(run, monkeypatch):
+    refuse(monkeypatch, run.record_path)
+
+    row = reduce_run(run)
+
+    assert (row.state, row.cause, row.usable) == (UNREADABLE, "", False)
+    assert row.message == "record.json cannot be read: Permission denied"
 
 
 def test_a_damaged_record_is_no_result_and_counted(run):
@@ -153,6 +162,25 @@ def test_impossible_sizes_are_damage(run, field, size):
 
     assert row.state == UNREADABLE
     assert f"{field} {size}" in row.message
+
+
+@pytest.mark.parametrize(
+    ("started", "ended"), [(1e9, 1e300), (1e9, 0.0), (1e9, 1e9 - 1.0), (-5.0, 1e9), (1e300, 1e300)]
+)
+def test_impossible_times_are_left_out_and_said(run, started, ended):
+    record = run.record()
+    records.append(run.events_path(record.attempt), Event(time=record.ended, kind="script_exit", data={"code": 0}))
+    before = reduce_run(run)
+    change_record(run, started=started, ended=ended)
+
+    row = reduce_run(run)
+
+    assert row.usable
+    assert row.step_time_s == before.step_time_s
+    assert (row.started, row.ended, row.wall_s, row.effective_time_ratio) == (None, None, None, None)
+    assert row.measured_node_h == pytest.approx(before.measured_node_h, rel=0.01), "by its events"
+    assert "idle" not in row.phases
+    assert any("its times were left out" in note for note in row.notes)
 
 
 def test_a_newer_schema_is_read_and_said(run):

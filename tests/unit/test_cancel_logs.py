@@ -189,6 +189,42 @@ def test_a_rank_without_a_log_names_those_that_have_one(bench, logged, capsys):
     assert "has no log of rank 7\n    ranks with a log: 0, 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--rank", "7"], ["--rank", "7", "--follow"], ["--rank", "2"]])
+def test_a_rank_without_a_log_is_refused_although_the_script_has_one(logged, capsys, words):
+    assert main(["logs", logged, *words]) == 2
+    said = capsys.readouterr()
+    assert f"{logged}: has no log of rank {words[1]}\n    ranks with a log: 0, 1" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("attempt", ["foo", "../../x", "local-a", "local-a.1"])
+def test_an_attempt_that_is_not_there_is_refused(logged, capsys, attempt):
+    assert main(["logs", logged, "--attempt", attempt]) == 2
+    said = capsys.readouterr()
+    assert f"{logged}: has no attempt '{attempt}'\n    there are: local-a.0" in said.err
+    assert said.out == ""
+
+
+def test_an_attempt_by_its_name(logged, capsys):
+    assert main(["logs", logged, "--attempt", "local-a.0", "--rank", "1", "-n", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["from the script", "line 99"]
+
+
+def test_before_a_rank_has_begun_there_is_only_what_the_script_printed(bench, logged, capsys):
+    for log in bench.study.run(logged).logs.iterdir():
+        log.unlink()
+    assert main(["logs", logged]) == 0
+    assert capsys.readouterr().out == "from the script\n"
+    assert main(["logs", logged, "--rank", "0"]) == 2
+    assert "no rank has begun" in capsys.readouterr().err
+
+
+def test_logs_of_other_processes_of_an_attempt_are_no_ranks(bench, logged, capsys):
+    (bench.study.run(logged).logs / "local-a.0.workers.job.log").touch()
+    assert main(["logs", logged, "--rank", "7"]) == 2
+    assert "ranks with a log: 0, 1\n" in capsys.readouterr().err
+
+
 def test_all_logs_as_json(bench, logged, capsys):
     assert main(["logs", logged, "--json"]) == 0
     ((attempt, paths),) = json.loads(capsys.readouterr().out).items()

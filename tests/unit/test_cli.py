@@ -764,7 +764,7 @@ def test_status_names_the_runs_whose_spec_is_gone_or_damaged(run, study):
     code, out, err = run("status", "--json")
     assert code == 1
     assert json.loads(out)["unreadable"] == sorted(f"{study.name}/{one.path.name}" for one in (gone, damaged))
-    assert "not shown, because spec.json is gone or damaged: " in run("status")[2]
+    assert "not shown, because spec.json is gone, damaged, or may not be read: " in run("status")[2]
     assert err == ""
 
 

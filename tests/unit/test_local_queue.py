@@ -43,8 +43,9 @@ class Bench:
         """Write a batch of runs as submit does, and queue it."""
         batch = self.study.batch(key)
         batch.create(SCRIPT.format(log=self.log, body=body), [self.run(number) for number in numbers])
-        batch.journal(BatchLine(kind="intent", time=begun, begun=begun, scheduler="local"))
-        batch.journal(BatchLine(kind="accepted", time=begun, scheduler="local", job_id=f"local-{key}"))
+        mine = str(local_queue.folder())
+        batch.journal(BatchLine(kind="intent", time=begun, begun=begun, scheduler="local", queue=mine))
+        batch.journal(BatchLine(kind="accepted", time=begun, scheduler="local", job_id=f"local-{key}", queue=mine))
         if queue:
             local_queue.enqueue(batch)
         return batch

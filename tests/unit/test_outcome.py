@@ -1,15 +1,19 @@
 """What became of a run: the run's own words, the scheduler's, and who is believed when they differ."""
 
 import os
+import time
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records_oracle import change_record, ideal
+from records_oracle import change_record, ideal, refuse
 
 from hpcpar import records, runs
+from hpcpar.analysis.rows.reduce import reduce_run
+from hpcpar.cli import main
+from hpcpar.control.again.resubmit import choose, look
 from hpcpar.control.status import get_status
 from hpcpar.outcome import SCHEDULER_CAUSES, Live, decide
 from hpcpar.records import Cause, Event
@@ -196,6 +200,70 @@ def test_a_result_that_cannot_be_read_is_not_called_vanished(story, content):
     outcome = story.outcome()
     assert state_and_cause(outcome) == ("failed", Cause.DATA)
     assert outcome.message == "record.json is damaged"
+
+
+def test_a_result_that_may_not_be_read_is_no_failure_and_not_computed_again(story, monkeypatch):
+    story.submitted().event("start").record().event("script_exit", code=0)
+    refuse(monkeypatch, story.folder.record_path)
+    outcome = story.outcome(Live("gone"))
+    assert state_and_cause(outcome) == ("unreadable", None)
+    assert outcome.message == "record.json cannot be read: Permission denied"
+    status = get_status([StudyFolder(story.folder.path.parent)])
+    assert status.counts == {"unreadable": 1}
+    assert status.rows[0].elapsed_s is None
+    assert status.finished
+    assert main(["status", str(story.folder.path)]) == 1
+    assert choose(look([story.folder])[0]) == []
+
+
+def test_a_later_job_goes_on_whatever_may_not_be_read(story, monkeypatch):
+    story.submitted().event("start").record().submitted("8")
+    refuse(monkeypatch, story.folder.record_path)
+    assert story.outcome(Live("running")).state == "running"
+
+
+@pytest.mark.parametrize("last_word", [True, False], ids=["it said that it ended", "it did not"])
+def test_the_result_of_another_run_is_none(story, last_word):
+    story.submitted().event("start").record(key="0123456789")
+    if last_word:
+        story.event("script_exit", code=0)
+    outcome = story.outcome()
+    assert state_and_cause(outcome) == ("failed", Cause.DATA)
+    assert outcome.message == "record.json belongs to another run (0123456789)"
+    row = reduce_run(story.folder)
+    assert (row.state, row.cause, row.message) == ("failed", "data", outcome.message)
+
+
+def test_what_a_rank_said_of_itself_is_believed_beside_the_result_of_another_run(story):
+    story.submitted().event("error", cause="oom_host", message="no memory").record(key="0123456789")
+    assert story.event("script_exit", code=1).outcome().cause == Cause.OOM_HOST
+
+
+def test_a_later_job_is_asked_for_where_the_earlier_result_is_damaged(story, commands):
+    story.submitted().event("start").event("script_exit", code=0)
+    story.folder.record_path.write_bytes(b"{")
+    story.submitted("8")
+    commands.write("squeue", r"printf '8|N/A|RUNNING|0:01|N/A|n1|n|n1\n'")
+    (row,) = get_status([StudyFolder(story.folder.path.parent)]).rows
+    assert row.state == "running"
+
+
+@pytest.mark.parametrize("times", [{"started": 1e9, "ended": 1.0}, {"ended": 1e300}, {"started": -1e9}])
+def test_of_times_that_no_clock_showed_there_is_no_duration(story, times, capsys):
+    story.submitted().event("start").record(**times)
+    study = StudyFolder(story.folder.path.parent)
+    (row,) = get_status([study]).rows
+    assert (row.state, row.elapsed_s) == ("done", None)
+    assert main(["status", str(study.path)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if row.run in line]
+    assert line.split()[-1] == "-"
+
+
+def test_a_start_in_the_future_is_no_negative_duration(story, commands):
+    story.submitted()
+    records.append(story.folder.events_path(ATTEMPT), Event(time=time.time() + 1e6, kind="start"))
+    (row,) = get_status([StudyFolder(story.folder.path.parent)]).rows
+    assert (row.state, row.elapsed_s) == ("running", None)
 
 
 def test_a_run_that_nobody_knows_any_more_vanished(story):

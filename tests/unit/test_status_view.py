@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -41,9 +42,9 @@ def status(rows: list[StatusRow], **more: object) -> Status:
     return Status(**{**facts, **more})  # type: ignore[arg-type]
 
 
-def printed(shown: object, height: int) -> list[str]:
+def printed(shown: object, height: int, width: int = 140) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=140, height=height, highlight=False).print(shown)
+    Console(file=out, width=width, height=height, highlight=False).print(shown)
     return out.getvalue().splitlines()
 
 
@@ -63,6 +64,36 @@ def test_failures_come_first_where_not_all_fits() -> None:
     said = "\n".join(printed(view.screen(status(rows), 14, 2.0), 14))
     assert "run-099" in said
     assert "failed: hung" in said
+
+
+WHY = "rank 0 on node-0001: RuntimeError: " + "a word " * 30
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 200])
+@pytest.mark.parametrize("full_screen", [True, False])
+def test_the_name_of_a_run_and_its_state_are_whole_at_any_width(width: int, full_screen: bool) -> None:
+    more: dict[str, object] = {"strategy": "xgb-collective", "mesh": "pp=2 dp_replicate=2", "steps": 3000, "note": WHY}
+    rows = [row("s", n, "failed", "python_error", **more, left_s=100.0) for n in range(3)]
+    rows = [msgspec.structs.replace(one, run=f"f97f0c0ffe-r{n}") for n, one in enumerate(rows)]
+    shown = status(rows)
+    lines = printed(view.screen(shown, 24, 2.0, width) if full_screen else view.table(shown, None, width), 24, width)
+    for one in rows:
+        assert any(line.split()[:1] == [one.run] and "failed: python_error" in line for line in lines)
+    assert all(len(line) <= width for line in lines)
+    assert full_screen or "".join(" ".join(lines).split()).count("aword" * 5) >= len(rows), "notes are whole"
+    assert not full_screen or len(lines) <= 24
+
+
+def test_a_column_without_a_word_makes_room_for_a_note() -> None:
+    rows = [row("s", 1, "failed", "cancelled", note="by `hpcpar cancel`")]
+    (line,) = [line for line in printed(view.table(status(rows), None, 96), 24, 96) if "run-001" in line]
+    assert line.split()[-3:] == ["by", "`hpcpar", "cancel`"]
+
+
+def test_a_screen_that_is_wide_enough_has_all_columns() -> None:
+    rows = [row("s", 1, "failed", "hung", note=WHY, left_s=100.0)]
+    headings = "run strategy mesh nodes repeat state step elapsed left note".split()
+    assert headings in [line.split() for line in printed(view.table(status(rows), None, 110), 24, 110)]
 
 
 def test_time_left_and_when_it_may_start() -> None:

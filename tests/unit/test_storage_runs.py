@@ -7,6 +7,7 @@ import resource
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -111,6 +112,13 @@ def test_files_and_folders_are_private(tmp_path):
     finally:
         os.umask(old)
     assert [mode(tmp_path / part) for part in ("a", "a/b", "a/b/file", "a/b/lines")] == [0o700, 0o700, 0o600, 0o600]
+
+
+@pytest.mark.parametrize("exist_ok", [True, False])
+@pytest.mark.parametrize("path", ["/proc/x", "/proc/x/y"])
+def test_a_folder_where_none_can_be_is_a_storage_error(path, exist_ok):
+    with pytest.raises(StorageError, match=f"{path}: cannot write: No such file or directory"):
+        storage.make_folder(Path(path), exist_ok=exist_ok)
 
 
 def test_a_folder_that_must_be_new_is_refused_when_it_is_there(tmp_path):

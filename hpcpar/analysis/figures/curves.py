@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpcpar.analysis.figures.scaling import Look, looks_of
 from hpcpar.analysis.figures.style import FAINT, WIDTH_IN, bare, heading, legend, plain_decades
 from hpcpar.analysis.rows.reduce import Row
-from hpcpar.analysis.rows.window import LONGEST_S
 from hpcpar.analysis.scaling.series import split
 from hpcpar.analysis.scaling.table import Table
 from hpcpar.analysis.text.captions import title
 from hpcpar.analysis.text.numbers import plural
+from hpcpar.records import LONGEST_S
 from hpcpar.runs import StudyFolder
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hpcpar.analysis.rows.window import LONGEST_S, SoundStep, Window
-from hpcpar.records import Cause, Event, Reading, RunRecord, StepTime
+from hpcpar.analysis.rows.window import SoundStep, Window
+from hpcpar.records import LONGEST_S, Cause, Event, Reading, RunRecord, StepTime
 from hpcpar.runs import RunFolder
 
 CLOCKS_AGREE = 0.01
@@ -59,11 +59,12 @@ def read_history(
     begins = tuple(span.first for span in spans) or (1,)
     led_here = [name for name in attempts if name in counted or not _ended_well(folder, name)]
     done = sum(len(readings[name].records) for name in {*led_here, *counted})
-    wall_s, phases = None, {}
-    if record is not None:
+    wall_s: float | None = None
+    phases: dict[str, float] = {} if record is None else dict(record.phases)
+    if record is not None and record.wall_s is not None:
         spans_s = {name: _span_s(folder, name) for name in led_here if name != record.attempt}
         earlier = {name: span for name, span in spans_s.items() if span and span[0] <= record.started}
-        wall_s = sum(end - begin for begin, end in earlier.values()) + record.ended - record.started
+        wall_s = sum(end - begin for begin, end in earlier.values()) + record.wall_s
         phases = _phases(folder, record, earlier)
     return History(kept, rejected, begins, done - len(kept), sound, wall_s, phases)
 

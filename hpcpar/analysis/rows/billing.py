@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpcpar.analysis.rows.window import LONGEST_S
 from hpcpar.charge import held_s, in_units, node_hours, units_per_node_hour
-from hpcpar.records import RunRecord
+from hpcpar.records import LONGEST_S, RunRecord
 from hpcpar.runs import RunFolder
 from hpcpar.spec import Accounting, RunSpec
 
@@ -19,7 +18,7 @@ def columns(folder: RunFolder, spec: RunSpec, record: RunRecord | None, attempts
     """Return what was measured, and what was billed where accounting knows every job of the run."""
     spans = {name: held_s(folder.events(name).records) for name in attempts}
     if record is not None:
-        spans[record.attempt] = max(spans.get(record.attempt, 0.0), record.ended - record.started)
+        spans[record.attempt] = max(spans.get(record.attempt, 0.0), record.wall_s or 0.0)
     seconds = sum(spans.values())
     found: dict[str, Any] = {}
     if spans and 0 <= seconds <= LONGEST_S:

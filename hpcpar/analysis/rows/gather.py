@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import operator
+import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from hpcpar.analysis.scaling.series import name_variants
 from hpcpar.errors import InputError, Problem
 from hpcpar.inventory import Listed, list_runs
 from hpcpar.runs import BatchLine, Snapshot, StudyFolder, find_studies
-from hpcpar.storage import in_utf8
+from hpcpar.storage import in_utf8, is_folder
 
 
 class Gathered(NamedTuple):
@@ -44,10 +45,10 @@ def gather(paths: Sequence[Path], warmup_steps: int | None = None, target_loss: 
 
 def _gather(paths: Sequence[Path], options: Options) -> Gathered:
     studies = studies_at(paths)
-    rows = _rows(studies, options)
+    rows, found = _rows(studies, options)
     notes: list[str] = []
-    for study in studies:
-        missing, damaged = _missing(study)
+    for study, names in zip(studies, found, strict=True):
+        missing, damaged = _missing(study, names)
         rows += missing
         notes += damaged
     if not rows:
@@ -93,8 +94,8 @@ def studies_at(paths: Sequence[Path]) -> list[StudyFolder]:
     return [found[path] for path in sorted(found)]
 
 
-def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
-    """Return the row of every run: a kept one where nothing has changed, else a new one."""
+def _rows(studies: Sequence[StudyFolder], options: Options) -> tuple[list[Row], list[set[str]]]:
+    """Return the row of every run (a kept one where nothing has changed, else a new one), and the names by study."""
     now_ns = time.time_ns()
     kept = [kept_rows(study, options) for study in studies]
     listed = [list_runs(study, one.facts) for study, one in zip(studies, kept, strict=True)]
@@ -111,15 +112,16 @@ def _rows(studies: Sequence[StudyFolder], options: Options) -> list[Row]:
         rows[place][run.name] = row
     for place in sorted({place for place, _ in changed}):
         keep_rows(studies[place], kept[place], listed[place], rows[place], options=options, now_ns=now_ns)
-    return [rows[place][run.name] for place, runs in enumerate(listed) for run in runs]
+    names = [{run.name for run in runs} for runs in listed]
+    return [rows[place][run.name] for place, runs in enumerate(listed) for run in runs], names
 
 
 def _snapshot(study: str, run: Listed) -> Snapshot:
     return Snapshot(f"{study}/{run.name}", None if run.facts is None else run.facts.names)
 
 
-def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
-    """Return a row for every run that a batch names and that has no folder; and notes on damaged manifests."""
+def _missing(study: StudyFolder, found: set[str]) -> tuple[list[Row], list[str]]:
+    """Return a row for every run that a batch names and that was not found; and notes on damaged manifests."""
     rows: dict[str, Row] = {}
     notes = []
     for batch in study.batches():
@@ -128,10 +130,27 @@ def _missing(study: StudyFolder) -> tuple[list[Row], list[str]]:
             where = f"study {in_utf8(study.name)}: {reading.rejected} lines of batch {batch.key}'s manifest"
             notes.append(f"{where} could not be read")
         for name in (line.run for line in reading.records if line.kind == "run" and line.run):
-            if "\0" not in name and not study.run(name).path.is_dir():
-                message = f"batch {batch.key} names it, but its folder is gone"
-                rows[name] = Row(study=in_utf8(study.name), run=name, state=MISSING, message=message)
+            if name not in found and _is_of_a_run(name):
+                state, why = _why_not_found(study.path / name)
+                message = f"batch {batch.key} names it, but its folder {why}"
+                rows[name] = Row(study=in_utf8(study.name), run=name, state=state, message=message)
     return list(rows.values()), notes
+
+
+def _is_of_a_run(name: str) -> bool:
+    """Say whether a manifest, which may be a stranger's, names a folder in its own study."""
+    return name not in (".", "..") and not {"\0", "/"} & set(name)
+
+
+def _why_not_found(path: Path) -> tuple[str, str]:
+    """Return the state of a run that is not listed, and what is wrong with its folder."""
+    if not is_folder(path):
+        return MISSING, "is gone"
+    try:
+        os.listdir(path)
+    except OSError as error:
+        return UNREADABLE, f"cannot be read: {error.strerror or type(error).__name__}"
+    return UNREADABLE, "has no spec.json"
 
 
 def _without_copies(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:

@@ -12,9 +12,9 @@ import msgspec
 from hpcpar.analysis.rows import billing, diagnosed, usage
 from hpcpar.analysis.rows.attempts import goodput, read_history
 from hpcpar.analysis.rows.row import MISSING, UNREADABLE, Row
-from hpcpar.analysis.rows.window import LONGEST_S, Window, measure
-from hpcpar.outcome import Outcome, decide
-from hpcpar.records import Cause, RunRecord
+from hpcpar.analysis.rows.window import Window, measure
+from hpcpar.outcome import Outcome, decide, result_of
+from hpcpar.records import LONGEST_S, Cause, RunRecord
 from hpcpar.runs import RunFolder, Snapshot
 from hpcpar.spec import SCHEMA, UNDECLARED, RunSpec
 from hpcpar.storage import in_utf8
@@ -45,7 +45,8 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         study, run = in_utf8(folder.path.parent.name), in_utf8(folder.path.name)
         return Row(study=study, run=run, state=UNREADABLE, message=wrong)
     outcome = decide(folder)
-    record, record_note = _own_record(folder, spec)
+    result = result_of(folder)
+    record = result.record
     attempt = _attempt(record, outcome)
     names = [name for name in folder.attempts() if _ATTEMPT.fullmatch(name)]
     history = read_history(folder, attempt, record, names, losses=record is None or target_loss is not None)
@@ -66,13 +67,13 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         until_steady=spec.until_steady and warmup_steps is None and not whole,
         sound=history.sound,
     )
-    damaged = int(record is None and folder.has_record() and folder.newer_record() is None)
+    damaged = int(bool(result.wrong))
     submission_lines = folder.submission_lines().rejected
     timed = _timed(spec, window, whole=whole)
     return Row(
         **_planned(spec, warmup),
         pair=_pair(spec, record),
-        **_ended(outcome, record, record_note, window),
+        **_ended(outcome, record, result.wrong, window),
         **timed,
         **_places(record),
         **usage.columns(record, spec, window, timed["samples_per_s"]),
@@ -85,7 +86,7 @@ def reduce_run(folder: RunFolder, warmup_steps: int | None = None, target_loss: 
         **_evaluated(record),
         whole_program=whole,
         loss_diverged=record is not None and record.loss_first is not None and record.loss_last is None,
-        notes=_notes(spec, record, window),
+        notes=_notes(spec, record, outcome, window),
         replayed_steps=history.replayed_steps,
         **goodput(window, history.wall_s, whole=whole),
     )
@@ -115,16 +116,6 @@ def _what_is_wrong(folder: RunFolder, spec: RunSpec | None) -> str:
     }
     impossible += [f"{name} {size}" for name, size in from_zero.items() if not 0 <= size <= _LARGEST]
     return f"spec.json has impossible sizes: {', '.join(impossible)}" if impossible else ""
-
-
-def _own_record(folder: RunFolder, spec: RunSpec) -> tuple[RunRecord | None, str]:
-    record = folder.record()
-    if record is None:
-        damaged = folder.has_record() and folder.newer_record() is None
-        return None, "record.json is damaged" if damaged else ""
-    if record.key != spec.key:
-        return None, f"record.json belongs to another run ({record.key})"
-    return record, ""
 
 
 def _attempt(record: RunRecord | None, outcome: Outcome) -> str:
@@ -200,8 +191,9 @@ def _pair(spec: RunSpec, record: RunRecord | None) -> str:
 def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window: Window) -> dict[str, Any]:
     """Return state, cause and message; a foreign or damaged record never counts as a result."""
     state, cause = outcome.state, outcome.cause.value if outcome.cause else ""
-    if state == "done" and record is None:  # of a newer version, which the message says, or of another run
-        state, cause = UNREADABLE if outcome.message else "failed", ""
+    if state == "done" and record is None:  # of a newer version, which the message says
+        state, cause = UNREADABLE, ""
+    possible = not _is_impossible(outcome)
     words = [outcome.message, "" if record_note in outcome.message else record_note]
     if record is not None and state == "failed" and not outcome.message:
         words += record.notes
@@ -213,9 +205,13 @@ def _ended(outcome: Outcome, record: RunRecord | None, record_note: str, window:
         "message": "; ".join(filter(None, words)),
         "attempts": outcome.num_attempts,
         "too_few_steps": bool(window.reason) and (outcome.num_attempts > 0 or state == "done"),
-        "started": outcome.started,
-        "ended": outcome.ended,
+        "started": outcome.started if possible else None,
+        "ended": outcome.ended if possible else None,
     }
+
+
+def _is_impossible(outcome: Outcome) -> bool:
+    return outcome.started is not None and outcome.ended is not None and outcome.wall_s is None
 
 
 def _is_whole(record: RunRecord | None) -> bool:
@@ -319,7 +315,7 @@ def _possible(seconds: float) -> bool:
     return 0 <= seconds <= LONGEST_S
 
 
-def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str, ...]:
+def _notes(spec: RunSpec, record: RunRecord | None, outcome: Outcome, window: Window) -> tuple[str, ...]:
     notes = [] if record is None else list(record.notes)
     if spec.schema > SCHEMA or (record is not None and record.schema > SCHEMA):
         notes.append("written by a newer hpcpar: fields unknown to this one were left out")
@@ -328,6 +324,8 @@ def _notes(spec: RunSpec, record: RunRecord | None, window: Window) -> tuple[str
     if record is not None and record.lineage:
         resumed = ", ".join(str(span.first) for span in record.lineage[1:])
         notes.append(f"went on from a checkpoint before step {resumed}")
+    if _is_impossible(outcome):
+        notes.append("its times were left out: a clock was set while it ran, or they are damaged")
     lost = [] if record is None else [name for name, seconds in record.phases.items() if not _possible(seconds)]
     if lost:
         notes.append(f"impossible seconds of the phases {', '.join(lost)} were left out")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-UNREADABLE = "unreadable"
-"""State of a run folder whose spec.json is missing, damaged or impossible, or whose result is of a newer version."""
+from hpcpar.outcome import UNREADABLE
+
+__all__ = ["MISSING", "UNREADABLE", "Row"]
+
 MISSING = "missing"
 """State of a run that a batch names and that has no folder."""
 

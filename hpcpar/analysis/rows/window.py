@@ -16,12 +16,10 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from hpcpar.analysis.rows.steady import MOST, settled
-from hpcpar.records import Step, StepTime
+from hpcpar.records import LONGEST_S, Step, StepTime
 
 SHORTEST_S = 1e-9
 """Nothing is shorter than a tick of a nanosecond clock: such a time is a damaged number."""
-LONGEST_S = 1e9
-"""No step lasts thirty years: such a time is a damaged number."""
 MAX_LOST_SHARE = 0.1
 """A window that lost more than this to damage is no longer the window that was asked for."""
 

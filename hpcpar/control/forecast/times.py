@@ -85,7 +85,7 @@ def _look(run: RunFolder, stamp: int) -> Taken:
         node_type=spec.identity.node_type,
         cell=msgspec.structs.replace(spec.identity, repeat=1, seed=0).key(),
         step_s=step_time_of(run, spec),
-        start_s=record.ended - record.started - record.phases.get("train", 0.0),
+        start_s=max(0.0, (record.wall_s or 0.0) - record.phases.get("train", 0.0)),
     )
 
 
