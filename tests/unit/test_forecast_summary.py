@@ -135,6 +135,18 @@ def test_longer_than_the_queue_allows_is_several_jobs(shapes) -> None:
     assert f"{found.jobs} jobs, with checkpoints" in found.reason
 
 
+def test_the_worst_case_of_several_jobs_is_that_of_all_of_them(shapes) -> None:
+    where = profile("perlmutter")
+    asked = study(strategies=("fsdp",), nodes=(4,), steps=100_000, time="5m")
+    found = forecasts.forecast(asked, where, "flags")
+    (row,) = found.rows
+    assert row.jobs > 1
+    assert row.worst.node_hours == pytest.approx(row.jobs * 4 * 5 / 60)
+    assert row.worst.node_hours >= row.price.node_hours
+    with pytest.raises(InputError, match="is exceeded"):
+        spend.check_budget(found, [], where, row.price.node_hours)
+
+
 def test_submit_asks_for_the_memory_that_nobody_gave(shapes) -> None:
     where = profile("slurm-test")
     asked = study(strategies=("ddp",), nodes=(2,))
