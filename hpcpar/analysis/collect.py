@@ -17,6 +17,8 @@ from hpcpar.analysis.scaling.laws import laws
 from hpcpar.analysis.scaling.sizeup import sizeups
 from hpcpar.analysis.scaling.table import build
 from hpcpar.errors import InputError, Problem
+from hpcpar.runs import StudyFolder
+from hpcpar.storage import in_utf8
 
 
 def collect(
@@ -43,9 +45,12 @@ def collect(
         target_loss: compare the samples and the time in which the training loss falls to it.
 
     Raises:
-        InputError: with every option that is wrong; or nothing to read, or a baseline that no run has.
+        InputError: with every option that is wrong; or nothing to read, a baseline that no run has, or a collection
+            against itself.
     """
     chosen = _check(warmup_steps, efficiency_target, margin)
+    if against:
+        _refuse_itself(studies_at(paths), studies_at(against))
     gathered = gather(paths, warmup_steps, target_loss)
     others = gather(against, warmup_steps, target_loss) if against else None
     tables = build(gathered.rows, baseline)
@@ -64,6 +69,14 @@ def collect(
         lint=lint(tables, target_loss),
         studies=tuple(study.path for study in studies_at(paths)),
     )
+
+
+def _refuse_itself(studies: Sequence[StudyFolder], others: Sequence[StudyFolder]) -> None:
+    """Refuse two sides that are the same runs: every verdict would be that nothing has changed."""
+    if {study.path for study in studies} == {study.path for study in others}:
+        names = ", ".join(in_utf8(study.name) for study in studies)
+        what = f"both sides are the same runs ({names}): a run's folder stands for its whole study"
+        raise InputError(Problem("--against", what, "name another study; to compare strategies of one, --reference"))
 
 
 def _check(warmup_steps: int | None, efficiency_target: float, margin: Sequence[str]) -> dict[str, float]:

@@ -819,6 +819,15 @@ def test_a_collection_that_deteriorates_against_another_fails_only_where_that_is
     assert run("collect", old, "--against", new, "--offline", "--fail-on", "deteriorates")[0] == 0
 
 
+def test_a_study_is_not_compared_with_itself(run, study):
+    one, other, *_ = study.runs()
+
+    for sides in [(study.path, study.path), (one.path, other.path), (study.path.parent, one.path)]:
+        code, out, err = run("collect", sides[0], "--against", sides[1], "--offline")
+        assert (code, out) == (2, "")
+        assert f"both sides are the same runs ({study.name}): a run's folder stands for its whole study" in err
+
+
 def test_what_is_not_shown_to_be_no_worse_can_fail_too(run, isolation):
     new, old = two_dates(isolation, repeats=1)
 
