@@ -355,6 +355,8 @@ def test_option_and_mesh_reach_the_strategies(run):
         (["submit", "--cluster", "local", "--workload", "lama-tiny"], "did you mean 'llama-tiny'"),
         (["submit", "--cluster", "local", "--set", "layerz=3"], "did you mean 'layers'"),
         (["submit", "--cluster", "local", "--option", "bucketmb=3"], "did you mean 'bucket_mb'"),
+        (["submit", "--cluster", "local", "--set", "lr=1e999"], "lr: must be a finite number, not inf"),
+        (["submit", "--cluster", "local", "--option", "bucket_mb=inf"], "bucket_mb: must be a finite number, not inf"),
         (["submit", "quikstart", "--cluster", "local"], "did you mean 'quickstart'"),
         (["show", "cluster", "perlmuter"], "did you mean 'perlmutter'"),
         (["show", "strategy", "hybird"], "did you mean 'hybrid'"),
