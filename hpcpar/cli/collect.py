@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcpar.cli import printable
-from hpcpar.cli.output import escape_json, warn
+from hpcpar.cli.output import escape_json, in_unicode, warn
 from hpcpar.cli.status import choose_studies
 from hpcpar.storage import make_folder, write_file
 
@@ -146,9 +146,8 @@ def _propose(results: Results, programme: str, largest_job: int | None, out: Pat
 
 def _printed(results: Results, form: str) -> str:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    blocks = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     printed = {
-        "text": lambda: results.to_text(width=width, chart=blocks),
+        "text": lambda: results.to_text(width=width, chart=in_unicode()),
         "tex": results.to_latex,
         "html": results.to_html,
         "md": results.to_markdown,

@@ -238,6 +238,30 @@ def test_what_the_scheduler_says_reaches_the_terminal_escaped(run, study, monkey
     assert err.removesuffix("\n").isprintable()
 
 
+@pytest.mark.parametrize("arguments", [["plan", "--cluster", "local"], ["status"], ["collect", "--offline"]])
+@pytest.mark.parametrize("encoding", ["latin1", "ascii"])
+def test_a_terminal_of_an_old_encoding_is_no_traceback(study, arguments, encoding):
+    if arguments[0] != "plan":
+        identity = msgspec.structs.replace(study.runs()[0].spec().identity, strategy="dd\u2192\u00e9")
+        run = study.runs()[0]
+        run.write_spec(msgspec.structs.replace(run.spec(), identity=identity))
+    line = [sys.executable, "-m", "hpcpar", *arguments]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(line, capture_output=True, env=environment, encoding=encoding)
+    assert done.returncode in (0, 1)
+    assert "Traceback" not in done.stderr
+    assert "strategy" in done.stdout
+
+
+def test_json_is_ascii_whatever_the_names(run, study):
+    first = study.runs()[0]
+    identity = msgspec.structs.replace(first.spec().identity, strategy="dd\u2192\u00e9")
+    first.write_spec(msgspec.structs.replace(first.spec(), identity=identity))
+    _, out, _ = run("collect", "--offline", "--json")
+    assert out.isascii()
+    assert any(row["strategy"] == identity.strategy for table in json.loads(out)["tables"] for row in table["rows"])
+
+
 def test_a_reader_that_has_gone_is_no_traceback(study):
     reader, writer = os.pipe()
     os.close(reader)
