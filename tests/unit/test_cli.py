@@ -403,6 +403,8 @@ def test_option_and_mesh_reach_the_strategies(run):
         (["submit", "--cluster", "x" * 300], "is not known"),
         (["submit", "--cluster", "~nobody-of-that-name/x.toml"], "no such file"),
         (["submit", "no/such/study.toml", "--cluster", "local"], "no such file"),
+        (["plan", "--cluster", "local", "--nodes", "1", "--", "sleep", "1"], "program of your own cannot be forecast"),
+        (["plan", "--cluster", "local", "--workload", "script"], "program of your own cannot be forecast"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
