@@ -164,6 +164,10 @@ def test_repeats_are_outermost_so_that_a_drifting_machine_spoils_all_cells_alike
 def test_the_warm_up_takes_at_most_half_of_a_short_run():
     planned = plan(steps=9, warmup_steps=10)
     assert {run.spec.warmup_steps for run in planned.runs} == {4}
+    assert [str(one).splitlines()[0] for one in planned.warnings] == [
+        "warmup_steps: 10 would leave none of 9 steps to time: 4 are cut"
+    ]
+    assert plan(steps=20, warmup_steps=10).warnings == ()
 
 
 def test_without_a_declared_warm_up_it_lasts_until_the_step_time_is_steady_and_at_least_ten_steps():
