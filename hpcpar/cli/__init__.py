@@ -71,7 +71,7 @@ class _LazyGroup(click.Group):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             from hpcpar.errors import nearest
 
-            raise click.UsageError(f"no such command '{args[0]}': {nearest(args[0], VERBS)}")
+            raise click.UsageError(f"no such command '{printable(args[0])}': {nearest(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
 
 
@@ -108,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable(shown.getvalue()), nl=False, err=True)  # it quotes what was typed
         return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -262,6 +262,14 @@ def test_json_is_ascii_whatever_the_names(run, study):
     assert any(row["strategy"] == identity.strategy for table in json.loads(out)["tables"] for row in table["rows"])
 
 
+@pytest.mark.parametrize("words", [["{}"], ["status", "--{}"], ["list", "{}"], ["submit", "--nodes", "{}"], ["--{}"]])
+def test_what_was_typed_reaches_the_terminal_escaped(run, words):
+    code, out, err = run(*(word.format("q\x1b[31mz") for word in words))
+    assert (code, out) == (2, "")
+    assert printable(err) == err
+    assert "\\x1b[31m" in err
+
+
 def test_a_reader_that_has_gone_is_no_traceback(study):
     reader, writer = os.pipe()
     os.close(reader)
