@@ -20,7 +20,7 @@ Examples:
   hpcpar doctor --cluster perlmutter                    a profile, with a small study on it
   hpcpar doctor quickstart --cluster mine --nodes 1 64  all that `submit` would say, and what it would only warn of
 """
-_ONLY_SUBMIT = ("again", "no_gate", "predict", "force", "dry_run", "wait")
+_ONLY_SUBMIT = ("again", "no_gate", "force", "dry_run", "wait")
 _PARAMS = [param for param in submit_command.command.params if param.name not in _ONLY_SUBMIT]
 
 
