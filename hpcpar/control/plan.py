@@ -17,6 +17,9 @@ from hpcpar.profile import ClusterProfile
 from hpcpar.registry import Declaration
 from hpcpar.spec import UNDECLARED, Identity, Resources, RunSpec, StrategyChoice, Study
 
+_OF_A_QUEUE = ("account", "qos", "partition", "constraint", "memory")
+"""What only a cluster's scheduler holds jobs to."""
+
 
 class PlannedRun(NamedTuple):
     """A run and what it asks of the scheduler."""
@@ -199,6 +202,10 @@ def _warnings(study: Study, profile: ClusterProfile) -> Iterator[Problem]:
         what = "needs an account to charge, and none is given"
         fix = "name it with --account, or put `account` into your own copy of the profile"
         yield Problem(f"cluster {profile.name}", what, fix)
+    ignored = [name for name in _OF_A_QUEUE if getattr(study, name)] if profile.scheduler == "local" else []
+    if ignored:
+        what = f"this machine's own queue takes no notice of {'it' if len(ignored) == 1 else 'them'}"
+        yield Problem(", ".join(ignored), what, "leave out what is meant for another cluster")
     if study.quick:
         what = f"a look: at most {lengths.QUICK_STEPS} steps and one repeat"
         yield Problem("quick", what, "leave --quick out for anything that you publish")

@@ -176,6 +176,14 @@ def test_without_a_declared_warm_up_it_lasts_until_the_step_time_is_steady_and_a
     assert (declared.warmup_steps, declared.until_steady) == (10, False)
 
 
+def test_what_this_machine_takes_no_notice_of_is_said():
+    here = profile(scheduler="local")
+    said = [str(one).splitlines()[0] for one in plan(here, account="a", qos="normal", memory="1GiB").warnings]
+    assert said == ["account, qos, memory: this machine's own queue takes no notice of them"]
+    assert plan(here).warnings == ()
+    assert plan(account="a", qos="normal", memory="1GiB").warnings == ()
+
+
 def test_a_quick_look_is_short_and_says_so():
     planned = plan(steps=500, repeats=5, quick=True)
     assert {(run.spec.identity.steps, run.spec.identity.repeat, run.spec.quick) for run in planned.runs} == {
