@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def collect(
         InputError: with every option that is wrong; or nothing to read, a baseline that no run has, or a collection
             against itself.
     """
-    chosen = _check(warmup_steps, efficiency_target, margin)
+    chosen = _check(warmup_steps, efficiency_target, target_loss, margin)
     if against:
         _refuse_itself(studies_at(paths), studies_at(against))
     gathered = gather(paths, warmup_steps, target_loss)
@@ -79,12 +80,16 @@ def _refuse_itself(studies: Sequence[StudyFolder], others: Sequence[StudyFolder]
         raise InputError(Problem("--against", what, "name another study; to compare strategies of one, --reference"))
 
 
-def _check(warmup_steps: int | None, efficiency_target: float, margin: Sequence[str]) -> dict[str, float]:
+def _check(
+    warmup_steps: int | None, efficiency_target: float, target_loss: float | None, margin: Sequence[str]
+) -> dict[str, float]:
     problems = []
     if warmup_steps is not None and warmup_steps < 0:
         problems.append(Problem("--warmup-steps", f"{warmup_steps} is negative"))
     if not 0 < efficiency_target <= 1:
         problems.append(Problem("--efficiency-target", f"{efficiency_target:g} is not between 0 and 1"))
+    if target_loss is not None and not math.isfinite(target_loss):
+        problems.append(Problem("--target-loss", f"{target_loss:g} is not a finite number"))
     try:
         chosen = margins(margin)
     except InputError as error:

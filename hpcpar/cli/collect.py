@@ -92,6 +92,10 @@ def command(
     """
     if as_json and form not in ("text", "json"):
         raise click.UsageError(f"--json and --format {form} are two answers: give one of them")
+    if programme and (as_json or form != "text"):
+        raise click.UsageError("--for prints the section of a proposal, in Markdown: leave --format and --json out")
+    if largest_job is not None and not programme:
+        raise click.UsageError("--largest-job stands in the section of a proposal: name its programme with --for")
     studies = choose_studies(paths, latest=True)
     if not offline:
         _ask_the_scheduler(studies)

@@ -770,6 +770,28 @@ def test_two_forms_of_one_answer_are_refused(run, study):
     assert "give one of them" in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--largest-job", "3"], "name its programme with --for"),
+        (["--format", "json", "--for", "archer2"], "leave --format and --json out"),
+        (["--json", "--for", "archer2"], "leave --format and --json out"),
+    ],
+)
+def test_a_flag_that_would_mean_nothing_is_refused(run, study, flags, words):
+    code, out, err = run("collect", "--offline", *flags)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf", "-inf"])
+def test_a_target_that_no_loss_reaches_is_refused(run, study, loss):
+    code, out, err = run("collect", "--offline", "--target-loss", loss)
+    assert (code, out) == (2, "")
+    assert f"--target-loss: {loss} is not a finite number" in err
+    assert run("collect", "--offline", "--target-loss", "-1")[0] == 0
+
+
 @pytest.mark.parametrize("kind", ["strategies", "workloads"])
 def test_everything_registered_is_listed_with_a_line(run, kind):
     _, out, _ = run("list", kind, "--json")
