@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import click
 from hpcpar.cli import printable
 from hpcpar.cli.output import escape_json, in_unicode, warn
 from hpcpar.cli.status import choose_studies
+from hpcpar.errors import InputError, StorageError
 from hpcpar.storage import make_folder, write_file
 
 if TYPE_CHECKING:
@@ -117,7 +120,8 @@ def command(
     else:
         _print(_printed(results, "json" if as_json else form))
     if out is not None:
-        names = [str(path.relative_to(out.absolute())) for path in results.save(out.absolute(), warn)]
+        with _naming_out():
+            names = [str(path.relative_to(out.absolute())) for path in results.save(out.absolute(), warn)]
         click.echo(f"wrote {len(names)} files to {out.absolute()}: {', '.join(names[:3])}, ...", err=True)
     failing = results.failing(fail_on) if fail_on else []
     for line in [*(f"missing: {gap}" for gap in gaps), *failing]:
@@ -135,6 +139,15 @@ def _ask_the_scheduler(studies: list[StudyFolder]) -> None:
         warn(text)
 
 
+@contextlib.contextmanager
+def _naming_out() -> Iterator[None]:
+    """Name the flag that says where this command writes: other commands have others."""
+    try:
+        yield
+    except StorageError as error:
+        raise InputError([one._replace(fix="name another place: --out DIR") for one in error.problems]) from error
+
+
 def _propose(results: Results, programme: str, largest_job: int | None, out: Path | None) -> list[str]:
     """Print the performance section of a proposal, and save it where asked; return what it lacks."""
     from hpcpar.analysis.report.proposal import write
@@ -143,8 +156,9 @@ def _propose(results: Results, programme: str, largest_job: int | None, out: Pat
     text, gaps = write(results, programme, Request(largest_job))
     _print(printable(text))
     if out is not None:
-        make_folder(out.absolute())
-        write_file(out.absolute() / f"proposal-{programme}.md", text.encode())
+        with _naming_out():
+            make_folder(out.absolute())
+            write_file(out.absolute() / f"proposal-{programme}.md", text.encode())
     return gaps
 
 
