@@ -411,6 +411,9 @@ def test_option_and_mesh_reach_the_strategies(run):
         (["submit", "--cluster", "x" * 300], "is not known"),
         (["submit", "--cluster", "~nobody-of-that-name/x.toml"], "no such file"),
         (["submit", "no/such/study.toml", "--cluster", "local"], "no such file"),
+        (["submit", "nosuch.toml", "--cluster", "local"], "job 'nosuch.toml': there is no such file here"),
+        (["submit", "--cluster", "local", "--workload", "mine.py"], "FILE.py:NAME"),
+        (["submit", "--cluster", "perlmutter", "--account", "a; b", "--dry-run"], "account: 'a; b' is not a word"),
         (["plan", "--cluster", "local", "--nodes", "1", "--", "sleep", "1"], "program of your own cannot be forecast"),
         (["plan", "--cluster", "local", "--workload", "script"], "program of your own cannot be forecast"),
     ],
@@ -583,6 +586,17 @@ def test_a_read_only_runs_folder_is_bad_input_and_nothing_is_written_elsewhere(r
     assert code == 2
     assert "cannot write" in err
     assert tree(isolation, read_only) == before
+
+
+@pytest.mark.parametrize("more", [[], ["--for", "archer2"]])
+def test_a_report_that_cannot_be_written_names_its_own_flag(run, study, tmp_path, monkeypatch, more):
+    monkeypatch.setattr("hpcpar.analysis.outputs.files", lambda *_: {})
+    (tmp_path / "file").touch()
+    code, _, err = run("collect", "--offline", "--out", tmp_path / "file" / "x", *more)
+    assert code == 2
+    assert "cannot write" in err
+    assert "name another place: --out DIR" in err
+    assert "--runs" not in err
 
 
 def test_a_full_runs_folder_is_bad_input_and_is_left_as_it_was(run, no_room, no_queue, isolation):
