@@ -37,6 +37,7 @@ def find(kind: Kind, name: str) -> Path:
     Raises:
         InputError: there is none; with the nearest name.
     """
+    asked = name
     if os.sep in name or name.endswith(_SUFFIX[kind]):
         path = expand_home(name)
         if is_file(path):
@@ -50,7 +51,8 @@ def find(kind: Kind, name: str) -> Path:
         path = folder / (name + _SUFFIX[kind])
         if is_file(path):
             return path.absolute()
-    raise InputError(Problem(f"{kind[:-1]} '{name}'", "is not known", nearest(name, available(kind))))
+    what = "is not known" if name == asked else "there is no such file here, and none that hpcpar brings"
+    raise InputError(Problem(f"{kind[:-1]} '{asked}'", what, nearest(name, available(kind))))
 
 
 def available(kind: Kind) -> dict[str, Path]:

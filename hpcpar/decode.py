@@ -5,6 +5,7 @@ msgspec stops at the first mistake; a person who corrects a file wants all of th
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,8 @@ def find_problems(cls: Any, data: Any, where: str, prefix: str = "") -> list[Pro
 def _value_problems(kind: Any, value: Any, where: str, key: str) -> list[Problem]:
     """List the problems inside tables and lists one by one, then what is wrong with the value as a whole."""
     problems: list[Problem] = []
+    if float in _options(kind) and isinstance(value, float) and not math.isfinite(value):
+        return [Problem(_at(where, key), f"must be a finite number, not {value}")]  # a record of it would hold null
     for option in _options(kind):
         if isinstance(value, Mapping) and _is_struct(option):
             return find_problems(option, value, where, key + ".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hpcpar.analysis.scaling.laws import laws
 from hpcpar.analysis.scaling.sizeup import sizeups
 from hpcpar.analysis.scaling.table import build
 from hpcpar.errors import InputError, Problem
+from hpcpar.runs import StudyFolder
+from hpcpar.storage import in_utf8
 
 
 def collect(
@@ -43,9 +46,12 @@ def collect(
         target_loss: compare the samples and the time in which the training loss falls to it.
 
     Raises:
-        InputError: with every option that is wrong; or nothing to read, or a baseline that no run has.
+        InputError: with every option that is wrong; or nothing to read, a baseline that no run has, or a collection
+            against itself.
     """
-    chosen = _check(warmup_steps, efficiency_target, margin)
+    chosen = _check(warmup_steps, efficiency_target, target_loss, margin)
+    if against:
+        _refuse_itself(studies_at(paths), studies_at(against))
     gathered = gather(paths, warmup_steps, target_loss)
     others = gather(against, warmup_steps, target_loss) if against else None
     tables = build(gathered.rows, baseline)
@@ -66,12 +72,24 @@ def collect(
     )
 
 
-def _check(warmup_steps: int | None, efficiency_target: float, margin: Sequence[str]) -> dict[str, float]:
+def _refuse_itself(studies: Sequence[StudyFolder], others: Sequence[StudyFolder]) -> None:
+    """Refuse two sides that are the same runs: every verdict would be that nothing has changed."""
+    if {study.path for study in studies} == {study.path for study in others}:
+        names = ", ".join(in_utf8(study.name) for study in studies)
+        what = f"both sides are the same runs ({names}): a run's folder stands for its whole study"
+        raise InputError(Problem("--against", what, "name another study; to compare strategies of one, --reference"))
+
+
+def _check(
+    warmup_steps: int | None, efficiency_target: float, target_loss: float | None, margin: Sequence[str]
+) -> dict[str, float]:
     problems = []
     if warmup_steps is not None and warmup_steps < 0:
         problems.append(Problem("--warmup-steps", f"{warmup_steps} is negative"))
     if not 0 < efficiency_target <= 1:
         problems.append(Problem("--efficiency-target", f"{efficiency_target:g} is not between 0 and 1"))
+    if target_loss is not None and not math.isfinite(target_loss):
+        problems.append(Problem("--target-loss", f"{target_loss:g} is not a finite number"))
     try:
         chosen = margins(margin)
     except InputError as error:

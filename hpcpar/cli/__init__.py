@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ class _LazyGroup(click.Group):
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             from hpcpar.errors import nearest
 
-            raise click.UsageError(f"no such command '{args[0]}': {nearest(args[0], VERBS)}")
+            raise click.UsageError(f"no such command '{printable(args[0])}': {nearest(args[0], VERBS)}")
         return super().resolve_command(ctx, args)
 
 
@@ -100,13 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo("error: the current folder is gone: change to another one", err=True)
         return 2
     _replace_closed_streams()
+    _escape_what_stdout_cannot_hold()
     try:
         code = group.main(args=list(argv) if argv is not None else None, prog_name="hpcpar", standalone_mode=False)
         sys.stdout.flush()  # here, where a full disk can still be told
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable(shown.getvalue()), nl=False, err=True)  # it quotes what was typed
         return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -138,6 +142,12 @@ def _replace_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - it stays open, and pathlib is not loaded
+
+
+def _escape_what_stdout_cannot_hold() -> None:
+    """Let an old locale get a character that it does not know escaped, as stderr does, and no traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_stdout() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hpcpar import assets
 from hpcpar.cli import printable
 from hpcpar.cli.output import print_json, warn
-from hpcpar.errors import InputError, Problem
+from hpcpar.errors import HpcparError, InputError, Problem, SchedulerError
+
+if TYPE_CHECKING:
+    from hpcpar.control.cluster.machine import Machine
 
 _EPILOG = """
 \b
@@ -25,6 +29,17 @@ def command() -> None:
     """Write a profile of this cluster, or compare one with it."""
 
 
+def _ask() -> Machine:
+    """Ask Slurm about the machine; say what to look at where it does not answer."""
+    from hpcpar.control.cluster import machine
+
+    try:
+        return machine.ask()
+    except SchedulerError as error:
+        fix = "Slurm must answer here: look with `scontrol ping`, try another login node, or later"
+        raise HpcparError(f"{error}\n    {fix}") from error
+
+
 @command.command()
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it here; never over another file.")
 @click.option("--name", help="What the profile is called (default: the file's name, else the cluster's).")
@@ -38,14 +53,13 @@ def detect(out: Path | None, name: str | None, as_json: bool) -> int:
     from datetime import date
 
     from hpcpar.control.cluster import detect as detection
-    from hpcpar.control.cluster import machine
     from hpcpar.decode import decode, parse_toml
     from hpcpar.profile import ClusterProfile
     from hpcpar.storage import is_file, write_file
 
     if out is not None and is_file(out):
         raise InputError(Problem(str(out), "is there already", "choose another name, or remove it"))
-    found = machine.ask()
+    found = _ask()
     called = name or (out.stem if out else detection.profile_name(found))
     detected = detection.detect(found, called, date.today().isoformat())
     profile = decode(ClusterProfile, parse_toml(detected.text, called), called)
@@ -75,7 +89,7 @@ def verify(name: str, as_json: bool) -> int:
 
     Exit code 0: nothing differs. 1: something does. 2: there is no such profile, or no Slurm here.
     """
-    from hpcpar.control.cluster import machine, probe
+    from hpcpar.control.cluster import probe
     from hpcpar.control.cluster import verify as comparison
     from hpcpar.decode import decode, read_toml
     from hpcpar.profile import ClusterProfile
@@ -85,7 +99,7 @@ def verify(name: str, as_json: bool) -> int:
     if profile.scheduler != "slurm":
         fix = "only what Slurm schedules can be compared"
         raise InputError(Problem(f"cluster {profile.name}", f"its scheduler is '{profile.scheduler}'", fix))
-    verdict = comparison.verify(profile, machine.ask())
+    verdict = comparison.verify(profile, _ask())
     if not verdict.differences:  # what the file says of partitions and sizes is right: may a job be sent so?
         verdict = verdict._replace(differences=tuple(probe.forbidden(profile)))
     if as_json:

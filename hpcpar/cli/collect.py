@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hpcpar.cli import printable
-from hpcpar.cli.output import escape_json, warn
+from hpcpar.cli.output import escape_json, in_unicode, warn
 from hpcpar.cli.status import choose_studies
+from hpcpar.errors import InputError, StorageError
 from hpcpar.storage import make_folder, write_file
 
 if TYPE_CHECKING:
@@ -92,6 +95,10 @@ def command(
     """
     if as_json and form not in ("text", "json"):
         raise click.UsageError(f"--json and --format {form} are two answers: give one of them")
+    if programme and (as_json or form != "text"):
+        raise click.UsageError("--for prints the section of a proposal, in Markdown: leave --format and --json out")
+    if largest_job is not None and not programme:
+        raise click.UsageError("--largest-job stands in the section of a proposal: name its programme with --for")
     studies = choose_studies(paths, latest=True)
     if not offline:
         _ask_the_scheduler(studies)
@@ -113,7 +120,8 @@ def command(
     else:
         _print(_printed(results, "json" if as_json else form))
     if out is not None:
-        names = [str(path.relative_to(out.absolute())) for path in results.save(out.absolute(), warn)]
+        with _naming_out():
+            names = [str(path.relative_to(out.absolute())) for path in results.save(out.absolute(), warn)]
         click.echo(f"wrote {len(names)} files to {out.absolute()}: {', '.join(names[:3])}, ...", err=True)
     failing = results.failing(fail_on) if fail_on else []
     for line in [*(f"missing: {gap}" for gap in gaps), *failing]:
@@ -131,6 +139,15 @@ def _ask_the_scheduler(studies: list[StudyFolder]) -> None:
         warn(text)
 
 
+@contextlib.contextmanager
+def _naming_out() -> Iterator[None]:
+    """Name the flag that says where this command writes: other commands have others."""
+    try:
+        yield
+    except StorageError as error:
+        raise InputError([one._replace(fix="name another place: --out DIR") for one in error.problems]) from error
+
+
 def _propose(results: Results, programme: str, largest_job: int | None, out: Path | None) -> list[str]:
     """Print the performance section of a proposal, and save it where asked; return what it lacks."""
     from hpcpar.analysis.report.proposal import write
@@ -139,16 +156,16 @@ def _propose(results: Results, programme: str, largest_job: int | None, out: Pat
     text, gaps = write(results, programme, Request(largest_job))
     _print(printable(text))
     if out is not None:
-        make_folder(out.absolute())
-        write_file(out.absolute() / f"proposal-{programme}.md", text.encode())
+        with _naming_out():
+            make_folder(out.absolute())
+            write_file(out.absolute() / f"proposal-{programme}.md", text.encode())
     return gaps
 
 
 def _printed(results: Results, form: str) -> str:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    blocks = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     printed = {
-        "text": lambda: results.to_text(width=width, chart=blocks),
+        "text": lambda: results.to_text(width=width, chart=in_unicode()),
         "tex": results.to_latex,
         "html": results.to_html,
         "md": results.to_markdown,

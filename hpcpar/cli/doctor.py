@@ -20,7 +20,7 @@ Examples:
   hpcpar doctor --cluster perlmutter                    a profile, with a small study on it
   hpcpar doctor quickstart --cluster mine --nodes 1 64  all that `submit` would say, and what it would only warn of
 """
-_ONLY_SUBMIT = ("again", "no_gate", "predict", "force", "dry_run", "wait")
+_ONLY_SUBMIT = ("again", "no_gate", "force", "dry_run", "wait")
 _PARAMS = [param for param in submit_command.command.params if param.name not in _ONLY_SUBMIT]
 
 
@@ -47,7 +47,7 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
         flags["cluster"] = "local"
     as_json = flags["as_json"]
     request, _ = submit_command.request_of(study_file, program, {**flags, **dict.fromkeys(_ONLY_SUBMIT, False)})
-    lines = list(_examine(request))
+    lines = list(_examine(request, flags["budget"]))
     if as_json:
         from hpcpar.cli.output import print_json
 
@@ -57,7 +57,7 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
     return 1 if any(line.level == "error" for line in lines) else 0
 
 
-def _examine(request: Any) -> Iterator[_Line]:
+def _examine(request: Any, budget: float | None) -> Iterator[_Line]:
     from hpcpar.control import gate, submit
     from hpcpar.control.gate.checks import Case
     from hpcpar.control.plan import Plan
@@ -72,6 +72,7 @@ def _examine(request: Any) -> Iterator[_Line]:
         for problem in prepared.plan.warnings:
             if not problem.where.startswith("cluster "):
                 yield _Line("warning", "plan", *problem)
+        yield from _budget(request, budget)
     except InputError as error:
         for problem in error.problems:
             yield _Line("error", "plan", *problem)
@@ -80,6 +81,18 @@ def _examine(request: Any) -> Iterator[_Line]:
             yield _Line("ok", result.check.name, "", result.check.about)
         for finding in result.findings:
             yield _Line(finding.level, result.check.name, *finding.problem)
+
+
+def _budget(request: Any, budget: float | None) -> Iterator[_Line]:
+    """Hold against the budget what a submit would send: what is done already is in the ledger."""
+    if budget is None:
+        return
+    from hpcpar.control import submit
+
+    problems = submit_command.over_budget(submit.prepare(request), budget)
+    yield from (_Line("error", "budget", *problem) for problem in problems)
+    if not problems:
+        yield _Line("ok", "budget", "", f"the worst case is within --budget {budget:g}")
 
 
 def _show(lines: list[_Line]) -> None:

@@ -21,17 +21,22 @@ def print_json(value: Any) -> None:
         import json
 
         text = json.dumps(msgspec.to_builtins(value), indent=2)
-    sys.stdout.write(_NOT_PLAIN.sub(lambda match: _escaped(match[0]), text) + "\n")
+    sys.stdout.write(escape_json(text) + "\n")
 
 
 def escape_json(text: str) -> str:
-    """Escape what a terminal would obey in a JSON text, in JSON's own way; line breaks stay."""
-    return "".join(char if char.isprintable() or char == "\n" else _escaped(char) for char in text)
+    """Escape all but ASCII in a JSON text, in JSON's own way; line breaks stay."""
+    return _NOT_PLAIN.sub(lambda match: _escaped(match[0]), text)
 
 
 def _escaped(char: str) -> str:
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def in_unicode() -> bool:
+    """Say whether stdout can take lines and bars that are drawn with characters."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def warn(text: str) -> None:

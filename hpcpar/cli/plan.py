@@ -9,7 +9,7 @@ import click
 from hpcpar import __version__
 from hpcpar.cli import submit
 from hpcpar.cli.study import read_profile, read_study
-from hpcpar.cli.variadic import VariadicCommand
+from hpcpar.cli.variadic import VariadicCommand, program_of
 
 _EPILOG = """
 \b
@@ -38,6 +38,18 @@ def _shared() -> list[click.Parameter]:
     return [param for param in submit.command.params if param.name not in _NOT_HERE]
 
 
+def _refuse_program(study_file: str | None, workload: str | None) -> None:
+    """Refuse a program of the user's own on the command line: nothing says what it computes.
+
+    Raises:
+        click.UsageError: there is one.
+    """
+    ctx = click.get_current_context()
+    if program_of(ctx) or (study_file is None and workload == "script"):
+        what = "a program of your own cannot be forecast: nothing says what it computes"
+        raise click.UsageError(f"{what}. `hpcpar submit --dry-run` shows its job, `--budget` holds its cost", ctx)
+
+
 @click.option(
     "--critical-batch",
     type=click.FloatRange(min=0, min_open=True),
@@ -63,6 +75,7 @@ def _plan(study_file: str | None, **flags: Any) -> int:
     from hpcpar.runs import find_studies, runs_root
     from hpcpar.storage import is_folder
 
+    _refuse_program(study_file, flags["workload"])
     flags = {**dict.fromkeys(_NOT_HERE), "program": (), **flags}
     study, where = read_study(study_file, flags)
     profile, _ = read_profile(study, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hpcpar.cli import printable
+from hpcpar.cli.output import in_unicode
 from hpcpar.control.forecast.forecast import Forecast, Row
 from hpcpar.control.forecast.price import Price
 from hpcpar.control.forecast.summary import Summary
@@ -22,7 +23,8 @@ def print_forecast(found: Forecast, summed: Summary, *, everything: bool) -> Non
     lines = [_cells(row, found) for row in rows]
     widths = [max(len(line[i]) for line in [_HEADS, *lines]) for i in range(len(_HEADS))]
     click.echo(f"{found.workload} on {found.cluster} ({found.node_type} nodes), {found.steps} steps a run")
-    for line in [_HEADS, tuple("─" * width for width in widths), *lines]:
+    rule = "─" if in_unicode() else "-"
+    for line in [_HEADS, tuple(rule * width for width in widths), *lines]:
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo(printable(text.rstrip()))
     if len(rows) < len(found.rows):

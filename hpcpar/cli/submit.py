@@ -152,6 +152,8 @@ def command(study_file: str | None, program: tuple[str, ...], **flags: Any) -> i
     for text in prepared.trouble:
         warn(text)
     if flags["dry_run"]:
+        for problem in over_budget(prepared, flags["budget"]):
+            warn(str(problem))
         return _show(prepared, profile_path, as_json=flags["as_json"])
     _refuse_or_ask(prepared, flags)
     with records.without_collections():
@@ -165,22 +167,43 @@ def _refuse_or_ask(prepared: Any, flags: dict[str, Any]) -> None:
     Raises:
         InputError: it may exceed the budget, or nobody is there to be asked.
     """
-    profile, root = prepared.request.profile, prepared.request.root
-    if flags["budget"] is None and profile.allocation.ask_above is None:
+    if problems := over_budget(prepared, flags["budget"]):
+        raise InputError(problems)
+    profile = prepared.request.profile
+    if flags["yes"] or not prepared.batches or profile.allocation.ask_above is None:
         return
     from hpcpar.control.forecast import spend
-    from hpcpar.runs import find_studies
-    from hpcpar.storage import is_folder
 
-    worst = spend.at_worst((run for batch in prepared.batches for run in batch.runs), profile)
-    if flags["budget"] is not None:
-        spend.refuse_above(worst, flags["budget"], find_studies(root) if is_folder(root) else [], profile)
-    question = "" if flags["yes"] or not prepared.batches else spend.to_ask(worst, profile)
+    question = spend.to_ask(_at_worst(prepared), profile)
     if not question:
         return
     if not sys.stdin.isatty():
         raise InputError(Problem(f"cluster {profile.name}", question, "--yes to send it without being asked"))
     click.confirm(f"{question}: send it?", abort=True, err=True)
+
+
+def over_budget(prepared: Any, budget: float | None) -> tuple[Problem, ...]:
+    """Say by how much what is to be sent may exceed a budget; nothing where it cannot, or where there is none."""
+    if budget is None:
+        return ()
+    from hpcpar.control.forecast import spend
+    from hpcpar.runs import find_studies
+    from hpcpar.storage import is_folder
+
+    root = prepared.request.root
+    studies = find_studies(root) if is_folder(root) else []
+    try:
+        spend.refuse_above(_at_worst(prepared), budget, studies, prepared.request.profile)
+    except InputError as error:
+        return error.problems
+    return ()
+
+
+def _at_worst(prepared: Any) -> Any:
+    from hpcpar.control.forecast import spend
+
+    runs = (run for batch in prepared.batches for run in batch.runs)
+    return spend.at_worst(runs, prepared.request.profile)
 
 
 def request_of(study_file: str | None, program: tuple[str, ...], flags: dict[str, Any]) -> tuple[Any, Path]:

@@ -18,6 +18,11 @@ def after_dashes(ctx: click.Context, param: click.Parameter, value: tuple[str, .
     """
     if value:
         raise click.UsageError(f"Got unexpected extra argument ({' '.join(value)})", ctx)
+    return program_of(ctx)
+
+
+def program_of(ctx: click.Context) -> tuple[str, ...]:
+    """Return the words after `--`, as they stand."""
     words: tuple[str, ...] = ctx.meta.get(_PROGRAM, ())
     return words
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +16,9 @@ from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
 from hpcpar.registry import Declaration
 from hpcpar.spec import UNDECLARED, Identity, Resources, RunSpec, StrategyChoice, Study
+
+_OF_A_QUEUE = ("account", "qos", "partition", "constraint", "memory")
+"""What only a cluster's scheduler holds jobs to."""
 
 
 class PlannedRun(NamedTuple):
@@ -72,7 +75,8 @@ def make_plan(study: Study, profile: ClusterProfile, where: str, *, version: str
     cells = [(one, cell) for one in resolved for cell in cells_of(one, place, problems)] if place else []
     if problems or place is None:
         raise InputError(list(dict.fromkeys(problems)))
-    return Plan(tuple(_runs(place, cells, version, folder)), tuple(_warnings(study, profile)))
+    runs = tuple(_runs(place, cells, version, folder))
+    return Plan(runs, tuple(dict.fromkeys([*_warnings(study, profile), *_warmup_warnings(study, runs)])))
 
 
 def survey(study: Study, profile: ClusterProfile, where: str, *, version: str = "") -> Survey:
@@ -198,9 +202,23 @@ def _warnings(study: Study, profile: ClusterProfile) -> Iterator[Problem]:
         what = "needs an account to charge, and none is given"
         fix = "name it with --account, or put `account` into your own copy of the profile"
         yield Problem(f"cluster {profile.name}", what, fix)
+    ignored = [name for name in _OF_A_QUEUE if getattr(study, name)] if profile.scheduler == "local" else []
+    if ignored:
+        what = f"this machine's own queue takes no notice of {'it' if len(ignored) == 1 else 'them'}"
+        yield Problem(", ".join(ignored), what, "leave out what is meant for another cluster")
     if study.quick:
         what = f"a look: at most {lengths.QUICK_STEPS} steps and one repeat"
         yield Problem("quick", what, "leave --quick out for anything that you publish")
     elif study.repeats < 3:
         what = f"{study.repeats} repeat{'s' * (study.repeats > 1)}: the interval of a result needs at least 3"
         yield Problem("repeats", what)
+
+
+def _warmup_warnings(study: Study, runs: Sequence[PlannedRun]) -> Iterator[Problem]:
+    """Yield that fewer steps will be cut than was asked for: all of them would leave little or nothing to time."""
+    asked = study.warmup_steps or 0
+    for steps, cut in ((run.spec.identity.steps, run.spec.warmup_steps) for run in runs):
+        if cut < asked:
+            left = steps - asked if asked < steps else "none"
+            what = f"{asked} would leave {left} of {steps} steps to time: {cut} are cut"
+            yield Problem("warmup_steps", what, "more --steps, or a smaller --warmup-steps")

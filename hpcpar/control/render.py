@@ -228,9 +228,13 @@ def _srun_options(shape: Shape) -> tuple[str, ...]:
     return (*options, *profile.srun.args)
 
 
-def refuse_unsafe(job: JobText, profile: ClusterProfile, resources: Resources) -> list[Problem]:
+def refuse_unsafe(job: JobText, shape: Shape) -> list[Problem]:
     """List, by name, every value that must not reach a script."""
+    profile, resources = shape.profile, shape.resources
     words = {name: getattr(resources, name) for name in ("account", "qos", "partition", "constraint")}
+    typed = resources.account.removesuffix(shape.node_type.account_suffix)
+    if list(word_problems({"account": typed})):  # nobody typed what the profile adds
+        words["account"] = typed
     words["exclude"] = ",".join(resources.exclude)
     cluster = f"cluster {profile.name}"
     of_profile = {

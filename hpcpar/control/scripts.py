@@ -86,7 +86,7 @@ def _shape(request: Request, folder: BatchFolder, jobs: tuple[Job, ...], code: S
 
 def _rendered(shape: Shape, template: str = "") -> Script:
     job = job_text(shape)
-    problems = refuse_unsafe(job, shape.profile, shape.resources)
+    problems = refuse_unsafe(job, shape)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return render(job, shape.profile, template)

@@ -321,7 +321,8 @@ def test_several_studies_of_one_collection_are_not_pooled(tmp_path):
 
 
 def test_collect_in_python_returns_frames_and_shows_itself(tmp_path):
-    STUDY.write(tmp_path)
+    old = STUDY.write(tmp_path)[0].path.parent
+    new = replace(STUDY, seed=1, study="new").write(tmp_path / "later")[0].path.parent
 
     results = hpcpar.collect(tmp_path, reference="ddp")
 
@@ -334,7 +335,7 @@ def test_collect_in_python_returns_frames_and_shows_itself(tmp_path):
     page = results._repr_html_()
     assert page.count("<table>") >= 3
     assert "<script" not in page
-    assert hpcpar.collect(str(tmp_path), against=tmp_path).against
+    assert hpcpar.collect(str(new), against=old).against
 
 
 def test_a_notebook_shows_words_as_words(tmp_path):

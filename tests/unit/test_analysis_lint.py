@@ -8,6 +8,7 @@ import pytest
 from records_oracle import Oracle, Truth, change_record
 
 from hpcpar.analysis.collect import collect
+from hpcpar.analysis.text.summary import summary
 from hpcpar.records import Cause, Step
 from hpcpar.storage import write_file
 
@@ -98,6 +99,17 @@ def test_a_planted_trap_is_found(tmp_path, name):
     assert found[name].where
     assert found[name].what
     assert found[name].fix
+
+
+def test_runs_that_are_done_and_too_short_did_not_fail(tmp_path):
+    replace(SOUND, failures={("ddp", 8, 1): Cause.OOM_HOST}).write(tmp_path)
+
+    results = collect([tmp_path], warmup_steps=200)
+
+    (found,) = [one for one in results.lint if one.name == "survivors"]
+    assert found.where.endswith("ddp on 8 nodes")
+    assert found.what == "1 of 4 runs failed"
+    assert summary(results)[0].text == "16 runs of 16 without a result: 15 with too few steps, 1 oom_host."
 
 
 def test_a_weak_load_that_is_not_constant_is_found(tmp_path):

@@ -238,6 +238,38 @@ def test_what_the_scheduler_says_reaches_the_terminal_escaped(run, study, monkey
     assert err.removesuffix("\n").isprintable()
 
 
+@pytest.mark.parametrize("arguments", [["plan", "--cluster", "local"], ["status"], ["collect", "--offline"]])
+@pytest.mark.parametrize("encoding", ["latin1", "ascii"])
+def test_a_terminal_of_an_old_encoding_is_no_traceback(study, arguments, encoding):
+    if arguments[0] != "plan":
+        identity = msgspec.structs.replace(study.runs()[0].spec().identity, strategy="dd\u2192\u00e9")
+        run = study.runs()[0]
+        run.write_spec(msgspec.structs.replace(run.spec(), identity=identity))
+    line = [sys.executable, "-m", "hpcpar", *arguments]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(line, capture_output=True, env=environment, encoding=encoding)
+    assert done.returncode in (0, 1)
+    assert "Traceback" not in done.stderr
+    assert "strategy" in done.stdout
+
+
+def test_json_is_ascii_whatever_the_names(run, study):
+    first = study.runs()[0]
+    identity = msgspec.structs.replace(first.spec().identity, strategy="dd\u2192\u00e9")
+    first.write_spec(msgspec.structs.replace(first.spec(), identity=identity))
+    _, out, _ = run("collect", "--offline", "--json")
+    assert out.isascii()
+    assert any(row["strategy"] == identity.strategy for table in json.loads(out)["tables"] for row in table["rows"])
+
+
+@pytest.mark.parametrize("words", [["{}"], ["status", "--{}"], ["list", "{}"], ["submit", "--nodes", "{}"], ["--{}"]])
+def test_what_was_typed_reaches_the_terminal_escaped(run, words):
+    code, out, err = run(*(word.format("q\x1b[31mz") for word in words))
+    assert (code, out) == (2, "")
+    assert printable(err) == err
+    assert "\\x1b[31m" in err
+
+
 def test_a_reader_that_has_gone_is_no_traceback(study):
     reader, writer = os.pipe()
     os.close(reader)
@@ -355,6 +387,8 @@ def test_option_and_mesh_reach_the_strategies(run):
         (["submit", "--cluster", "local", "--workload", "lama-tiny"], "did you mean 'llama-tiny'"),
         (["submit", "--cluster", "local", "--set", "layerz=3"], "did you mean 'layers'"),
         (["submit", "--cluster", "local", "--option", "bucketmb=3"], "did you mean 'bucket_mb'"),
+        (["submit", "--cluster", "local", "--set", "lr=1e999"], "lr: must be a finite number, not inf"),
+        (["submit", "--cluster", "local", "--option", "bucket_mb=inf"], "bucket_mb: must be a finite number, not inf"),
         (["submit", "quikstart", "--cluster", "local"], "did you mean 'quickstart'"),
         (["show", "cluster", "perlmuter"], "did you mean 'perlmutter'"),
         (["show", "strategy", "hybird"], "did you mean 'hybrid'"),
@@ -377,6 +411,11 @@ def test_option_and_mesh_reach_the_strategies(run):
         (["submit", "--cluster", "x" * 300], "is not known"),
         (["submit", "--cluster", "~nobody-of-that-name/x.toml"], "no such file"),
         (["submit", "no/such/study.toml", "--cluster", "local"], "no such file"),
+        (["submit", "nosuch.toml", "--cluster", "local"], "job 'nosuch.toml': there is no such file here"),
+        (["submit", "--cluster", "local", "--workload", "mine.py"], "FILE.py:NAME"),
+        (["submit", "--cluster", "perlmutter", "--account", "a; b", "--dry-run"], "account: 'a; b' is not a word"),
+        (["plan", "--cluster", "local", "--nodes", "1", "--", "sleep", "1"], "program of your own cannot be forecast"),
+        (["plan", "--cluster", "local", "--workload", "script"], "program of your own cannot be forecast"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
@@ -547,6 +586,17 @@ def test_a_read_only_runs_folder_is_bad_input_and_nothing_is_written_elsewhere(r
     assert code == 2
     assert "cannot write" in err
     assert tree(isolation, read_only) == before
+
+
+@pytest.mark.parametrize("more", [[], ["--for", "archer2"]])
+def test_a_report_that_cannot_be_written_names_its_own_flag(run, study, tmp_path, monkeypatch, more):
+    monkeypatch.setattr("hpcpar.analysis.outputs.files", lambda *_: {})
+    (tmp_path / "file").touch()
+    code, _, err = run("collect", "--offline", "--out", tmp_path / "file" / "x", *more)
+    assert code == 2
+    assert "cannot write" in err
+    assert "name another place: --out DIR" in err
+    assert "--runs" not in err
 
 
 def test_a_full_runs_folder_is_bad_input_and_is_left_as_it_was(run, no_room, no_queue, isolation):
@@ -734,6 +784,28 @@ def test_two_forms_of_one_answer_are_refused(run, study):
     assert "give one of them" in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--largest-job", "3"], "name its programme with --for"),
+        (["--format", "json", "--for", "archer2"], "leave --format and --json out"),
+        (["--json", "--for", "archer2"], "leave --format and --json out"),
+    ],
+)
+def test_a_flag_that_would_mean_nothing_is_refused(run, study, flags, words):
+    code, out, err = run("collect", "--offline", *flags)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf", "-inf"])
+def test_a_target_that_no_loss_reaches_is_refused(run, study, loss):
+    code, out, err = run("collect", "--offline", "--target-loss", loss)
+    assert (code, out) == (2, "")
+    assert f"--target-loss: {loss} is not a finite number" in err
+    assert run("collect", "--offline", "--target-loss", "-1")[0] == 0
+
+
 @pytest.mark.parametrize("kind", ["strategies", "workloads"])
 def test_everything_registered_is_listed_with_a_line(run, kind):
     _, out, _ = run("list", kind, "--json")
@@ -817,6 +889,15 @@ def test_a_collection_that_deteriorates_against_another_fails_only_where_that_is
     assert "warning: ddp on 2 nodes, time against oracle: strongly deteriorates" in err
     assert "Against the other collection" in out
     assert run("collect", old, "--against", new, "--offline", "--fail-on", "deteriorates")[0] == 0
+
+
+def test_a_study_is_not_compared_with_itself(run, study):
+    one, other, *_ = study.runs()
+
+    for sides in [(study.path, study.path), (one.path, other.path), (study.path.parent, one.path)]:
+        code, out, err = run("collect", sides[0], "--against", sides[1], "--offline")
+        assert (code, out) == (2, "")
+        assert f"both sides are the same runs ({study.name}): a run's folder stands for its whole study" in err
 
 
 def test_what_is_not_shown_to_be_no_worse_can_fail_too(run, isolation):

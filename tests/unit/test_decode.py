@@ -155,6 +155,8 @@ def test_the_checks_of_a_struct_are_reported_beside_unknown_keys():
         ({"low": True}, "must be a whole number, not true or false"),
         ({"leaves": [{"word": "", "size": 0}]}, "must be a whole number >= 1, not 0"),
         ({"leaves": [{"word": "", "rate": "1"}]}, "must be a number, not text"),
+        ({"leaves": [{"word": "", "rate": math.nan}]}, "must be a finite number, not nan"),
+        ({"leaves": [{"word": "", "rate": -math.inf}]}, "must be a finite number, not -inf"),
         ({"leaves": [{"word": "", "mode": "fasst"}]}, "'fasst' is not allowed"),
         ({"leaves": 5}, "must be a list, not a whole number"),
         ({"leaves": [{"word": datetime.date(2026, 1, 2)}]}, "must be text, not a date"),
@@ -186,7 +188,7 @@ leaves = st.builds(
     Leaf,
     word=st.text(st.characters(blacklist_categories=["Cs"]), max_size=5),
     size=st.integers(1, 2**40),
-    rate=st.none() | st.floats(allow_nan=False),
+    rate=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     mode=st.sampled_from(["fast", "slow"]),
 )
 trees = st.builds(

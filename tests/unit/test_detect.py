@@ -241,3 +241,12 @@ def test_what_does_not_answer_is_named_and_the_rest_is_written(commands, capsys)
 def test_without_slurm_there_is_nothing_to_detect(commands, capsys):
     assert main(["cluster", "detect"]) == 2
     assert "no 'scontrol' on PATH" in capsys.readouterr().err
+
+
+def test_where_slurm_does_not_answer_at_all_there_is_something_to_try(commands, capsys):
+    stubs(commands, "22.05.8")
+    commands.write("scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    assert main(["cluster", "detect"]) == 1
+    err = capsys.readouterr().err
+    assert "Unable to contact slurm controller" in err
+    assert "look with `scontrol ping`" in err

@@ -27,7 +27,7 @@ from hpcpar.mesh import Mesh, parse_mesh
 from hpcpar.mesh_options import EngineOptions
 from hpcpar.profile import ClusterProfile
 from hpcpar.shapes import Answer, Line, Model, Pass, UnitShape
-from hpcpar.spec import Study
+from hpcpar.spec import Checkpointing, Study
 
 NOTHING = Line(0.0, 0.0)
 
@@ -364,6 +364,20 @@ def test_a_time_that_was_given_stays(shapes) -> None:
     asked = study(strategies=("fsdp",), nodes=(16,), account="a", steps=1000, time="7m")
     made = attach(make_plan(asked, where, "flags"), asked, where, "flags", studies=[], force=False)
     assert made.runs[0].resources.time_s == 420
+
+
+def test_a_time_limit_that_ends_a_run_before_its_end_is_said_where_nothing_is_saved(shapes) -> None:
+    where = profile("perlmutter")
+
+    def said(**more) -> list[str]:
+        asked = study(strategies=("fsdp",), nodes=(16,), account="a", repeats=3, steps=20_000, **more)
+        made = attach(make_plan(asked, where, "flags"), asked, where, "flags", studies=[], force=False)
+        return [problem.what for problem in made.warnings]
+
+    (killed,) = said(time="7m")
+    assert killed.endswith("its time limit of 7m00s would kill it before its end")
+    assert said() == []
+    assert said(time="7m", checkpoint=Checkpointing(every=100)) == []
 
 
 def test_what_cannot_fit_is_refused_unless_somebody_insists(shapes) -> None:

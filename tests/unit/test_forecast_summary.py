@@ -135,6 +135,18 @@ def test_longer_than_the_queue_allows_is_several_jobs(shapes) -> None:
     assert f"{found.jobs} jobs, with checkpoints" in found.reason
 
 
+def test_the_worst_case_of_several_jobs_is_that_of_all_of_them(shapes) -> None:
+    where = profile("perlmutter")
+    asked = study(strategies=("fsdp",), nodes=(4,), steps=100_000, time="5m")
+    found = forecasts.forecast(asked, where, "flags")
+    (row,) = found.rows
+    assert row.jobs > 1
+    assert row.worst.node_hours == pytest.approx(row.jobs * 4 * 5 / 60)
+    assert row.worst.node_hours >= row.price.node_hours
+    with pytest.raises(InputError, match="is exceeded"):
+        spend.check_budget(found, [], where, row.price.node_hours)
+
+
 def test_submit_asks_for_the_memory_that_nobody_gave(shapes) -> None:
     where = profile("slurm-test")
     asked = study(strategies=("ddp",), nodes=(2,))
@@ -169,3 +181,15 @@ def test_nobody_to_ask_is_a_refusal(tmp_path, capsys, monkeypatch) -> None:
     assert main(words) == 2
     assert "this may cost 0.50 node-hours, more than 0.1" in capsys.readouterr().err
     assert not list((tmp_path / "runs").glob("*/*/spec.json"))
+
+
+def test_a_budget_is_said_by_doctor_and_dry_run_as_well(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("hpcpar.control.gate.OFFLINE", ())
+    flags = ["--cluster", "local", "--workload", "mlp", "--nodes", "2", "--time", "1h"]
+    assert main(["doctor", *flags, "--budget", "1"]) == 1
+    assert "2.00 at worst for this = 2.00 node-hours" in capsys.readouterr().out
+    assert main(["doctor", *flags, "--budget", "2"]) == 0
+    assert "the worst case is within --budget 2" in capsys.readouterr().out
+    assert main(["submit", *flags, "--budget", "1", "--dry-run"]) == 0
+    assert "warning: --budget 1: is exceeded" in capsys.readouterr().err
+    assert main(["submit", *flags, "--budget", "1"]) == 2

@@ -164,12 +164,24 @@ def test_repeats_are_outermost_so_that_a_drifting_machine_spoils_all_cells_alike
 def test_the_warm_up_takes_at_most_half_of_a_short_run():
     planned = plan(steps=9, warmup_steps=10)
     assert {run.spec.warmup_steps for run in planned.runs} == {4}
+    assert [str(one).splitlines()[0] for one in planned.warnings] == [
+        "warmup_steps: 10 would leave none of 9 steps to time: 4 are cut"
+    ]
+    assert plan(steps=20, warmup_steps=10).warnings == ()
 
 
 def test_without_a_declared_warm_up_it_lasts_until_the_step_time_is_steady_and_at_least_ten_steps():
     ruled, declared = plan(steps=100).runs[0].spec, plan(steps=100, warmup_steps=10).runs[0].spec
     assert (ruled.warmup_steps, ruled.until_steady) == (10, True)
     assert (declared.warmup_steps, declared.until_steady) == (10, False)
+
+
+def test_what_this_machine_takes_no_notice_of_is_said():
+    here = profile(scheduler="local")
+    said = [str(one).splitlines()[0] for one in plan(here, account="a", qos="normal", memory="1GiB").warnings]
+    assert said == ["account, qos, memory: this machine's own queue takes no notice of them"]
+    assert plan(here).warnings == ()
+    assert plan(account="a", qos="normal", memory="1GiB").warnings == ()
 
 
 def test_a_quick_look_is_short_and_says_so():

@@ -73,6 +73,14 @@ def test_another_plan_is_told_field_by_field(slurm: StubSlurm, capsys: Any, monk
     assert "not compared: versions: the run has no result that names them" in said.err
 
 
+def test_a_program_of_ones_own_is_the_same_bytes(slurm: StubSlurm, capsys: Any) -> None:
+    """Its words are a tuple when they are planned and a list when they are read."""
+    (run,) = slurm.submit(repeats=1, flags=["--workload", "script", "--strategy", "own", "--", "false"])
+    capsys.readouterr()
+    assert main(["rerun", str(run.path), "--dry-run"]) == 0
+    assert capsys.readouterr().err.endswith("the same bytes; nothing was sent\n")
+
+
 def test_a_run_that_is_under_way_is_not_sent(slurm: StubSlurm, capsys: Any) -> None:
     (run,) = slurm.submit(repeats=1)
     slurm.holds("1|N/A|RUNNING")

@@ -16,6 +16,7 @@ from msgspec import Struct
 from hpcpar.analysis.judging import intervals
 from hpcpar.analysis.judging.comparability import CONDITIONS, FACTORS
 from hpcpar.analysis.rows.reduce import Row
+from hpcpar.analysis.scaling.flags import STILL_OPEN
 from hpcpar.analysis.scaling.table import Cell, Table
 from hpcpar.analysis.text.numbers import estimate, number, plural
 
@@ -116,7 +117,7 @@ def _slow_baseline(table: Table) -> Iterator[tuple[str, str]]:
         ]
         mine = [row.step_time_s for row in one.rows if row.step_time_s]
         for cell in rivals:
-            its = [r.step_time_s for r in _of_cell(table, cell) if r.step_time_s]
+            its = [r.step_time_s for r in _of_cell(table, cell) if r.usable and r.step_time_s]
             ratio = intervals.ratio(mine, its)
             if cell.global_batch == one.rows[0].global_batch and ratio.low is not None and ratio.low > 1 + SAME:
                 yield f"baseline {one.name}", f"{cell.series} on the same nodes is {estimate(ratio)} times faster"
@@ -124,7 +125,7 @@ def _slow_baseline(table: Table) -> Iterator[tuple[str, str]]:
 
 def _of_cell(table: Table, cell: Cell) -> list[Row]:
     same = ("strategy", "strategy_options", "mesh", "nodes", "global_batch", "micro_batch", "grad_accum")
-    return [r for r in table.rows if r.usable and all(getattr(r, name) == getattr(cell, name) for name in same)]
+    return [r for r in table.rows if all(getattr(r, name) == getattr(cell, name) for name in same)]
 
 
 def _few_repeats(table: Table) -> Iterator[tuple[str, str]]:
@@ -196,6 +197,16 @@ def _one_machine(table: Table) -> Iterator[tuple[str, str]]:
         yield from _cells(table, lambda cell: next((flag for flag in cell.flags if "physical machine" in flag), ""))
 
 
+def _survivors(table: Table) -> Iterator[tuple[str, str]]:
+    """A run that reached its end without a time was not selected by how slow it was."""
+
+    def failed(cell: Cell) -> str:
+        number = sum(row.state not in ("done", *STILL_OPEN) for row in _of_cell(table, cell))
+        return f"{number} of {plural(cell.runs_asked, 'run')} failed" if number else ""
+
+    yield from _cells(table, failed)
+
+
 def _baseline_drifts(table: Table) -> Iterator[tuple[str, str]]:
     for one in table.references:
         runs = sorted((row for row in one.rows if row.started is not None), key=lambda row: row.started or 0.0)
@@ -236,7 +247,7 @@ _RULES = (
     _Rule(
         "survivors",
         "weak",
-        lambda t: _cells(t, lambda c: f"{c.runs_failed} of {plural(c.runs_asked, 'run')} failed" * (c.runs_failed > 0)),
+        _survivors,
         "what failed may be what was slow: see its cause with `hpcpar status`",
     ),
 )

@@ -13,6 +13,7 @@ from hpcpar.analysis.text.numbers import estimate, plural
 
 if TYPE_CHECKING:
     from hpcpar.analysis.results import Results
+    from hpcpar.analysis.rows.row import Row
 
 MOST = 8
 """Lines of one kind; how many more there are is said."""
@@ -73,10 +74,17 @@ def _said_already(one: ComparisonSet, cell: Comparison) -> bool:
     )  # fmt: skip
 
 
+def _why(row: Row) -> str:
+    """Name the cause of a failure; a run that is done has none, and lacks only a time."""
+    if row.state != "done":
+        return row.cause or row.state
+    return "with too few steps" if row.too_few_steps else "done without a time"
+
+
 def _missing(results: Results) -> str:
     causes: dict[str, int] = {}
     for row in results.problems:
-        word = row.cause or row.state
+        word = _why(row)
         causes[word] = causes.get(word, 0) + 1
     told = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items(), key=lambda one: (-one[1], one[0])))
     return f"{plural(len(results.problems), 'run')} of {len(results.rows)} without a result: {told}."

@@ -11,7 +11,7 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -88,10 +88,16 @@ def _batch(run: RunFolder, study: StudyFolder) -> tuple[BatchFolder, Batch]:
 
 
 def _in_spec(was: RunSpec, now: RunSpec) -> Iterator[str]:
-    before, after = msgspec.to_builtins(was), msgspec.to_builtins(now)
+    before, after = _as_read(was), _as_read(now)
     for name in after.keys() - _NO_MATTER:
         if before[name] != after[name]:
             yield f"spec.json: {name} is {after[name]!a}, it was {before[name]!a}"
+
+
+def _as_read(spec: RunSpec) -> dict[str, Any]:
+    """Return the spec as a file gives it back: what was planned holds tuples, what was read holds lists."""
+    read: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(spec))
+    return read
 
 
 def _in_script(request: Request, folder: BatchFolder, batch: Batch, planned: dict[str, PlannedRun]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from hpcpar.errors import InputError, Problem
 from hpcpar.profile import ClusterProfile
 from hpcpar.runs import StudyFolder
 from hpcpar.spec import Study
-from hpcpar.units import human_memory
+from hpcpar.units import human_duration, human_memory
 
 
 def attach(
@@ -38,7 +38,20 @@ def attach(
     if problems:
         raise InputError(problems)
     runs = tuple(_with(run, rows.get(_first_of(run)), found, profile) for run in plan.runs)
-    return plan._replace(runs=runs)
+    return plan._replace(runs=runs, warnings=(*plan.warnings, *dict.fromkeys(_cut_off(runs, where))))
+
+
+def _cut_off(runs: Sequence[PlannedRun], where: str) -> Iterator[Problem]:
+    """Yield each cell whose time limit is expected to end it, with nothing saved."""
+    for spec, resources in runs:
+        expected_s = spec.prediction.get("run_s")
+        if expected_s is None or expected_s <= resources.time_s or resources.checkpoint is not None:
+            continue
+        nodes = spec.identity.nodes
+        label = f"{where}: strategy {spec.identity.strategy} on {nodes} node{'s' * (nodes > 1)}"
+        needs, has = human_duration(expected_s), human_duration(resources.time_s)
+        what = f"is expected to take {needs}: its time limit of {has} would kill it before its end"
+        yield Problem(label, what, "a longer --time, or --checkpoint-every STEPS and `hpcpar resubmit`")
 
 
 def _first_of(run: PlannedRun) -> str:

@@ -65,7 +65,7 @@ class Row(Struct, frozen=True, kw_only=True):
     price: Price | None = None
     """Expected, of one run."""
     worst: Price
-    """Of one run that takes all of its time limit."""
+    """Of one run of which every job takes all of its time limit."""
     limit_s: float
     memory_request: str = ""
     """What a job asks of a node where nobody said: enough to fit for certain. "": nothing is asked."""
@@ -248,7 +248,8 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: Job, 
     run_s = start + identity.steps * time.expected if time else None
     run_high_s = start + identity.steps * time.high if time else None
     limit_s = limit_of(job.study, run, job.profile, run_high_s)
-    common |= {"limit_s": limit_s, "worst": price.price(identity.nodes, limit_s, each)}
+    jobs = math.ceil(run_s / limit_s) if run_s is not None else 1
+    common |= {"limit_s": limit_s, "worst": price.price(identity.nodes, limit_s, each).times(jobs), "jobs": jobs}
     row = Row(
         fits=verdict(needed, capacity, gpu=layout.gpu),
         reason=_reason(needed, capacity, time, layout),
@@ -262,7 +263,6 @@ def _row(run: PlannedRun, layout: Layout | str, shapes: Shapes | str, job: Job, 
         price=price.price(identity.nodes, run_s, each) if run_s is not None else None,
         memory_request=memory_request(run, needed, job),
         learns_otherwise=delays(layout.beside),
-        jobs=math.ceil(run_s / limit_s) if run_s is not None else 1,
         too_late=run_s is not None and job.left_s is not None and run_s > job.left_s,
         **common,
     )

@@ -1,4 +1,4 @@
-"""What a study may cost at worst, and whether that must be asked or refused: every run at its time limit."""
+"""What a study may cost at worst, and whether that must be asked or refused: every job at its time limit."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def refuse_above(worst: Price, budget: float, studies: Sequence[StudyFolder], pr
     parts = f"{amount(spent.settled):.2f} settled + {amount(spent.in_flight):.2f} in flight"
     unit = profile.charge_unit if known else "node-hours"
     what = f"is exceeded: {parts} + {amount(worst):.2f} at worst for this = {whole:.2f} {unit}"
-    fix = "fewer repeats or nodes, or a shorter --time: the worst case is every run at its time limit"
+    fix = "fewer repeats, nodes or --steps, or a shorter --time: the worst case is every job at its time limit"
     raise InputError(Problem(f"--budget {budget:g}", what, fix))
 
 

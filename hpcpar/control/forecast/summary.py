@@ -23,7 +23,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     expected: Price | None = None
     """Of all runs and repeats; None where the time of one is not known, or where the rows are a choice."""
     worst: Price | None = None
-    """Every run takes all of its time limit; None where the rows are a choice."""
+    """Every job takes all of its time limit; None where the rows are a choice."""
     unit: str
     balance: Balance | None = None
     left: float | None = None

@@ -82,6 +82,10 @@ def resolve(study: Study, where: str, problems: list[Problem]) -> Resolved | Non
 
 
 def _workload(study: Study, where: str, problems: list[Problem]) -> tuple[Workload | None, Any]:
+    if study.workload.endswith(".py"):
+        what = "is a file, and which workload of it is meant is not said"
+        problems.append(Problem(f"workload '{study.workload}'", what, "FILE.py:NAME, the object in that file"))
+        return None, None
     try:
         if workload_files.split(study.workload):
             return _from_file(study, where, problems)
