@@ -47,6 +47,7 @@ vanished = {{ retry = 20 }}
 """
 PAUSE_S = (3.0, 9.0)
 """Between two faults."""
+DRAIN_S = 60.0
 
 
 def main() -> int:
@@ -126,13 +127,22 @@ def _account(arena: Arena, runs: int, broken: Counter[str]) -> int:
     states = Counter(row["state"] for row in rows)
     wrong = [row["run"] for row in rows if row["state"] == "done" and not _is_once(Path(row["folder"]))]
     again = sum(row["attempts"] > 1 for row in rows)
-    left = arena.slurm.jobs()
+    left = _drained(arena)
     print(f"{runs} runs, {sum(broken.values())} faults ({dict(broken)}): {dict(states)};")
-    print(*(f"not every step once: {name}" for name in wrong), sep="\n", end="\n" if wrong else "")
+    for line in [*(f"not every step once: {name}" for name in wrong), *(f"left: {job}" for job in left)]:
+        print(line)
     print(
         f"{again} runs had more than one attempt; {len(wrong)} are not made of every step once; {len(left)} jobs left"
     )
     return int(states != {"done": runs} or bool(wrong) or bool(left))
+
+
+def _drained(arena: Arena) -> list[str]:
+    """Return what the queue still holds: a run has its result before its job has ended."""
+    end = time.monotonic() + DRAIN_S
+    while (left := arena.slurm.jobs()) and time.monotonic() < end:
+        time.sleep(1)
+    return left
 
 
 def _is_once(path: Path) -> bool:
