@@ -159,11 +159,17 @@ def table(found: dict[str, dict[str, Cell]]) -> str:
         free, process = (_mib(other.measured), _mib(other.resident)) if other is not None else ("", "")
         lines.append(f"| {label} | {predicted} | {measured} | {one.off * 100:+.1f} | {free} | {process} | {enough} |")
     off = [abs(one.off) for one in back.values()]
+    lines += ["", f"Blocks given back: off by {statistics.fmean(off):.1%} on average, {max(off):.1%} at worst, over"
+              f" {len(off)} of {len(CELLS)} cells. {_by_itself(default)}", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _by_itself(default: dict[str, Cell]) -> str:
+    if not default:
+        return "As the C library does it by itself: not run."
     short = [label for label, one in default.items() if one.resident > certain(one.predicted)]
     said = "every process stayed below" if not short else f"{len(short)} processes went beyond"
-    lines += ["", f"Blocks given back: off by {statistics.fmean(off):.1%} on average, {max(off):.1%} at worst, over"
-              f" {len(off)} cells. As the C library does it by itself, {said} what fits for certain.", ""]  # fmt: skip
-    return "\n".join(lines)
+    return f"As the C library does it by itself, {said} what fits for certain, over {len(default)} cells."
 
 
 def _mib(value: float) -> str:

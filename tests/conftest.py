@@ -46,7 +46,7 @@ class Commands:
         """Let the real commands of these names be found."""
         for name in names:
             (self.folder / name).unlink(missing_ok=True)
-        (self.folder / name).symlink_to(self._real[name])
+            (self.folder / name).symlink_to(self._real[name])
 
     def write(self, name: str, body: str) -> Path:
         """Write a stub: the body of a bash script."""

@@ -165,10 +165,12 @@ def test_the_workers_script_hands_run_attempt_and_name_on(capsys: pytest.Capture
     commands = Commands(tmp_path, 'printf "%s\\n" "attempt $HPCPAR_ATTEMPT" >>"${0%/bin/srun}/calls"; exit 3')
     script = tmp_path / "worker.sh"
     script.write_text(script_of(capsys, tmp_path, "worker_script"))
+    run_folder = tmp_path / "runs" / "xgboost-strong" / "abc-r1"
+    run_folder.mkdir(parents=True)
+    (run_folder / "events.4711_2.0.jsonl").touch()  # the driver has begun
     words = ["bash", str(script), "abc-r1", "4711_2.0", "w-0"]
     assert subprocess.run(words, env=commands.environment, check=False, timeout=30).returncode == 3
     (call,) = commands.said("srun")
-    run_folder = tmp_path / "runs" / "xgboost-strong" / "abc-r1"
     assert call.endswith(f"-m hpcpar.worker.fleet.member {run_folder} w-0")
     assert f"--output={run_folder}/logs/4711_2.0.w-0.%t.log" in call
     assert commands.said("attempt") == ["attempt 4711_2.0"]
