@@ -10,12 +10,14 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
+SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""Python has it since 3.11.4."""
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {"clusters": "*.toml", "jobs": "*.toml", "templates": "*.j2"}
 HEADLINE = ("submit", "--cluster", "perlmutter", "--strategy", "hybrid", "--nodes", "4", "--dry-run")
@@ -74,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     build(place / "hatch", ROOT, place / "tree", "sdist", "wheel")
     (sdist,) = (place / "tree").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(place / "unpacked", filter="data")
+        archive.extractall(place / "unpacked", **SAFELY)
     (unpacked,) = (place / "unpacked").iterdir()
     build(place / "hatch", unpacked, place / "again", "wheel")
     return Built(sdist, next((place / "tree").glob("*.whl")), next((place / "again").glob("*.whl")))
